@@ -1,0 +1,25 @@
+"""The two ways a run can end badly, and how they reach the user: one sentence and an exit status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class InputError(Exception):
+    """The call or its input is wrong. Exit status 2; the message is one sentence that says what to do."""
+
+
+class TrainingError(Exception):
+    """The work itself failed. Exit status 1."""
+
+
+@contextmanager
+def reported() -> Iterator[None]:
+    """Turn our errors into one sentence on stderr and an exit status, without a traceback."""
+    try:
+        yield
+    except (InputError, TrainingError) as error:
+        print(f"open_clip_ext: {error}", file=sys.stderr, flush=True)
+        sys.exit(2 if isinstance(error, InputError) else 1)
