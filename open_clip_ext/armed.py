@@ -1,0 +1,114 @@
+"""The student's forward pass with companion texts, and its teacher's beside it.
+
+The model keeps its parameters, their names and its type: only the class of the one instance is exchanged
+for a subclass whose `forward` also takes `[B, 1+C, L]` texts. So the state dict stays upstream's,
+`isinstance(model, CLIP)` holds, and DDP sees a single forward.
+
+Shapes: B samples, C companion texts per caption, L tokens, D embedding.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from open_clip_ext.data import present
+
+STATE = "_open_clip_ext"
+
+
+class Arms:
+    """What an armed model carries: its companion kinds and its teacher.
+
+    It hangs in the instance's `__dict__`, not in `_modules`, so that the teacher is no part of the model.
+    """
+
+    def __init__(self, companions: Mapping[str, int], teacher: nn.Module | None) -> None:
+        self.companions = dict(companions)
+        self.teacher = teacher
+        self.kept: deque[tuple[Tensor, dict[str, Tensor]]] = deque()
+
+    @torch.compiler.disable
+    def teach(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
+        """The teacher's output, computed once per micro-batch.
+
+        Under `--accum-freq` upstream passes each micro-batch twice, first without gradients: what is computed
+        then is kept for the second pass, in order. The teacher does not move in between.
+        """
+        assert self.teacher is not None
+        if torch.is_grad_enabled():
+            if self.kept and self.kept[0][0] is image:
+                return self.kept.popleft()[1]
+            self.kept.clear()
+            return self.teacher(image, text)  # type: ignore[no-any-return]
+        output: dict[str, Tensor] = self.teacher(image, text)
+        self.kept.append((image, output))
+        return output
+
+
+def arm(model: nn.Module, companions: Mapping[str, int], teacher: nn.Module | None = None) -> None:
+    """Make `model`, an open_clip CLIP, take companion texts in the order of `companions`; in place.
+
+    Texts `[B, 1+C, L]` then give, beside upstream's outputs for the captions,
+
+        {kind}_text_features [B, n, D]   unit length; zeros where there is no such text
+        {kind}_valid         [B, n]      bool: which exist
+
+    and with a teacher, in training mode, `teacher_image_features`, `teacher_text_features` and
+    `teacher_{kind}_text_features`, fp32 arithmetic under the caller's autocast. Texts `[B, L]` in evaluation,
+    and `encode_*`, go the stock way. Every tensor has B as its first axis, because upstream concatenates
+    them under accumulation.
+    """
+    base = type(model)
+
+    def forward(self: Any, image: Tensor | None = None, text: Tensor | None = None) -> Any:
+        arms: Arms = self.__dict__[STATE]
+        teaching = arms.teacher is not None and self.training
+        if text is None or (text.ndim == 2 and not teaching):
+            return base.forward(self, image, text)
+
+        texts = text if text.ndim == 3 else text[:, None]
+        exists = present(texts)  # [B, 1+C]
+        # A row of zeros is no text a tower can take (masked mean pooling divides by its length): the caption
+        # stands in for it, and its features are zeroed below, which stops the gradient too.
+        rows = torch.where(exists[..., None], texts, texts[:, :1]).flatten(0, 1)
+
+        output: dict[str, Tensor] = base.forward(self, image, rows)
+        output |= _split(output["text_features"], exists, arms.companions)
+        output |= {f"{kind}_valid": valid for kind, valid in _kinds(exists[:, 1:], arms.companions)}
+        if teaching:
+            taught = arms.teach(image, rows)  # type: ignore[arg-type]
+            output["teacher_image_features"] = taught["image_features"]
+            features = _split(taught["text_features"], exists, arms.companions)
+            output |= {f"teacher_{name}": tensor for name, tensor in features.items()}
+        return output
+
+    armed = type(base.__name__, (base,), {"forward": forward, "__doc__": base.__doc__})
+    armed.__module__, armed.__qualname__ = base.__module__, base.__qualname__
+    model.__class__ = armed
+    model.__dict__[STATE] = Arms(companions, teacher)
+
+
+def arms_of(model: nn.Module) -> Arms:
+    """What `arm` attached to `model`."""
+    return model.__dict__[STATE]  # type: ignore[no-any-return]
+
+
+def _split(rows: Tensor, exists: Tensor, companions: Mapping[str, int]) -> dict[str, Tensor]:
+    """Text features `[B*(1+C), D]` as one tensor per kind of text."""
+    features = rows.unflatten(0, exists.shape)
+    kinds = _kinds(features[:, 1:].masked_fill(~exists[:, 1:, None], 0), companions)
+    return {"text_features": features[:, 0]} | {
+        f"{kind}_text_features": part for kind, part in kinds
+    }
+
+
+def _kinds(companions_axis: Tensor, companions: Mapping[str, int]) -> list[tuple[str, Tensor]]:
+    """`[B, C, ...]` cut into the kinds of companions."""
+    return list(
+        zip(companions, companions_axis.split(list(companions.values()), dim=1), strict=True)
+    )

@@ -1,0 +1,150 @@
+"""Captions and their companion texts, from a data file's value to a batch `[B, 1+K, L]`.
+
+Nothing here knows of upstream's trainer: `HardNegativeCollate` serves any DataLoader of any open_clip run.
+
+Shapes: B samples, C companion texts per caption (K when they are hard negatives), L tokens.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+Tokenizer = Callable[[list[str]], Tensor]
+
+
+class CompanionCollate:
+    """Makes `[B, 1+C, L]` token ids of captions and their companion texts.
+
+    The caption comes first, then the kinds of companions in the order of `counts`. A companion that does not
+    exist (too few, or an empty string, which keeps the place of a missing type) is a row of zeros. Of more
+    companions than wanted, a sample is drawn that depends on seed, epoch and caption alone: it is the same
+    in every worker and after a resume, and another one in the next epoch.
+
+    Args:
+        tokenizer: a list of strings to token ids `[N, L]` int64, as `open_clip.get_tokenizer` returns.
+        counts: how many companions of each kind a caption gets.
+        seed: seed of the draw.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, counts: Mapping[str, int], seed: int = 0) -> None:
+        self.tokenizer = tokenizer
+        self.counts = dict(counts)
+        self.seed = seed
+        # Shared memory, because persistent loader workers outlive an epoch.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw anew, in workers that already run too."""
+        self._epoch.fill_(epoch)
+
+    def texts(
+        self, captions: Sequence[str], companions: Sequence[Mapping[str, Sequence[str]]]
+    ) -> Tensor:
+        """Token ids `[B, 1+C, L]` int64 of B captions and their companions by kind."""
+        rows = [
+            [
+                caption,
+                *(
+                    text
+                    for kind, count in self.counts.items()
+                    for text in self._choose(caption, others.get(kind, ()), count)
+                ),
+            ]
+            for caption, others in zip(captions, companions, strict=True)
+        ]
+        # A caption is tokenized even when it is empty; only companions can be absent.
+        cells = [
+            (b, n) for b, row in enumerate(rows) for n, text in enumerate(row) if text or n == 0
+        ]
+        ids = self.tokenizer([rows[b][n] for b, n in cells])
+        texts = ids.new_zeros(len(rows), 1 + sum(self.counts.values()), ids.shape[-1])
+        texts[tuple(torch.tensor(cells).T)] = ids
+        return texts
+
+    def _choose(self, caption: str, texts: Sequence[str], count: int) -> list[str]:
+        if len(texts) > count:
+            present = [text for text in texts if text]
+            if len(present) > count:
+                draw = random.Random(f"{self.seed}/{self._epoch.item()}/{caption}")
+                # Sorted, so that types keep their order: CE-CLIP has a threshold for each place.
+                present = [present[i] for i in sorted(draw.sample(range(len(present)), count))]
+            texts = present
+        return [*texts, *[""] * (count - len(texts))]
+
+
+class HardNegativeCollate(CompanionCollate):
+    """A `collate_fn` that keeps hard negatives on an axis of their own.
+
+    Args:
+        tokenizer: as `open_clip.get_tokenizer(name)` returns.
+        num_negatives: K, hard negatives per caption.
+        seed: seed of the draw where a caption has more than K; see `CompanionCollate`.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, num_negatives: int = 4, seed: int = 0) -> None:
+        super().__init__(tokenizer, {"neg": num_negatives}, seed)
+
+    def __call__(
+        self, samples: Sequence[tuple[Tensor, str, Sequence[str]]]
+    ) -> tuple[Tensor, Tensor]:
+        """`(image [3,H,W], caption, negatives)` samples to `(images [B,3,H,W], texts [B,1+K,L])`."""
+        images, captions, negatives = zip(*samples, strict=True)
+        return default_collate(list(images)), self.texts(captions, [{"neg": n} for n in negatives])
+
+
+def split_texts(texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Undo the collate: captions `[B,L]`, negatives `[B,K,L]` and which exist `[B,K]` bool.
+
+    Raises ValueError unless `texts` is `[B, 1+K, L]`.
+    """
+    if texts.ndim != 3:
+        raise ValueError(f"texts must be [B, 1+K, L], got {list(texts.shape)}")
+    return texts[:, 0], texts[:, 1:], present(texts)[:, 1:]
+
+
+def present(texts: Tensor) -> Tensor:
+    """Which of `texts [..., L]` exist: `[...]` bool. A text that does not exist is a row of zeros."""
+    return (texts != 0).any(-1)
+
+
+def parse_texts(value: Any) -> list[str]:
+    """The list of strings that a data file's value stands for.
+
+    A list, a JSON list, or a Python-literal list as NegCLIP's files have it. None and empty strings in it
+    keep their place as texts that do not exist. Raises ValueError for anything else.
+    """
+    if isinstance(value, bytes):
+        value = value.decode("utf-8")
+    if isinstance(value, str):
+        value = _literal(value)
+    if not isinstance(value, list) or not all(
+        text is None or isinstance(text, str) for text in value
+    ):
+        raise ValueError(f"expected a list of strings, got {_shorten(value)}")
+    return [(text or "").strip() for text in value]
+
+
+def _literal(text: str) -> Any:
+    if not text.strip():
+        return []
+    try:
+        return json.loads(text)
+    except ValueError:
+        pass
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

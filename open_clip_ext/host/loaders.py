@@ -1,0 +1,303 @@
+"""Companion texts on their way through upstream's CSV, webdataset and synthetic training loaders.
+
+Upstream's readers yield an image and `tokenizer(caption)[0]`, and know of no other text. So the caption of a
+sample is exchanged for a packed string that holds its companions too, a tokenizer that passes strings through
+brings it to the collate function, and there, in the loader's worker, all texts of a batch are tokenized.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
+from typing import Any
+
+import pandas as pd
+import webdataset as wds
+from open_clip_train import data as upstream
+from torch import Tensor
+from torch.utils.data import default_collate
+from webdataset.filters import FilterFunction, _decode, _select
+
+from open_clip_ext.data import CompanionCollate, Tokenizer, parse_texts
+from open_clip_ext.errors import InputError
+from open_clip_ext.host import chance
+from open_clip_ext.settings import Settings
+
+# Samples of the first shard that are looked at before training.
+PEEK = 256
+
+Texts = Mapping[str, Sequence[str]]
+
+
+@dataclass
+class Feed:
+    """What we keep beside a training loader."""
+
+    summary: str = "the training data brings captions only"
+    collate: CompanionCollate | None = None
+    broken: Counter = field(default_factory=lambda: Counter(upstream.log_and_continue))
+
+
+class Counter:
+    """An exception handler of webdataset's that counts over all workers, then does what upstream's does."""
+
+    def __init__(self, handler: Callable[[Exception], bool]) -> None:
+        self.handler = handler
+        self._count = get_context().Value("q", 0)
+
+    def __call__(self, error: Exception) -> bool:
+        with self._count.get_lock():
+            self._count.value += 1
+        return self.handler(error)
+
+    def take(self) -> int:
+        """The count since the last call."""
+        with self._count.get_lock():
+            count, self._count.value = self._count.value, 0
+        return int(count)
+
+
+class PassThrough:
+    """Stands in for the tokenizer in upstream's readers: the text comes out as it went in."""
+
+    def __call__(self, text: str | list[str]) -> list[str]:
+        return [text] if isinstance(text, str) else text
+
+
+class Unpack:
+    """A `collate_fn` that turns packed captions into `[B, 1+C, L]` token ids."""
+
+    def __init__(self, collate: CompanionCollate, batched: bool) -> None:
+        self.collate = collate
+        self.batched = batched  # webdataset makes the batch itself
+
+    def __call__(self, samples: Any) -> tuple[Tensor, Tensor]:
+        images, packed = samples if self.batched else zip(*samples, strict=True)
+        captions, companions = zip(*map(unpack, packed), strict=True)
+        return images if self.batched else default_collate(list(images)), self.collate.texts(
+            captions, companions
+        )
+
+
+def pack(caption: str, companions: Texts) -> str:
+    """A caption and its companions by kind as one string."""
+    return json.dumps([caption, companions])
+
+
+def unpack(packed: str) -> tuple[str, Texts]:
+    """Undo `pack`."""
+    caption, companions = json.loads(packed)
+    return caption, companions
+
+
+def build(
+    builder: Callable[..., Any],
+    settings: Settings,
+    args: argparse.Namespace,
+    preprocess: Any,
+    tokenizer: Tokenizer,
+    **options: Any,
+) -> Any:
+    """Upstream's training loader, with companion texts if the loss wants any.
+
+    Raises InputError if the data do not carry them.
+    """
+    wanted = bool(settings.companions)
+    info = builder(
+        args, preprocess, is_train=True, tokenizer=PassThrough() if wanted else tokenizer, **options
+    )
+    feed = info._open_clip_ext = Feed()
+    if wanted:
+        feed.collate = CompanionCollate(tokenizer, settings.companions, seed=args.seed)
+    if isinstance(info.dataloader, wds.DataPipeline):
+        _lead_webdataset(info, feed, settings, args)
+    elif wanted:
+        info.dataloader.collate_fn = Unpack(feed.collate, batched=False)
+        if hasattr(info.dataloader.dataset, "captions"):
+            _lead_csv(info.dataloader.dataset, feed, settings, args)
+        else:
+            _lead_synthetic(info.dataloader.dataset, feed, settings)
+    return info
+
+
+def describe(info: Any) -> str:
+    """What a training loader of ours brings, for the log."""
+    return str(info._open_clip_ext.summary)
+
+
+def begin_epoch(info: Any, epoch: int) -> None:
+    """Draw this epoch's companions anew."""
+    if info._open_clip_ext.collate is not None:
+        info._open_clip_ext.collate.set_epoch(epoch)
+
+
+def end_epoch(info: Any, epoch: int) -> None:
+    """Say how many broken samples upstream's reader passed over."""
+    broken = info._open_clip_ext.broken.take()
+    if broken:
+        logging.warning(
+            f"open_clip_ext: epoch {epoch}: {broken} broken samples or files were skipped"
+        )
+
+
+def _lead_csv(dataset: Any, feed: Feed, settings: Settings, args: argparse.Namespace) -> None:
+    path, separator = args.train_data, args.csv_separator
+    columns = list(pd.read_csv(path, sep=separator, nrows=0).columns)
+    kinds: dict[str, list[list[str]]] = {}
+    for kind, column in settings.sources.items():
+        if column not in columns:
+            raise InputError(
+                f"{path} has no column {column!r}; its columns: {', '.join(columns)}; name one with "
+                "--negatives-key"
+            )
+        values = pd.read_csv(
+            path, sep=separator, usecols=[column], dtype=str, keep_default_na=False
+        )[column]
+        kinds[kind] = [
+            _parse(value, f"{path}, data row {row}") for row, value in enumerate(values, start=1)
+        ]
+        _require_enough(kinds[kind], settings.companions[kind], f"{path}, column {column!r}", "row")
+    dataset.captions = [
+        pack(str(caption), dict(zip(kinds, texts, strict=True)))
+        for caption, *texts in zip(dataset.captions, *kinds.values(), strict=True)
+    ]
+    feed.summary = "; ".join(
+        f"{kind}: {sum(map(bool, lists))} of {len(lists)} captions have some, "
+        f"{sum(min(_count(texts), settings.companions[kind]) for texts in lists) / len(lists):.2f} "
+        f"of {settings.companions[kind]} on average"
+        for kind, lists in kinds.items()
+    )
+
+
+def _lead_synthetic(dataset: Any, feed: Feed, settings: Settings) -> None:
+    dummies = {
+        kind: [f"Dummy {kind} {i}" for i in range(count)]
+        for kind, count in settings.companions.items()
+    }
+    dataset.caption = pack(dataset.caption, dummies)
+    feed.summary = "synthetic captions with synthetic companions"
+
+
+def _lead_webdataset(info: Any, feed: Feed, settings: Settings, args: argparse.Namespace) -> None:
+    loader = info.dataloader.pipeline[0]
+    stages: list[Any] = loader.dataset.pipeline
+    for i, stage in enumerate(stages):
+        if stage is upstream.tarfile_to_samples_nothrow:
+            stages[i] = partial(stage, handler=feed.broken)
+        elif isinstance(stage, FilterFunction) and stage.f is _decode:
+            stage.kw["handler"] = feed.broken
+    chance.settle_webdataset(stages, info.shared_epoch, args.seed, args.rank)
+    if feed.collate is None:
+        return
+    packer = PackSample(settings.sources)
+    _peek(args.train_data, packer, settings)
+    selected = [isinstance(stage, FilterFunction) and stage.f is _select for stage in stages].index(
+        True
+    )
+    # A sample whose companions cannot be read is a broken sample: counted and passed over like any other.
+    stages.insert(selected + 1, wds.map(packer, handler=feed.broken))
+    loader.collate_fn = Unpack(feed.collate, batched=True)
+    feed.summary = (
+        f"companion texts from the fields {', '.join(settings.sources.values())} of each sample"
+    )
+
+
+class PackSample:
+    """Packs the companions of an undecoded webdataset sample into its caption.
+
+    They are a field `NAME.json`, or a key NAME inside the field `json`. A sample without either has none.
+    Raises ValueError naming the sample if what is there is not a list of strings.
+    """
+
+    def __init__(self, sources: Mapping[str, str]) -> None:
+        self.sources = dict(sources)
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        texts = self.companions(sample)
+        sample = {name: value for name, value in sample.items() if name not in self._fields()}
+        sample["txt"] = pack(sample["txt"].decode("utf-8"), texts).encode("utf-8")
+        return sample
+
+    def companions(self, sample: Mapping[str, Any]) -> dict[str, list[str]]:
+        """The companions of a sample by kind."""
+        where = f"{sample.get('__url__')}, sample {sample.get('__key__')}"
+        return {
+            kind: _parse(self._value(sample, name), where) for kind, name in self.sources.items()
+        }
+
+    def carries(self, sample: Mapping[str, Any]) -> bool:
+        """Whether the sample has a place for companions at all."""
+        return any(self._value(sample, name) is not None for name in self.sources.values())
+
+    def _fields(self) -> set[str]:
+        return {f"{name}.json" for name in self.sources.values()}
+
+    @staticmethod
+    def _value(sample: Mapping[str, Any], name: str) -> Any:
+        if f"{name}.json" in sample:
+            return sample[f"{name}.json"]
+        if "json" in sample:
+            metadata = json.loads(sample["json"])
+            return metadata.get(name) if isinstance(metadata, dict) else None
+        return None
+
+
+def _peek(shards: str, packer: PackSample, settings: Settings) -> None:
+    """Look at the first samples before training, so that a wrong field name costs no time."""
+    shard = upstream.expand_urls(shards)[0][0]
+    samples = list(itertools.islice(_samples(shard), PEEK))
+    if not samples:
+        raise InputError(f"{shard}: no sample with an image and a caption could be read")
+    names = ", ".join(settings.sources.values())
+    if not any(packer.carries(sample) for sample in samples):
+        fields = sorted(
+            {name for sample in samples for name in sample if not name.startswith("__")}
+        )
+        raise InputError(
+            f"{shard}: none of its first {len(samples)} samples has a field {names}.json or a key {names} in "
+            f"its json; their fields: {', '.join(fields)}; name one with --negatives-key"
+        )
+    kinds = [packer.companions(sample) for sample in samples]
+    for kind, count in settings.companions.items():
+        where = f"{shard}, field {settings.sources[kind]!r}"
+        _require_enough(
+            [texts[kind] for texts in kinds], count, where, f"of its first {len(samples)} samples"
+        )
+
+
+def _samples(shard: str) -> Iterator[dict[str, Any]]:
+    for sample in upstream.tarfile_to_samples_nothrow([{"url": shard}]):
+        if upstream.filter_no_caption_or_no_image(sample):
+            yield sample
+
+
+def _parse(value: Any, where: str) -> list[str]:
+    if value is None:
+        return []
+    try:
+        return parse_texts(value)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _count(texts: Sequence[str]) -> int:
+    return sum(map(bool, texts))
+
+
+def _require_enough(lists: Sequence[Sequence[str]], wanted: int, where: str, unit: str) -> None:
+    """Stop if there are no companions at all, or never as many as asked for."""
+    most = max(map(len, lists), default=0)
+    if not any(map(_count, lists)):
+        raise InputError(
+            f"{where}: it is empty, no {unit} has a negative; make some, or train with --loss clip"
+        )
+    if most < wanted:
+        raise InputError(
+            f"{where}: --num-negatives {wanted} is more than any {unit} has ({most} at most); give --num-negatives {most}"
+        )

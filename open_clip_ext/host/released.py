@@ -1,0 +1,231 @@
+"""The adapter for released open_clip_torch. It wraps upstream's functions and replaces the body of none.
+
+Without `--loss` each wrapper hands the call to upstream's function with the arguments it got.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import logging
+import types
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from open_clip_ext.errors import InputError, reported
+from open_clip_ext.host import seams
+from open_clip_ext.settings import Settings, add_flags, settle
+
+if TYPE_CHECKING:
+    from open_clip_ext.run import Run
+
+# Upstream's options that change what a loss or the armed model meets, and why a --loss run refuses them.
+REFUSED = {
+    "siglip": "its sigmoid loss takes the place of --loss",
+    "distill_model": "upstream's distillation has a teacher and a loss of its own; --loss degla has one too",
+    "trace": "a traced model cannot take companion texts",
+    "torchscript": "a scripted model cannot take companion texts",
+    "horovod": "features are gathered through torch.distributed",
+    "use_bnb_linear": "its linear layers are not known to average",
+}
+
+Upstream = Callable[..., Any]
+
+
+class Adapter:
+    """One method per seam: upstream's function first, then the arguments it was called with."""
+
+    def __init__(self) -> None:
+        self.run: Run | None = None
+
+    def parse_args(self, upstream: Upstream, args: Any) -> argparse.Namespace:
+        """Add our flags to upstream's parser, and begin a run if `--loss` is among them."""
+        self.run = None
+        namespace: argparse.Namespace = _with_flags(upstream)(args)
+        with reported():
+            settings = settle(namespace)
+            if settings is not None:
+                _refuse(namespace)
+                # A plain run loads nothing of this.
+                from open_clip_ext.run import Run
+
+                self.run = Run(settings)
+        return namespace
+
+    def pt_load(self, upstream: Upstream, file_path: str, map_location: Any = None) -> Any:
+        """Take our state out of the checkpoint that is resumed."""
+        checkpoint = upstream(file_path, map_location=map_location)
+        if self.run is None:
+            return checkpoint  # upstream's optimizers take no notice of our key
+        optimizer = checkpoint.get("optimizer") if isinstance(checkpoint, dict) else None
+        with reported():
+            self.run.restore(optimizer, file_path)
+        return checkpoint
+
+    def get_dataset_fn(self, upstream: Upstream, data_path: str, dataset_type: str) -> Upstream:
+        """Upstream's builder of a loader; the one for training brings the companion texts."""
+        build: Upstream = upstream(data_path, dataset_type)
+        return (
+            build
+            if self.run is None
+            else functools.partial(_build_loader, build, self.run.settings)
+        )
+
+    def create_loss(self, upstream: Upstream, args: argparse.Namespace) -> torch.nn.Module:
+        """The registered loss, with the distributed options that upstream's own takes."""
+        if self.run is None:
+            return upstream(args)  # type: ignore[no-any-return]
+        with reported():
+            return self.run.build_loss(
+                torch.device(args.device),
+                local_loss=args.local_loss,
+                gather_with_grad=args.gather_with_grad,
+                cache_labels=True,
+                rank=args.rank,
+                world_size=args.world_size,
+            )
+
+    def train_one_epoch(
+        self,
+        upstream: Upstream,
+        model: Any,
+        data: Any,
+        loss: Any,
+        epoch: int,
+        optimizer: Any,
+        scaler: Any,
+        scheduler: Any,
+        dist_model: Any,
+        args: argparse.Namespace,
+        tb_writer: Any = None,
+    ) -> None:
+        """Before the first epoch arm the model; before each, start its randomness anew."""
+        train = functools.partial(
+            upstream,
+            model,
+            data,
+            loss,
+            epoch,
+            optimizer,
+            scaler,
+            scheduler,
+            dist_model,
+            args,
+            tb_writer=tb_writer,
+        )
+        if self.run is None:
+            train()
+            return
+        from open_clip_ext.host import chance, loaders
+
+        with reported():
+            if not self.run.begun:
+                self.run.begin(
+                    model, optimizer, scaled=scaler is not None, calls_per_step=args.accum_freq
+                )
+            self.run.begin_epoch()
+        loaders.begin_epoch(data["train"], epoch)
+        chance.seed_everything(args.seed, epoch, args.rank)
+        train()
+        loaders.end_epoch(data["train"], epoch)
+
+
+def install() -> None:
+    """Put the adapter into every seam. Repeated calls, as on a patched upstream, change nothing."""
+    if any(hasattr(_owner(seam).__dict__.get(seam.name), "__wrapped__") for seam in seams.SEAMS):
+        return
+    problems = seams.misfits()
+    if problems:
+        _guard_parser(problems)
+        return
+    adapter = Adapter()
+    for seam in seams.SEAMS:
+        function = seam.find()
+        wrapper = functools.partial(getattr(adapter, seam.wrapper), function)
+        setattr(_owner(seam), seam.name, functools.update_wrapper(wrapper, function))
+
+
+def _owner(seam: seams.Seam) -> types.ModuleType:
+    return importlib.import_module(seam.module)
+
+
+def _guard_parser(problems: list[str]) -> None:
+    """On an upstream that does not fit, wrap its parser alone, so that `--loss` stops instead of being
+    taken for `--loss-dist-impl`; plain runs stay untouched."""
+    params = importlib.import_module("open_clip_train.params")
+    upstream = params.parse_args
+
+    @functools.wraps(upstream)
+    def parse_args(args: Any) -> argparse.Namespace:
+        with reported():
+            if any(arg.split("=")[0] == "--loss" for arg in args):
+                raise InputError(
+                    f"--loss needs another open_clip_torch: {problems[0]} "
+                    f"({seams.upstream()} is installed; {seams.TESTED} fit)"
+                )
+        return upstream(args)  # type: ignore[no-any-return]
+
+    params.parse_args = parse_args
+
+
+def _with_flags(upstream: Upstream) -> Upstream:
+    """Upstream's `parse_args`, whose one parser gets our argument group as well, so `--help` shows it.
+
+    The function makes its parser itself, from the `argparse` that its module imported: for the time of the
+    call that name stands for a module whose parser adds our flags before it parses.
+    """
+
+    class Parser(argparse.ArgumentParser):
+        def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+            with reported():
+                try:
+                    add_flags(self)
+                except argparse.ArgumentError as error:
+                    raise InputError(
+                        f"{seams.upstream()} has a flag of the same name: {error}"
+                    ) from error
+            return super().parse_args(*args, **kwargs)
+
+    def parse_args(args: Any) -> Any:
+        module_globals = upstream.__globals__  # type: ignore[attr-defined]
+        original = module_globals["argparse"]
+        stand_in = types.ModuleType("argparse")
+        stand_in.__dict__.update(original.__dict__, ArgumentParser=Parser)
+        module_globals["argparse"] = stand_in
+        try:
+            return upstream(args)
+        finally:
+            module_globals["argparse"] = original
+
+    return parse_args
+
+
+def _refuse(args: argparse.Namespace) -> None:
+    """Stop on options whose meaning a `--loss` run cannot keep."""
+    for option, reason in REFUSED.items():
+        if getattr(args, option, None):
+            raise InputError(f"--{option.replace('_', '-')} cannot go with --loss: {reason}")
+    if "coca" in args.model.lower():
+        raise InputError(f"--model {args.model} cannot go with --loss: CoCa has a loss of its own")
+
+
+def _build_loader(
+    build: Upstream,
+    settings: Settings,
+    args: argparse.Namespace,
+    preprocess: Any,
+    is_train: bool,
+    **options: Any,
+) -> Any:
+    """A loader from upstream's builder; for training, with companion texts and repeatable randomness."""
+    if not is_train:
+        return build(args, preprocess, is_train=is_train, **options)
+    from open_clip_ext.host import loaders
+
+    with reported():
+        info = loaders.build(build, settings, args, preprocess, **options)
+        logging.info(f"open_clip_ext: {loaders.describe(info)}")
+        return info

@@ -1,0 +1,87 @@
+"""Where we enter upstream's trainer: five functions, known by the names of their parameters."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+TESTED = "2.28 to 3.3"
+
+
+@dataclass(frozen=True)
+class Seam:
+    """A function of upstream's that we wrap, and the parameters it is known to have.
+
+    Attributes:
+        module: the module whose attribute is replaced.
+        name: the function.
+        parameters: their names, in order.
+        wrapper: the method of the adapter that takes its place.
+    """
+
+    module: str
+    name: str
+    parameters: tuple[str, ...]
+    wrapper: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}({', '.join(self.parameters)})"
+
+    def find(self) -> Callable[..., Any]:
+        """Upstream's own function, also when it is wrapped already."""
+        found = getattr(importlib.import_module(self.module), self.name)
+        return inspect.unwrap(found)
+
+    def misfit(self) -> str:
+        """What is wrong with this seam in the installed upstream; empty if it fits."""
+        try:
+            there = tuple(inspect.signature(self.find()).parameters)
+        except ImportError as error:
+            return f"{self.module} cannot be imported ({error})"
+        except AttributeError:
+            return f"{self.module} has no {self.name}"
+        if there != self.parameters:
+            return f"{self.module}.{self.name} takes ({', '.join(there)}), not ({', '.join(self.parameters)})"
+        return ""
+
+
+SEAMS = (
+    Seam("open_clip_train.params", "parse_args", ("args",), "parse_args"),
+    Seam("open_clip_train.file_utils", "pt_load", ("file_path", "map_location"), "pt_load"),
+    Seam("open_clip_train.data", "get_dataset_fn", ("data_path", "dataset_type"), "get_dataset_fn"),
+    Seam("open_clip", "create_loss", ("args",), "create_loss"),
+    Seam(
+        "open_clip_train.train",
+        "train_one_epoch",
+        (
+            "model",
+            "data",
+            "loss",
+            "epoch",
+            "optimizer",
+            "scaler",
+            "scheduler",
+            "dist_model",
+            "args",
+            "tb_writer",
+        ),
+        "train_one_epoch",
+    ),
+)
+
+
+def misfits() -> list[str]:
+    """Every seam that does not fit, in words."""
+    return [problem for problem in (seam.misfit() for seam in SEAMS) if problem]
+
+
+def upstream() -> str:
+    """The installed upstream and its version."""
+    try:
+        return f"open_clip_torch {version('open_clip_torch')}"
+    except PackageNotFoundError:
+        return "open_clip_torch is not installed"

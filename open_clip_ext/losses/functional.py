@@ -1,0 +1,306 @@
+"""The building blocks of the losses: tensors in, one scalar out, no state, no communication.
+
+Legend: B samples, K negatives of each, D embedding width.
+
+    v [B, D]     images          s            logit scale (exponentiated), one element
+    t [B, D]     captions        m [B, K]     `valid`: negative k of sample i exists; None: all do
+    n [B, K, D]  negatives       CE(row, j)   softmax cross-entropy of a row of logits, target j
+
+Features have unit length. Arithmetic is done in the dtype that comes in; the losses feed fp32.
+
+A negative that does not exist has logit -inf in every softmax. What is stored in its slot changes
+no value and no gradient, not even if it is NaN. Means run over all B rows, so a sample without
+negatives adds exactly 0 to the terms that look at its own negatives only.
+
+`columns` is for several processes: the functions score the rows they are given against the columns
+of the whole batch. None means that the rows are the whole batch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """Features, one row per sample. As columns: sample i of the rows is number `first + i` here."""
+
+    image: Tensor
+    text: Tensor
+    neg: Tensor | None = None
+    valid: Tensor | None = None
+    first: int = 0
+
+
+def clip(v: Tensor, t: Tensor, s: Tensor, *, columns: Batch | None = None) -> Tensor:
+    """Symmetric contrastive loss of images and captions.
+
+        L = 1/2 [ mean_i CE(s v_i.T, i) + mean_i CE(s t_i.V, i) ]
+
+    Source: CLIP, arXiv 2103.00020; mlfoundations/open_clip `ClipLoss`. No difference.
+    """
+    columns = columns or Batch(v, t)
+    target = _own_column(v, columns)
+    image_to_text = F.cross_entropy(s * v @ columns.text.T, target)
+    text_to_image = F.cross_entropy(s * t @ columns.image.T, target)
+    return (image_to_text + text_to_image) / 2
+
+
+def hard_negative_clip(
+    v: Tensor,
+    t: Tensor,
+    n: Tensor,
+    s: Tensor,
+    valid: Tensor | None = None,
+    *,
+    columns: Batch | None = None,
+) -> Tensor:
+    """Contrastive loss where every image also sees the negatives of every caption.
+
+        L = 1/2 [ mean_i CE(s v_i.[T ; N], i) + mean_i CE(s t_i.V, i) ]        N: all B*K negatives
+
+    Negatives are columns of image to text only. Without any valid negative it equals `clip`.
+
+    Source: NegCLIP, arXiv 2210.01936; vinid/neg_clip@e680f8e `ClipLoss`. Also the base of CE-CLIP
+    and DeGLA. Differs in that K is any number and negatives may be missing.
+    """
+    columns = columns or Batch(v, t, n, valid)
+    target = _own_column(v, columns)
+    captions = s * v @ columns.text.T
+    negatives = _against_all(v, columns, s)
+    image_to_text = F.cross_entropy(torch.cat([captions, negatives], dim=1), target)
+    text_to_image = F.cross_entropy(s * t @ columns.image.T, target)
+    return (image_to_text + text_to_image) / 2
+
+
+def image_grounded(
+    v: Tensor, t: Tensor, n: Tensor, s: Tensor, valid: Tensor | None = None
+) -> Tensor:
+    """Each image chooses between its caption and the caption's own negatives.
+
+        L = mean_i -log  e^{s v_i.t_i} / ( e^{s v_i.t_i} + sum_k m_ik e^{s v_i.n_ik} )
+
+    Source: DeGLA's image-grounded contrast, arXiv 2504.16801; xiaoxing2001/DeGLA@1c5e960
+    `src/open_clip/loss.py`. Differs in the mask, and in that only B*(1+K) logits are made.
+    """
+    return _choose_first(s * _dot(v, t), s * _dot_own(v, n, valid), valid)
+
+
+def text_grounded(
+    t: Tensor,
+    teacher_t: Tensor,
+    n: Tensor,
+    scale: float = 10.0,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Each caption chooses between the teacher's view of itself and its own negatives.
+
+        L = mean_i -log  e^{c t_i.t*_i} / ( e^{c t_i.t*_i} + sum_k m_ik e^{c t_i.n_ik} )    c: scale
+
+    Gradients reach t and n, never the teacher's t*.
+
+    Source: DeGLA's text-grounded contrast, arXiv 2504.16801; xiaoxing2001/DeGLA@1c5e960
+    `src/open_clip/loss.py`, where a tiled mask picks the negatives of other captions: that is
+    this function given `tiled(n)` and `tiled(valid)`.
+    """
+    return _choose_first(scale * _dot(t, teacher_t.detach()), scale * _dot_own(t, n, valid), valid)
+
+
+def tiled(x: Tensor) -> Tensor:
+    """Put flat row `i + k*B` of `x [B, K, ...]` in slot (i, k), as DeGLA's released code reads it.
+
+    Flat rows are sample-major (`i*K + k`), so slot (i, k) receives a negative of another caption,
+    number `(i + k*B) // K`. Of use only to repeat the authors' numbers.
+    """
+    b, k = x.shape[:2]
+    return x.reshape(k, b, *x.shape[2:]).transpose(0, 1)
+
+
+def self_distillation(
+    v: Tensor,
+    teacher_v: Tensor,
+    t: Tensor,
+    teacher_t: Tensor,
+    n: Tensor,
+    teacher_n: Tensor,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Squared distance to the teacher's features, summed over images, captions and negatives.
+
+        L = sum_i |v_i - v*_i|^2 + sum_i |t_i - t*_i|^2 + sum_ik m_ik |n_ik - n*_ik|^2
+
+    A sum: it grows with B and K.
+
+    Source: DeGLA, arXiv 2504.16801; xiaoxing2001/DeGLA@1c5e960 `src/open_clip/loss.py`. Differs in
+    the mask only.
+    """
+    n, teacher_n = _existing(n, valid), _existing(teacher_n, valid)
+    pairs = ((v, teacher_v), (t, teacher_t), (n, teacher_n))
+    image, text, negative = ((x - y.detach()).square().sum() for x, y in pairs)
+    return image + text + negative
+
+
+def adaptive_thresholds(
+    v: Tensor,
+    t: Tensor,
+    n: Tensor,
+    s: Tensor,
+    previous: Tensor,
+    valid: Tensor | None = None,
+    *,
+    rule: Literal["mean", "max"] = "mean",
+    cap: float = 10.0,
+) -> Tensor:
+    """How far, in logits, captions are ahead of the negatives of each type: the next margins `[K]`.
+
+        p_i = s v_i.t_i      d_ik = s v_i.n_ik
+        mean:  Th_k = clamp( mean_i p_i  -  sum_i m_ik d_ik / sum_i m_ik , 0, cap )
+        max:   Th_k = clamp( max_{i: m_ik} (p_i - d_ik) / 5              , 0, cap )
+
+    The mean of p runs over all samples, the mean of d over existing negatives. A type without any
+    keeps its `previous [K]` value. No gradient.
+
+    Source: CE-CLIP, arXiv 2306.08832; lezhang7/Enhance-FineGrained@ef87eb7 `src/open_clip/loss.py`,
+    clamp in `src/training/train.py`. Differs in that existing negatives are counted by the mask,
+    not by `d != 0`, and in that an empty type keeps its value, where the authors divide 0 by 0.
+    """
+    with torch.no_grad():
+        p, d = s * _dot(v, t), s * _dot_own(v, n, valid)
+        m = _mask(n, valid)
+        if rule == "mean":
+            new = p.mean() - (d * m).sum(0) / m.sum(0).clamp(min=1)
+        elif rule == "max":
+            new = (p[:, None] - d).masked_fill(~m, -torch.inf).amax(0) / 5
+        else:
+            raise ValueError(f"rule is {rule!r}, expected one of mean, max")
+        return torch.where(m.any(0), new.clamp(0, cap), previous)
+
+
+def cross_modal_rank(
+    v: Tensor,
+    t: Tensor,
+    n: Tensor,
+    s: Tensor,
+    thresholds: Tensor,
+    valid: Tensor | None = None,
+    *,
+    rule: Literal["mean", "max"] | None = "mean",
+    cap: float = 10.0,
+    columns: Batch | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Hinge that keeps each caption ahead of its negatives by a margin for each type of negative.
+
+        L = 1/(B K) sum_ik m_ik max(0, Th_k + s v_i.n_ik - s v_i.t_i)
+
+    The mean counts the slots of missing negatives, as the authors' does.
+
+    Args:
+        v: images.
+        t: captions.
+        n: negatives; the position k is the type.
+        s: logit scale.
+        thresholds: `[K]` margins in logits, used here as they are.
+        valid: which negatives exist.
+        rule: how the next margins follow from this batch; None: they stay.
+        cap: greatest next margin.
+        columns: the whole batch, for the next margins.
+
+    Returns:
+        The loss, and the margins `[K]` for the next step (see `adaptive_thresholds`).
+
+    Source: CE-CLIP, arXiv 2306.08832; lezhang7/Enhance-FineGrained@ef87eb7 `src/open_clip/loss.py`.
+    """
+    behind = s * _dot_own(v, n, valid) - s * _dot(v, t)[:, None]
+    hinge = F.relu(thresholds + behind)
+    if valid is not None:
+        hinge = hinge * valid
+    if rule is None:
+        return hinge.mean(), thresholds
+    image, text, neg, exists, _ = columns or Batch(v, t, n, valid)
+    assert neg is not None
+    new = adaptive_thresholds(image, text, neg, s, thresholds, exists, rule=rule, cap=cap)
+    return hinge.mean(), new
+
+
+def intra_modal(
+    v: Tensor,
+    t: Tensor,
+    n: Tensor,
+    s: Tensor,
+    valid: Tensor | None = None,
+    form: Literal["paper", "release", "head"] = "paper",
+    *,
+    columns: Batch | None = None,
+) -> Tensor:
+    """Each caption is told apart from all negatives of the batch, with its image as the positive.
+
+        p_i = s v_i.t_i      e_i = s t_i.N          N: all B*K negatives
+        paper    L = mean_i CE([p_i ; e_i], 0)
+        release  L = mean_i CE([p_i ; e_i], 1)      the target is a negative
+        head     L = mean_i CE(e_i, 0)              so it is here, and the positive is gone
+
+    `release` and `head` pull every caption towards the first existing negative of the batch; they
+    are here to repeat the authors' numbers. 0 if no negative exists.
+
+    Source: CE-CLIP, arXiv 2306.08832; lezhang7/Enhance-FineGrained `src/open_clip/loss.py` at
+    @7f4433a (paper), @7b58a00 and @b8a5244 (release), @ef87eb7 (head). Differs in the mask.
+    """
+    if form not in ("paper", "release", "head"):
+        raise ValueError(f"form is {form!r}, expected one of paper, release, head")
+    columns = columns or Batch(v, t, n, valid)
+    positive, negatives = s * _dot(v, t)[:, None], _against_all(t, columns, s)
+    if form == "paper":
+        return _first_of(torch.cat([positive, negatives], dim=1))
+    assert columns.neg is not None
+    exists = _mask(columns.neg, columns.valid).flatten()
+    # With nothing to choose from, finite logits keep the gradient a number until the end.
+    negatives = torch.where(exists.any(), negatives, 0.0)
+    target = exists.int().argmax().expand(len(t))
+    if form == "release":
+        negatives, target = torch.cat([positive, negatives], dim=1), target + 1
+    return torch.where(exists.any(), F.cross_entropy(negatives, target), 0.0)
+
+
+def _mask(n: Tensor, valid: Tensor | None) -> Tensor:
+    """`valid [B, K]`, spelled out."""
+    return torch.ones_like(n[..., 0], dtype=torch.bool) if valid is None else valid.bool()
+
+
+def _existing(n: Tensor, valid: Tensor | None) -> Tensor:
+    """`n` with zeros where there is no negative: 0 * NaN would be NaN, in the gradient too."""
+    return n if valid is None else torch.where(valid.bool()[..., None], n, 0.0)
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    """Row by row: `[B]`."""
+    return (x * y).sum(-1)
+
+
+def _dot_own(x: Tensor, n: Tensor, valid: Tensor | None) -> Tensor:
+    """Each row with its own negatives, 0 for those that do not exist: `[B, K]`."""
+    return torch.einsum("bd,bkd->bk", x, _existing(n, valid))
+
+
+def _against_all(x: Tensor, columns: Batch, s: Tensor) -> Tensor:
+    """Logits of each row with all negatives of the columns, -inf for those that do not exist."""
+    assert columns.neg is not None
+    logits = s * x @ _existing(columns.neg, columns.valid).flatten(0, 1).T
+    return logits.masked_fill(~_mask(columns.neg, columns.valid).flatten(), -torch.inf)
+
+
+def _own_column(rows: Tensor, columns: Batch) -> Tensor:
+    return torch.arange(columns.first, columns.first + len(rows), device=rows.device)
+
+
+def _first_of(logits: Tensor) -> Tensor:
+    """Cross-entropy with column 0 as the target of every row."""
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
+
+
+def _choose_first(positive: Tensor, negatives: Tensor, valid: Tensor | None) -> Tensor:
+    if valid is not None:
+        negatives = negatives.masked_fill(~valid.bool(), -torch.inf)
+    return _first_of(torch.cat([positive[:, None], negatives], dim=1))

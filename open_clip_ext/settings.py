@@ -1,0 +1,137 @@
+"""The flags of a run, and what they come to once they are checked."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from open_clip_ext import registry
+from open_clip_ext.errors import InputError
+
+# The kind of companion text that `--negatives-key` names the source of.
+NEGATIVES = "neg"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a `--loss` run was asked for, checked.
+
+    Attributes:
+        loss: name of the loss.
+        loss_class: its class.
+        options: its `--loss-cfg` options, typed.
+        companions: kinds of companion texts and how many of each a caption has in a batch.
+        sources: the data column or field that each kind is read from.
+    """
+
+    loss: str
+    loss_class: type[nn.Module]
+    options: Mapping[str, Any]
+    companions: Mapping[str, int]
+    sources: Mapping[str, str]
+
+    def build_loss(self, **distributed: Any) -> nn.Module:
+        """A fresh loss module that knows how many companions it gets."""
+        loss = self.loss_class(**self.options, **distributed)
+        if hasattr(loss, "configure"):
+            loss.configure(self.companions)
+        return loss
+
+    def identity(self) -> dict[str, Any]:
+        """What ranks must agree on, and a checkpoint records. Plain types only."""
+        return {
+            "loss": self.loss,
+            "options": dict(self.options),
+            "companions": dict(self.companions),
+        }
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add our argument group to upstream's parser."""
+    group = parser.add_argument_group(
+        "open_clip_ext", "hard-negative fine-tuning (open-clip-ext losses)"
+    )
+    group.add_argument(
+        "--loss", metavar="NAME", help=f"A registered loss: {', '.join(registry.entries())}."
+    )
+    group.add_argument(
+        "--loss-cfg",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        help="Options of the loss; `open-clip-ext losses` lists them.",
+    )
+    group.add_argument(
+        "--num-negatives",
+        metavar="K",
+        type=int,
+        help="Hard negatives per caption in a batch (default: what the loss declares).",
+    )
+    group.add_argument(
+        "--negatives",
+        metavar="PATH",
+        help="A negatives store, for data that carries none (not in this version).",
+    )
+    group.add_argument(
+        "--negatives-key",
+        metavar="NAME",
+        help="The CSV column or webdataset field that carries the negatives (default: negatives).",
+    )
+
+
+FLAGS = ("loss", "loss_cfg", "num_negatives", "negatives", "negatives_key")
+
+
+def settle(args: argparse.Namespace) -> Settings | None:
+    """Check our flags in `args`, in place; None, with our flags removed, when there is no `--loss`.
+
+    Afterwards they are what upstream's logs can print: strings and numbers. Raises InputError.
+    """
+    if args.loss is None:
+        for flag in FLAGS[1:]:
+            if getattr(args, flag) is not None:
+                raise InputError(
+                    f"--{flag.replace('_', '-')} has no effect without --loss; add --loss NAME"
+                )
+        for flag in FLAGS:  # upstream's namespace as if we were not here
+            delattr(args, flag)
+        return None
+
+    if args.negatives is not None:
+        raise InputError(
+            f"--negatives {args.negatives}: this version has no negatives store; put the negatives "
+            "into a column or field of the training data and name it with --negatives-key"
+        )
+    loss = registry.load(args.loss)
+    options = registry.parse_options(args.loss, loss, args.loss_cfg or ())
+    companions = dict(loss.companions)  # type: ignore[call-overload]
+    unknown = sorted(set(companions) - {NEGATIVES})
+    if unknown:
+        raise InputError(
+            f"--loss {args.loss}: it wants companion texts of kind {', '.join(unknown)}; "
+            f"this version reads only {NEGATIVES}"
+        )
+    if NEGATIVES in companions:
+        if args.num_negatives is not None:
+            companions[NEGATIVES] = args.num_negatives
+        if companions[NEGATIVES] < 1:
+            raise InputError(
+                f"--num-negatives {companions[NEGATIVES]}: --loss {args.loss} needs at least 1; "
+                "without negatives train with --loss clip"
+            )
+    else:
+        for flag in ("num_negatives", "negatives_key"):
+            if getattr(args, flag) is not None:
+                raise InputError(
+                    f"--{flag.replace('_', '-')} has no effect with --loss {args.loss}, "
+                    "which uses no negatives; leave it out"
+                )
+    args.loss_cfg = " ".join(f"{key}={value}" for key, value in options.items())
+    args.num_negatives = companions.get(NEGATIVES, 0)
+    args.negatives_key = args.negatives_key or "negatives"
+    sources = {NEGATIVES: args.negatives_key} if NEGATIVES in companions else {}
+    return Settings(args.loss, loss, options, companions, sources)

@@ -1,0 +1,75 @@
+"""The exponential moving average of the student that teaches it (mean teacher, self-distillation)."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from open_clip_ext.errors import InputError
+
+
+class EMATeacher(ModelEmaV3):  # type: ignore[misc]
+    """A frozen fp32 copy of a CLIP model that follows it: `teacher <- decay * teacher + (1-decay) * student`.
+
+    Parameters are averaged in place, buffers are copied (DeGLA's released code never copies them:
+    xiaoxing2001/DeGLA@1c5e960, src/training/train.py). The copy is in eval mode and needs no gradient. It
+    must not be registered in the student, or it would enter the state dict, the optimizer and DDP.
+
+    Args:
+        model: the student, not wrapped in DDP or a compiler; its current weights are the initial ones.
+        decay: share of its old weights that the teacher keeps in one update, in [0, 1].
+        checkpoint: start from the weights in this file instead, any that `open_clip.load_checkpoint` reads.
+
+    Raises:
+        InputError: `checkpoint` is not there or does not fit the model.
+    """
+
+    def __init__(
+        self, model: nn.Module, decay: float = 0.9996, checkpoint: str | None = None
+    ) -> None:
+        super().__init__(model, decay=decay, exclude_buffers=True)
+        # bf16 cannot hold a change of (1-decay) of a weight: an average kept in it never moves.
+        self.module.float().requires_grad_(False)
+        if hasattr(self.module, "set_grad_checkpointing"):
+            self.module.set_grad_checkpointing(False)  # nothing is saved for a backward pass here
+        if checkpoint is not None:
+            self._load(checkpoint)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
+        """The model's output dict for `image [B,3,H,W]` and `text [N,L]`; under the caller's autocast."""
+        return self.module(image.float(), text)  # type: ignore[no-any-return]
+
+    def train(self, mode: bool = True) -> EMATeacher:
+        """Stays in eval mode: a teacher drops nothing and keeps its statistics."""
+        return super().train(False)  # type: ignore[no-any-return]
+
+    def _load(self, checkpoint: str) -> None:
+        import open_clip
+
+        if not Path(checkpoint).is_file():
+            raise InputError(f"teacher_checkpoint={checkpoint}: no such file")
+        try:
+            open_clip.load_checkpoint(self.module, checkpoint)
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"teacher_checkpoint={checkpoint}: not a checkpoint of this model ({reason})"
+            ) from error
+        logging.info(f"open_clip_ext: the teacher starts from {checkpoint}")
+
+
+def unwrap(model: Any) -> nn.Module:
+    """The model under DDP and torch.compile wrappers, in whatever order they were put on."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model  # type: ignore[no-any-return]

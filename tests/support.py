@@ -1,0 +1,194 @@
+"""What the tests train on and with: drawn photos, a tiny model, and upstream's real trainer in a subprocess."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+
+COLOURS = {
+    "red": (220, 30, 30),
+    "green": (30, 160, 30),
+    "blue": (40, 60, 220),
+    "yellow": (230, 210, 40),
+}
+SHAPES = ("circle", "square", "triangle")
+MODEL = {
+    "model_cfg": {
+        "embed_dim": 32,
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 2,
+            "width": 32,
+            "head_width": 16,
+            "patch_size": 8,
+        },
+        "text_cfg": {
+            "context_length": 16,
+            "vocab_size": 49408,
+            "width": 32,
+            "heads": 2,
+            "layers": 2,
+        },
+    },
+    "preprocess_cfg": {"interpolation": "bicubic"},
+}
+
+
+@dataclass
+class Photo:
+    image: Image.Image
+    caption: str
+    negatives: list[str]
+
+
+def photos(count: int, seed: int = 0, negatives: int = 4) -> list[Photo]:
+    """Two coloured shapes side by side; each negative exchanges words of the caption."""
+    rng = random.Random(seed)
+    made = []
+    for _ in range(count):
+        (a, b), (s, t) = rng.sample(list(COLOURS), 2), rng.sample(SHAPES, 2)
+        image = Image.new("RGB", (32, 32), "white")
+        draw = ImageDraw.Draw(image)
+        for x, colour, shape in ((2, a, s), (18, b, t)):
+            box = (x, 8, x + 11, 20)
+            if shape == "circle":
+                draw.ellipse(box, fill=COLOURS[colour])
+            elif shape == "square":
+                draw.rectangle(box, fill=COLOURS[colour])
+            else:
+                draw.polygon([(x, 20), (x + 11, 20), (x + 5, 8)], fill=COLOURS[colour])
+        wrong = [
+            f"a {b} {s} left of a {a} {t}",
+            f"a {a} {t} left of a {b} {s}",
+            f"a {b} {t} left of a {a} {s}",
+            f"a {a} {s} right of a {b} {t}",
+        ]
+        made.append(Photo(image, f"a {a} {s} left of a {b} {t}", wrong[:negatives]))
+    return made
+
+
+def write_csv(folder: Path, made: list[Photo], form=json.dumps) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "photos.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filepath", "title", "negatives"])
+        for i, photo in enumerate(made):
+            photo.image.save(folder / f"{i}.png")
+            writer.writerow([folder / f"{i}.png", photo.caption, form(photo.negatives)])
+    return path
+
+
+def write_shards(
+    folder: Path, made: list[Photo], shards: int = 2, inside_json: bool = False
+) -> str:
+    """Webdataset shards; the negatives in a field of their own or inside the sample's json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for s in range(shards):
+        with tarfile.open(folder / f"{s}.tar", "w") as tar:
+            for i, photo in enumerate(made[s::shards]):
+                png = io.BytesIO()
+                photo.image.save(png, "png")
+                fields = {"png": png.getvalue(), "txt": photo.caption.encode()}
+                if inside_json:
+                    fields["json"] = json.dumps({"negatives": photo.negatives}).encode()
+                else:
+                    fields["negatives.json"] = json.dumps(photo.negatives).encode()
+                for name, content in fields.items():
+                    add_file(tar, f"{i:05d}.{name}", content)
+    return f"{folder}/{{0..{shards - 1}}}.tar"
+
+
+def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def write_model(folder: Path, **changes) -> str:
+    """A tiny CLIP as upstream's `--model local-dir:...`, without weights: upstream draws them from --seed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {**MODEL, "model_cfg": {**MODEL["model_cfg"], **changes}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    return f"local-dir:{folder}"
+
+
+@dataclass
+class Finished:
+    """A finished trainer: its exit status, all it printed, and where it wrote."""
+
+    status: int
+    output: str
+    folder: Path
+
+    def values(self, term: str) -> list[float]:
+        """The values of a logged loss term, in order; of rank 0."""
+        return [float(v) for v in re.findall(rf"\b{term.capitalize()}: (\S+) \(", self.output)]
+
+    def checkpoint(self, name: str = "epoch_1.pt"):
+        return torch.load(self.folder / "checkpoints" / name, weights_only=True, map_location="cpu")
+
+
+def train(
+    tmp_path: Path,
+    *flags: object,
+    name: str = "run",
+    processes: int = 1,
+    module: str = "open_clip_train.main",
+    env: dict[str, str] | None = None,
+) -> Finished:
+    """Upstream's real command line; in several gloo processes with the CPU fix of the tests."""
+    common = [
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+        "--workers",
+        0,
+        "--batch-size",
+        8,
+        "--epochs",
+        1,
+        "--lr",
+        1e-3,
+        "--warmup",
+        1,
+        "--log-every-n-steps",
+        1,
+        "--logs",
+        tmp_path / "logs",
+        "--name",
+        name,
+    ]
+    if processes > 1:
+        start = [
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            processes,
+            Path(__file__).with_name("ddp_on_cpu.py"),
+        ]
+    else:
+        start = ["-m", module]
+    done = subprocess.run(
+        [sys.executable, *map(str, [*start, *common, *flags])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        timeout=300,
+    )
+    return Finished(done.returncode, done.stdout, tmp_path / "logs" / name)
