@@ -31,9 +31,5 @@ class BuildPyWithStartup(build_py):
         for name, text in STARTUP_FILES.items():
             (Path(root) / name).write_text(text, encoding="utf-8")
 
-    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
-        built = [str(Path(self.build_lib) / name) for name in STARTUP_FILES]
-        return [*super().get_outputs(include_bytecode), *built]
-
 
 setup(cmdclass={"build_py": BuildPyWithStartup})

@@ -1,10 +1,11 @@
-"""What the tests train on and with: drawn photos, a tiny model, and upstream's real trainer in a subprocess."""
+"""What the tests train on and with: drawn photos, a tiny model, and upstream's real trainer."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import logging
 import os
 import random
 import re
@@ -44,6 +45,13 @@ MODEL = {
     },
     "preprocess_cfg": {"interpolation": "bicubic"},
 }
+
+
+# One short epoch on CPU; later flags win.
+COMMON = (
+    *("--device", "cpu", "--precision", "fp32", "--workers", 0, "--batch-size", 8, "--epochs", 1),
+    *("--lr", 1e-3, "--warmup", 1, "--log-every-n-steps", 1),
+)
 
 
 @dataclass
@@ -118,7 +126,7 @@ def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def write_model(folder: Path, **changes) -> str:
-    """A tiny CLIP as upstream's `--model local-dir:...`, without weights: upstream draws them from --seed."""
+    """A tiny CLIP as `--model local-dir:...`, without weights: upstream draws them from --seed."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {**MODEL, "model_cfg": {**MODEL["model_cfg"], **changes}}
     (folder / "open_clip_config.json").write_text(json.dumps(config))
@@ -150,28 +158,7 @@ def train(
     env: dict[str, str] | None = None,
 ) -> Finished:
     """Upstream's real command line; in several gloo processes with the CPU fix of the tests."""
-    common = [
-        "--device",
-        "cpu",
-        "--precision",
-        "fp32",
-        "--workers",
-        0,
-        "--batch-size",
-        8,
-        "--epochs",
-        1,
-        "--lr",
-        1e-3,
-        "--warmup",
-        1,
-        "--log-every-n-steps",
-        1,
-        "--logs",
-        tmp_path / "logs",
-        "--name",
-        name,
-    ]
+    common = [*COMMON, "--logs", tmp_path / "logs", "--name", name]
     if processes > 1:
         start = [
             "-m",
@@ -179,6 +166,7 @@ def train(
             "--standalone",
             "--nproc-per-node",
             processes,
+            "--",  # or torchrun takes --logs for one of its own
             Path(__file__).with_name("ddp_on_cpu.py"),
         ]
     else:
@@ -192,3 +180,20 @@ def train(
         timeout=300,
     )
     return Finished(done.returncode, done.stdout, tmp_path / "logs" / name)
+
+
+def train_here(tmp_path: Path, *flags: object, name: str = "run") -> Finished:
+    """As `train`, but upstream's `main` in this very process: quick enough to try many flags."""
+    import open_clip_train.main  # the trigger installs the plugin
+
+    flags = [str(flag) for flag in (*COMMON, "--logs", tmp_path / "logs", "--name", name, *flags)]
+    handlers, level = logging.root.handlers[:], logging.root.level
+    try:
+        open_clip_train.main.main(flags)
+    finally:  # upstream adds handlers and never takes them away
+        for handler in set(logging.root.handlers) - set(handlers):
+            logging.root.removeHandler(handler)
+            handler.close()
+        logging.root.setLevel(level)
+    folder = tmp_path / "logs" / name
+    return Finished(0, (folder / "out.log").read_text(), folder)

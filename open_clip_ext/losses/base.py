@@ -91,19 +91,17 @@ class Loss(nn.Module):
         Returns:
             Rows and columns; the same object unless `local_loss` splits them.
         """
+        split = self.local_loss and self.world_size > 1
         rows = Batch(image, text)
-        columns = Batch(self.gather(image), self.gather(text), first=self.rank * len(image))
+        columns = Batch(
+            self.gather(image), self.gather(text), first=self.rank * len(image) if split else 0
+        )
         if neg is not None:
             # Always a tensor, so that no rank waits for a mask which another does not send.
-            exists = (
-                neg.new_ones(neg.shape[:2], dtype=torch.bool) if valid is None else valid.bool()
-            )
-            rows = rows._replace(neg=neg, valid=exists)
-            columns = columns._replace(neg=self.gather(neg), valid=self.gather(exists))
-        if self.local_loss and self.world_size > 1:
-            return rows, columns
-        columns = columns._replace(first=0)
-        return columns, columns
+            exists = torch.ones_like(neg[..., 0]) if valid is None else valid
+            rows = rows._replace(neg=neg, valid=exists.bool())
+            columns = columns._replace(neg=self.gather(neg), valid=self.gather(exists.bool()))
+        return (rows if split else columns), columns
 
     @property
     def sum_scale(self) -> int:

@@ -79,10 +79,10 @@ class CECLIPLoss(Loss):
         check_at_least_zero(
             cmr_weight=cmr_weight, imc_weight=imc_weight, threshold_cap=threshold_cap
         )
-        if isinstance(threshold, str):
-            check_choice("threshold", threshold, "mean", "max", "a number >= 0")
-        else:
+        if not isinstance(threshold, str):
             check_at_least_zero(threshold=threshold)
+        elif threshold not in ("mean", "max"):
+            raise ValueError(f"threshold is {threshold!r}, expected mean, max or a number >= 0")
         check_choice("imc", imc, "paper", "release", "head")
         self.cmr_weight = cmr_weight
         self.imc_weight = imc_weight

@@ -26,7 +26,7 @@ class DeGLALoss(Loss):
         L = L_neg + igc_weight L_igc + tgc_weight L_tgc + distill_weight L_distill
 
         L_igc     = mean_i CE(s [v_i.t_i ; v_i.n_i1 ; .. ; v_i.n_iK], 0)
-        L_tgc     = mean_i CE(c [t_i.t*_i ; t_i.n_i1 ; .. ; t_i.n_iK], 0)    c: tgc_scale, *: teacher
+        L_tgc     = mean_i CE(c [t_i.t*_i ; t_i.n_i1 ; .. ; t_i.n_iK], 0)   c: tgc_scale, *: teacher
         L_distill = sum_i |v_i - v*_i|^2 + sum_i |t_i - t*_i|^2 + sum_ik |n_ik - n*_ik|^2
 
     Source: arXiv 2504.16801; xiaoxing2001/DeGLA@1c5e960 `src/open_clip/loss.py`.

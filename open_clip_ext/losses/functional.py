@@ -171,7 +171,7 @@ def adaptive_thresholds(
         p, d = s * _dot(v, t), s * _dot_own(v, n, valid)
         m = _mask(n, valid)
         if rule == "mean":
-            new = p.mean() - (d * m).sum(0) / m.sum(0).clamp(min=1)
+            new = p.mean() - (d * m).sum(0) / m.sum(0)
         elif rule == "max":
             new = (p[:, None] - d).masked_fill(~m, -torch.inf).amax(0) / 5
         else:

@@ -1,0 +1,189 @@
+"""Scores of a model on the evaluation seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from open_clip_ext.demo import world
+
+SWAPS = ("swap_obj", "swap_att", "swap_order")
+
+
+@dataclass(frozen=True)
+class Share:
+    """`right` of `n` items. Shares of several evaluation seeds add up."""
+
+    right: int
+    n: int
+
+    def __add__(self, other: Share) -> Share:
+        return Share(self.right + other.right, self.n + other.n)
+
+    @property
+    def percent(self) -> float:
+        """In percent."""
+        return 100 * self.right / self.n
+
+    @property
+    def error(self) -> float:
+        """The binomial standard error, in points."""
+        p = self.right / self.n
+        return 100 * math.sqrt(p * (1 - p) / self.n)
+
+
+# Counts by name: a kind of edit, "zs/<set>", "r1/full" and "r1/web".
+Scores = dict[str, Share]
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """An evaluation with its pictures as one tensor."""
+
+    items: world.Evaluation
+    pictures: Tensor  # [M, 3, H, W] of the distinct scenes
+    index: dict[world.Scene, int]
+
+
+@lru_cache(maxsize=8)
+def prepared(seed: int, size: int) -> Pictures:
+    """The evaluation of a seed, drawn."""
+    items = world.evaluation(seed, size)
+    scenes = dict.fromkeys([*items.pairs, *(s for z in items.zero_shot.values() for s in z.scenes)])
+    pixels = np.stack([np.asarray(world.draw(scene)) for scene in scenes])
+    # The demo's preprocess_cfg, on pictures that already have the right size.
+    tensor = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25
+    return Pictures(items, tensor, {scene: index for index, scene in enumerate(scenes)})
+
+
+@lru_cache(maxsize=200_000)
+def _tokens(text: str, length: int) -> Tensor:
+    import open_clip
+
+    return open_clip.tokenize([text], context_length=length)[0]  # type: ignore[no-any-return]
+
+
+def score(model: Any, seeds: Sequence[int], size: int) -> Scores:
+    """Score a model on several evaluation seeds, pooled."""
+    total: Scores = {}
+    for seed in seeds:
+        for name, share in _score(model, prepared(seed, size)).items():
+            total[name] = total[name] + share if name in total else share
+    return total
+
+
+@torch.inference_mode()
+def _score(model: Any, data: Pictures) -> Scores:
+    items = data.items
+    images = torch.cat([model.encode_image(p, normalize=True) for p in data.pictures.split(256)])
+    texts = dict.fromkeys([*items.captions, *items.web])
+    texts |= dict.fromkeys(text for false in items.false.values() for text in false)
+    texts |= dict.fromkeys(
+        text for z in items.zero_shot.values() for prompts in z.prompts for text in prompts
+    )
+    tokens = torch.stack([_tokens(text, model.context_length) for text in texts])
+    encoded = torch.cat([model.encode_text(t, normalize=True) for t in tokens.split(512)])
+    place = {text: index for index, text in enumerate(texts)}
+
+    def text_rows(names: Sequence[str]) -> Tensor:
+        return encoded[[place[name] for name in names]]
+
+    def image_rows(scenes: Sequence[world.Scene]) -> Tensor:
+        return images[[data.index[scene] for scene in scenes]]
+
+    scores: Scores = {}
+    pictures, captions = image_rows(items.pairs), text_rows(items.captions)
+    true = (pictures * captions).sum(-1)
+    for kind, false in items.false.items():
+        beaten = true > (pictures * text_rows(false)).sum(-1)  # a tie is wrong
+        scores[kind] = Share(int(beaten.sum()), len(false))
+    for name, labelled in items.zero_shot.items():
+        classes = torch.stack([text_rows(prompts).mean(0) for prompts in labelled.prompts])
+        logits = image_rows(labelled.scenes) @ torch.nn.functional.normalize(classes, dim=-1).T
+        hits = logits.argmax(-1) == torch.tensor(labelled.labels)
+        scores[f"zs/{name}"] = Share(int(hits.sum()), len(hits))
+    for name, candidates in (("full", items.captions), ("web", items.web)):
+        scores[f"r1/{name}"] = _recall(pictures, text_rows(candidates), candidates)
+    return scores
+
+
+def _recall(pictures: Tensor, captions: Tensor, texts: Sequence[str]) -> Share:
+    """Recall at 1, both directions together. Equal captions are one candidate; ties count as wrong."""
+    similar = pictures @ captions.T
+    numbers = {text: index for index, text in enumerate(dict.fromkeys(texts))}
+    ids = torch.tensor([numbers[text] for text in texts])
+    same = ids[:, None] == ids[None, :]
+    true = similar.diagonal()
+    rival = similar.masked_fill(same, -torch.inf)
+    hits = int((true > rival.amax(1)).sum()) + int((true > rival.amax(0)).sum())
+    return Share(hits, 2 * len(texts))
+
+
+# --- summaries of one model -------------------------------------------------------------------------------
+
+
+def mean(scores: Scores, names: Sequence[str]) -> float:
+    """The mean over subsets, in percent."""
+    return sum(scores[name].percent for name in names) / len(names)
+
+
+def composition(scores: Scores) -> float:
+    """The mean over edits of the same family, then over the families replace, swap and add."""
+    families = [[kind for kind in world.KINDS if kind.startswith(f)] for f in ("replace", "swap", "add")]
+    return sum(mean(scores, family) for family in families) / len(families)
+
+
+def swaps(scores: Scores) -> float:
+    """The mean over swapped nouns, adjectives and noun phrases."""
+    return mean(scores, SWAPS)
+
+
+def unmentioned(scores: Scores) -> float:
+    """The mean over the zero-shot sets that fine-tuning captions never mention."""
+    return mean(scores, [f"zs/{name}" for name in world.UNMENTIONED])
+
+
+def named(scores: Scores) -> float:
+    """The mean over the zero-shot sets that fine-tuning captions name."""
+    return mean(scores, [f"zs/{name}" for name in world.NAMED])
+
+
+# --- the gate ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Check:
+    """One requirement on the base, with what was measured."""
+
+    name: str
+    percent: float
+    low: float
+    high: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure lies within the limits."""
+        return self.low <= self.percent <= self.high
+
+
+def gate(scores: Scores, seed: int, size: int, share: float, band: float) -> list[Check]:
+    """What the base must show before fine-tuning can show anything.
+
+    Every zero-shot set must be `share` of the way from chance to 100 %: a set at chance cannot show
+    forgetting. Swaps must lie within `band` points of 50 %: else there is little to teach.
+    """
+    checks = []
+    for name, labelled in prepared(seed, size).items.zero_shot.items():
+        chance = 100 / len(labelled.prompts)
+        low = chance + share * (100 - chance)
+        checks.append(Check(f"zs/{name}", scores[f"zs/{name}"].percent, low, 100.0))
+    for kind in SWAPS:
+        checks.append(Check(kind, scores[kind].percent, 50 - band, 50 + band))
+    return checks

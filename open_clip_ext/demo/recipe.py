@@ -1,0 +1,208 @@
+"""Every setting of the demo, and the command lines that they come to.
+
+A recipe is written to `recipe.json` beside the results; edit a copy and run it with `--recipe`. What depends
+on the measured base (`tuned_options`) is computed, not typed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from open_clip_ext.errors import InputError
+
+MODEL = {
+    "model_cfg": {
+        "embed_dim": 128,
+        "vision_cfg": {
+            "image_size": 48, "patch_size": 16, "layers": 3, "width": 128, "head_width": 32, "mlp_ratio": 4.0,
+        },
+        "text_cfg": {
+            "context_length": 20, "vocab_size": 49408, "layers": 2, "width": 128, "heads": 4,
+        },
+    },
+    "preprocess_cfg": {
+        "size": [48, 48], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25],
+        "interpolation": "bicubic", "resize_mode": "shortest",
+    },
+}  # fmt: skip
+
+# DeGLA's published run: batch 256, weight 0.005 of a distillation that is a sum over the batch, and a teacher
+# of which 0.9996^(5 epochs * 1617 steps) = 3.9 % are still the initial weights at the end.
+PUBLISHED_BATCH = 256
+PUBLISHED_DISTILL = 0.005
+PUBLISHED_TEACHER_LEFT = 0.9996 ** (5 * 1617)
+# CE-CLIP's threshold cap of 10 logits belongs to a logit scale of 100.
+PUBLISHED_CAP = 10.0
+PUBLISHED_SCALE = 100.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """One run of the trainer. `samples` pictures are drawn; an epoch is one pass over them."""
+
+    samples: int
+    epochs: int
+    lr: float
+    warmup: int
+
+    def steps(self, batch: int) -> int:
+        """Optimizer steps of the whole run."""
+        return math.ceil(self.samples / batch) * self.epochs
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of a demo run.
+
+    Attributes:
+        batch: samples per step, everywhere.
+        shards: of each data set; at least the number of workers.
+        workers: of upstream's loader.
+        world_seed: of the drawn training data and of the untrained model.
+        pretraining: of the base.
+        fine_tuning: of every method alike, but for the learning rate.
+        lr: learning rates of methods that differ from `fine_tuning.lr`.
+        select_lr: learning rates that `--select` tries for each method.
+        dev_seed: evaluation seed on which settings are chosen. Never reported.
+        test_seeds: evaluation seeds that are reported, pooled.
+        test_size: items of each kind per evaluation seed.
+        gate: the share of the way from chance to 100 % that the base must go in every zero-shot set.
+        swap_band: points around 50 % in which the base's swaps must lie.
+        alpha: weight of the fine-tuned model in the control that is mixed with the base.
+        curve: the weights that the plot's curves go through.
+    """
+
+    batch: int = 64
+    shards: int = 8
+    workers: int = 1
+    world_seed: int = 0
+    pretraining: Schedule = Schedule(samples=20_480, epochs=6, lr=1.2e-3, warmup=60)
+    fine_tuning: Schedule = Schedule(samples=6_400, epochs=4, lr=4e-4, warmup=20)
+    lr: Mapping[str, float] = field(default_factory=dict)
+    select_lr: tuple[float, ...] = (2e-4, 4e-4, 8e-4)
+    dev_seed: int = 1
+    test_seeds: tuple[int, ...] = (11, 12, 13)
+    test_size: int = 400
+    gate: float = 0.5
+    swap_band: float = 10.0
+    alpha: float = 0.6
+    curve: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
+
+    def schedule(self, loss: str) -> Schedule:
+        """The fine-tuning run of a method."""
+        return replace(self.fine_tuning, lr=self.lr.get(loss, self.fine_tuning.lr))
+
+
+# Small enough for a test: every stage runs, and no number means anything.
+QUICK = Recipe(
+    pretraining=Schedule(samples=1_024, epochs=2, lr=1.2e-3, warmup=5),
+    fine_tuning=Schedule(samples=512, epochs=1, lr=4e-4, warmup=2),
+    test_seeds=(11,),
+    test_size=60,
+    curve=(0.6,),
+)
+
+
+def tuned_options(recipe: Recipe, loss: str, base_scale: float) -> dict[str, float]:
+    """Loss options that a small world needs at another scale than the published runs.
+
+    Args:
+        recipe: the recipe.
+        loss: name of the loss.
+        base_scale: the base's logit scale (exp).
+    """
+    if loss == "ce-clip":
+        return {"threshold_cap": round(PUBLISHED_CAP * base_scale / PUBLISHED_SCALE, 4)}
+    if loss == "degla":
+        steps = recipe.fine_tuning.steps(recipe.batch)
+        return {
+            "distill_weight": round(PUBLISHED_DISTILL * PUBLISHED_BATCH / recipe.batch, 6),
+            "ema_decay": round(PUBLISHED_TEACHER_LEFT ** (1 / steps), 6),
+        }
+    return {}
+
+
+def command(
+    recipe: Recipe,
+    *,
+    name: str,
+    model: str,
+    data: str,
+    schedule: Schedule,
+    seed: int,
+    logs: str = "logs",
+    loss: str | None = None,
+    options: Mapping[str, float] | None = None,
+) -> list[str]:
+    """The arguments of one run, from `torchrun` on, with paths relative to the output folder."""
+    last = f"{recipe.shards - 1:04d}"
+    words: list[Any] = [
+        "torchrun", "--standalone", "--nproc-per-node", 1,
+        # Without the `--`, torchrun takes the trainer's --logs for an abbreviation of its own.
+        "-m", "--", "open_clip_train.main",
+        "--model", f"local-dir:{model}",
+        "--train-data", f"{data}/{{0000..{last}}}.tar", "--dataset-type", "webdataset",
+        "--train-num-samples", schedule.samples, "--epochs", schedule.epochs,
+        "--batch-size", recipe.batch, "--workers", recipe.workers,
+        "--lr", schedule.lr, "--warmup", schedule.warmup, "--wd", 0.1,
+        "--beta1", 0.9, "--beta2", 0.98, "--eps", 1e-6, "--grad-clip-norm", 1.0,
+        "--aug-cfg", "scale=(1.0,1.0)",  # the whole picture: a cropped cell is no longer a patch
+        "--device", "cpu", "--precision", "fp32", "--seed", seed,
+        "--save-frequency", 0, "--log-every-n-steps", 5,
+        "--logs", logs, "--name", name,
+    ]  # fmt: skip
+    if loss is not None:
+        words += ["--loss", loss]
+    if options:
+        words += ["--loss-cfg", *(f"{key}={value}" for key, value in options.items())]
+    return [str(word) for word in words]
+
+
+def runnable(words: list[str]) -> list[str]:
+    """The same command, by this interpreter, whether or not its `torchrun` is on the path."""
+    assert words[0] == "torchrun"
+    return [sys.executable, "-m", "torch.distributed.run", *words[1:]]
+
+
+def shown(words: list[str]) -> str:
+    """The command as a shell reads it, one option per line."""
+    lines: list[list[str]] = [[]]
+    for word in words:
+        if word.startswith("--") and len(word) > 2 and "open_clip_train.main" in words[: words.index(word)]:
+            lines.append([])
+        lines[-1].append(shlex.quote(word))
+    return " \\\n    ".join(" ".join(line) for line in lines)
+
+
+def to_json(recipe: Recipe) -> str:
+    """The recipe as a file."""
+    return json.dumps(asdict(recipe), indent=2) + "\n"
+
+
+def from_json(text: str, source: str) -> Recipe:
+    """Read `to_json`'s text back.
+
+    Raises:
+        InputError: it is no recipe; `source` says where it came from.
+    """
+    try:
+        values = json.loads(text)
+        unknown = sorted(set(values) - {f.name for f in fields(Recipe)})
+        if unknown:
+            raise InputError(f"{source}: unknown setting {unknown[0]}; compare it with a written recipe.json")
+        for name in ("pretraining", "fine_tuning"):
+            if name in values:
+                values[name] = Schedule(**values[name])
+        for name in ("select_lr", "test_seeds", "curve"):
+            if name in values:
+                values[name] = tuple(values[name])
+        return Recipe(**values)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{source}: not a recipe ({error}); compare it with a written recipe.json") from error

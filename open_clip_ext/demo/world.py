@@ -1,0 +1,491 @@
+"""A small drawn world: scenes, pictures, captions, false captions of several kinds, evaluation items.
+
+Choices that matter, most of them learned the hard way:
+
+* One object per cell of a 3x3 grid that coincides with the patches of the image tower, and a black outline
+  around each object: a tiny tower learns shapes only then.
+* A pair never shares a shape or a colour, or exchanging two words would give the same caption.
+* Web-like captions for pretraining say where an object is ("in the top left") and now and then name a
+  relation; without these, relations stay at chance whatever the fine-tuning does.
+* A fixed fifth of all pairs of objects is never drawn for training: composition is measured on those.
+* Every false caption is false. `holds` says so for any statement and scene, and the tests ask it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+COLOURS = {
+    "red": (215, 30, 30), "green": (30, 150, 50), "blue": (35, 70, 215), "yellow": (245, 220, 30),
+    "purple": (135, 40, 165), "orange": (250, 135, 20), "pink": (250, 130, 190), "cyan": (40, 200, 215),
+}  # fmt: skip
+SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "ring", "heart")
+BACKGROUNDS = {
+    "snow": (246, 246, 250), "sand": (226, 208, 160), "sky": (178, 208, 240),
+    "grass": (168, 205, 142), "stone": (150, 150, 155), "night": (52, 50, 78),
+}  # fmt: skip
+TEXTURES = ("solid", "striped", "dotted", "checked")
+STYLES = ("clean", "grainy", "faded", "dark")
+SIZES = ("small", "large")
+NUMBERS = ("one", "two", "three", "four")
+RELATIONS = {
+    "left": ("left of", "to the left of"),
+    "right": ("right of", "to the right of"),
+    "above": ("above", "over"),
+    "below": ("below", "under"),
+}
+INVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+
+GRID, CELL = 3, 16
+PIXELS = GRID * CELL
+
+# Fine-tuning and evaluation phrase a relation differently; pretraining uses all of these.
+TRAIN_FRAMES = ("{a} {r} {b}", "{a} is {r} {b}", "there is {a} {r} {b}")
+TEST_FRAMES = ("a picture of {a} {r} {b}", "here {a} is {r} {b}")
+
+# The kinds of false captions that the evaluation counts, in the manner of SugarCrepe. `swap_order` exchanges
+# the two noun phrases around the relation, the others exchange one word of each.
+KINDS = (
+    "replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att", "swap_order", "add_obj", "add_att",
+)  # fmt: skip
+# What fine-tuning sees, one per slot; the last slot holds one of its two kinds at random. A replaced relation
+# and added words are never seen: they show what carries over.
+SLOTS = (("swap_order",), ("swap_obj",), ("swap_att",), ("replace_obj", "replace_att"))
+
+
+@dataclass(frozen=True)
+class Thing:
+    """An object of a scene: what it is, and the row and column of its cell."""
+
+    colour: str
+    shape: str
+    row: int
+    column: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that is drawn. `texture` and `size` hold for every object, `style` for the picture."""
+
+    things: tuple[Thing, ...]
+    background: str
+    texture: str
+    style: str
+    size: str
+    seed: int = 0  # of the grain
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A caption about a pair, in parts, so that an edit is an edit of a part and its truth can be checked."""
+
+    first: tuple[str, str]  # colour, shape
+    relation: str
+    second: tuple[str, str]
+    frame: str
+    wording: int = 0  # which phrase of the relation
+    added_thing: tuple[str, str] | None = None
+    added_texture: str | None = None
+
+    def text(self) -> str:
+        """The caption."""
+        first = _noun_phrase(self.first, self.added_texture)
+        second = _noun_phrase(self.second)
+        text = self.frame.format(a=first, r=RELATIONS[self.relation][self.wording], b=second)
+        return text if self.added_thing is None else f"{text} and {_noun_phrase(self.added_thing)}"
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def _plural(noun: str) -> str:
+    return noun + ("es" if noun.endswith("s") else "s")
+
+
+def _noun_phrase(noun: tuple[str, str], texture: str | None = None) -> str:
+    words = ([texture] if texture else []) + list(noun)
+    return f"{_article(words[0])} {' '.join(words)}"
+
+
+def relation_of(first: Thing, second: Thing) -> str:
+    """The relation of two objects that share a row or a column."""
+    if first.row == second.row:
+        return "left" if first.column < second.column else "right"
+    return "above" if first.row < second.row else "below"
+
+
+def holds(statement: Statement, scene: Scene) -> bool:
+    """Whether the statement is true of the scene."""
+    there = {(thing.colour, thing.shape): thing for thing in scene.things}
+    if statement.first not in there or statement.second not in there:
+        return False
+    if statement.added_thing is not None and statement.added_thing not in there:
+        return False
+    if statement.added_texture not in (None, scene.texture):
+        return False
+    return relation_of(there[statement.first], there[statement.second]) == statement.relation
+
+
+# --- drawing ----------------------------------------------------------------------------------------------
+
+
+def _outline(shape: str) -> list[tuple[float, float]]:
+    """A polygon in the unit square around the origin; x to the right, y down."""
+    turn = 2 * np.pi
+    if shape == "square":
+        return [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)]
+    if shape == "triangle":
+        return [(0, -1), (1, 0.85), (-1, 0.85)]
+    if shape == "diamond":
+        return [(0, -1), (0.7, 0), (0, 1), (-0.7, 0)]
+    if shape == "cross":
+        arm = 0.36
+        return [
+            (-arm, -1), (arm, -1), (arm, -arm), (1, -arm), (1, arm), (arm, arm),
+            (arm, 1), (-arm, 1), (-arm, arm), (-1, arm), (-1, -arm), (-arm, -arm),
+        ]  # fmt: skip
+    if shape == "star":
+        return [
+            (radius * np.sin(turn * k / 10), -radius * np.cos(turn * k / 10))
+            for k, radius in enumerate([1.0, 0.42] * 5)
+        ]
+    if shape == "heart":
+        angles = [turn * k / 40 for k in range(40)]
+        return [
+            (
+                np.sin(a) ** 3,
+                -(13 * np.cos(a) - 5 * np.cos(2 * a) - 2 * np.cos(3 * a) - np.cos(4 * a)) / 15,
+            )
+            for a in angles
+        ]
+    return [(np.sin(turn * k / 40), -np.cos(turn * k / 40)) for k in range(40)]  # circle, ring
+
+
+@lru_cache(maxsize=None)
+def _sprite(colour: str, shape: str, texture: str, size: str) -> Image.Image:
+    """One object, RGBA, drawn four times as large and reduced, so that its edges are smooth."""
+    zoom = 8
+    side = CELL * zoom
+    radius = (0.34 if size == "small" else 0.47) * side
+    points = [(side / 2 + radius * x, side / 2 + radius * y) for x, y in _outline(shape)]
+    inside = Image.new("L", (side, side), 0)
+    ImageDraw.Draw(inside).polygon(points, fill=255)
+    fill = np.empty((side, side, 3), np.uint8)
+    fill[:] = COLOURS[colour]
+    y, x = np.mgrid[0:side, 0:side] // zoom
+    light = {
+        "solid": np.zeros_like(x, bool),
+        "striped": y % 4 < 2,
+        "dotted": (x % 4 < 2) & (y % 4 < 2),
+        "checked": (x // 3 + y // 3) % 2 == 0,
+    }[texture]
+    fill[light] = (255, 255, 255) if texture != "checked" else (20, 20, 20)
+    sprite = Image.fromarray(fill).convert("RGBA")
+    pen = ImageDraw.Draw(sprite)
+    pen.line([*points, points[0], points[1]], fill=(0, 0, 0, 255), width=zoom + 4, joint="curve")
+    edge = Image.new("L", (side, side), 0)
+    ImageDraw.Draw(edge).line([*points, points[0], points[1]], fill=255, width=zoom + 4)
+    mask = np.maximum(np.asarray(inside), np.asarray(edge))
+    if shape == "ring":
+        hole = Image.new("L", (side, side), 0)
+        box = [side / 2 - 0.45 * radius, side / 2 + 0.45 * radius]
+        ImageDraw.Draw(hole).ellipse([box[0], box[0], box[1], box[1]], fill=255)
+        pen.ellipse([box[0], box[0], box[1], box[1]], outline=(0, 0, 0, 255), width=zoom)
+        mask = np.where(np.asarray(hole) > 0, 0, mask).astype(np.uint8)
+    sprite.putalpha(Image.fromarray(mask))
+    return sprite.resize((CELL, CELL), Image.Resampling.BOX)
+
+
+def draw(scene: Scene) -> Image.Image:
+    """The picture of a scene, always the same one."""
+    picture = Image.new("RGB", (PIXELS, PIXELS), BACKGROUNDS[scene.background])
+    for thing in scene.things:
+        sprite = _sprite(thing.colour, thing.shape, scene.texture, scene.size)
+        picture.paste(sprite, (thing.column * CELL, thing.row * CELL), sprite)
+    if scene.style == "clean":
+        return picture
+    pixels = np.asarray(picture).astype(np.float32)
+    if scene.style == "grainy":
+        grain = np.random.default_rng(scene.seed).normal(0, 28, (PIXELS, PIXELS, 1))
+        pixels = pixels + grain.astype(np.float32)
+    elif scene.style == "faded":
+        pixels = 0.5 * pixels + 0.5 * 200
+    else:
+        pixels = 0.5 * pixels
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+# --- scenes -----------------------------------------------------------------------------------------------
+
+
+def held_out(first: tuple[str, str], second: tuple[str, str]) -> bool:
+    """Whether this pair of objects, in either order, is kept for evaluation. A fixed fifth of all pairs."""
+    key = "|".join(sorted([" ".join(first), " ".join(second)]))
+    return hashlib.sha256(key.encode()).digest()[0] % 5 == 0
+
+
+def _scene(things: Sequence[Thing], rng: random.Random) -> Scene:
+    return Scene(
+        things=tuple(things),
+        background=rng.choice(tuple(BACKGROUNDS)),
+        texture=rng.choice(TEXTURES),
+        style=rng.choice(STYLES),
+        size=rng.choice(SIZES),
+        seed=rng.randrange(2**31),
+    )
+
+
+def pair_scene(rng: random.Random, test: bool) -> Scene:
+    """Two objects in one row or one column, different in colour and shape."""
+    while True:
+        colours, shapes = rng.sample(tuple(COLOURS), 2), rng.sample(SHAPES, 2)
+        if held_out((colours[0], shapes[0]), (colours[1], shapes[1])) == test:
+            break
+    line, (start, end) = rng.randrange(GRID), rng.sample(range(GRID), 2)
+    cells = [(line, start), (line, end)] if rng.random() < 0.5 else [(start, line), (end, line)]
+    return _scene(
+        [Thing(c, s, *cell) for c, s, cell in zip(colours, shapes, cells, strict=True)], rng
+    )
+
+
+def count_scene(rng: random.Random, number: int) -> Scene:
+    """One to four equal objects."""
+    colour, shape = rng.choice(tuple(COLOURS)), rng.choice(SHAPES)
+    cells = rng.sample([(row, column) for row in range(GRID) for column in range(GRID)], number)
+    return _scene([Thing(colour, shape, *cell) for cell in cells], rng)
+
+
+# --- captions ---------------------------------------------------------------------------------------------
+
+
+def statement(scene: Scene, rng: random.Random, frames: Sequence[str]) -> Statement:
+    """A full, true caption of a pair; it never names background, texture, style, size or number."""
+    first, second = rng.sample(scene.things, 2)
+    return Statement(
+        first=(first.colour, first.shape),
+        relation=relation_of(first, second),
+        second=(second.colour, second.shape),
+        frame=rng.choice(frames),
+        wording=rng.randrange(2),
+    )
+
+
+def web_caption(scene: Scene, rng: random.Random, relation_share: float = 0.15) -> str:
+    """A caption as the web has them: words left out, often a heap of tags, seldom a relation."""
+
+    def maybe(word: str, share: float) -> list[str]:
+        return [word] if rng.random() < share else []
+
+    def described(noun: Sequence[str], plural: bool = False) -> list[str]:
+        colour, shape = noun
+        words = maybe(scene.size, 0.25) + maybe(scene.texture, 0.35) + maybe(colour, 0.8)
+        noun_word = shape if rng.random() < 0.85 else "shape"
+        return [*words, _plural(noun_word) if plural else noun_word]
+
+    first = scene.things[0]
+    nouns = [(thing.colour, thing.shape) for thing in scene.things]
+    style, where = maybe(scene.style, 0.3), maybe(f"on {scene.background}", 0.4)
+    lead = f"a {' '.join([*style, 'picture'])} of " if style or rng.random() < 0.2 else ""
+
+    if len(set(nouns)) > 1:
+        draw_lot = rng.random()
+        if draw_lot < relation_share:
+            body = statement(scene, rng, TRAIN_FRAMES + TEST_FRAMES).text()
+            return " ".join([body, *where])
+        rng.shuffle(nouns)
+        if draw_lot < 0.6:
+            tags = [word for noun in nouns for word in described(noun)]
+            tags += style + maybe(scene.background, 0.4)
+            rng.shuffle(tags)
+            return " ".join(tags)
+        phrases = [described(noun) for noun in nouns]
+        body = " and ".join(f"{_article(words[0])} {' '.join(words)}" for words in phrases)
+    elif len(nouns) > 1 or rng.random() < 0.25:
+        number = NUMBERS[len(nouns) - 1]
+        body = " ".join([number, *described(nouns[0], plural=len(nouns) > 1)])
+    else:
+        words = described(nouns[0])
+        body = f"{_article(words[0])} {' '.join(words)}"
+        row, column = ("top", "middle", "bottom")[first.row], ("left", "center", "right")[first.column]
+        where = maybe(f"in the {row} {column}", 0.6) + where
+    return " ".join([lead + body, *where])
+
+
+def edit(kind: str, true: Statement, scene: Scene, rng: random.Random) -> Statement:
+    """The statement with one edit of this kind that makes it false."""
+    colours = {thing.colour for thing in scene.things}
+    shapes = {thing.shape for thing in scene.things}
+    (colour_1, shape_1), (colour_2, shape_2) = true.first, true.second
+    if kind == "swap_order":
+        return replace(true, first=true.second, second=true.first)
+    if kind == "swap_obj":
+        return replace(true, first=(colour_1, shape_2), second=(colour_2, shape_1))
+    if kind == "swap_att":
+        return replace(true, first=(colour_2, shape_1), second=(colour_1, shape_2))
+    if kind == "replace_rel":
+        return replace(true, relation=rng.choice([r for r in RELATIONS if r != true.relation]))
+    if kind == "add_att":
+        return replace(true, added_texture=rng.choice([t for t in TEXTURES if t != scene.texture]))
+    colour = rng.choice([c for c in COLOURS if c not in colours])
+    shape = rng.choice([s for s in SHAPES if s not in shapes])
+    if kind == "add_obj":
+        return replace(true, added_thing=(colour, shape))
+    which = rng.choice(("first", "second"))
+    old_colour, old_shape = getattr(true, which)
+    if kind == "replace_obj":
+        return replace(true, **{which: (old_colour, shape)})
+    if kind == "replace_att":
+        return replace(true, **{which: (colour, old_shape)})
+    raise ValueError(kind)
+
+
+# --- training data ----------------------------------------------------------------------------------------
+
+
+def pretraining_sample(rng: random.Random) -> tuple[Scene, str, None]:
+    """A scene of any sort with a web-like caption."""
+    lot = rng.random()
+    if lot < 0.25:
+        scene = count_scene(rng, 1)
+    elif lot < 0.5:
+        scene = count_scene(rng, rng.randrange(2, 5))
+    else:
+        scene = pair_scene(rng, test=False)
+    return scene, web_caption(scene, rng), None
+
+
+def fine_tuning_sample(rng: random.Random) -> tuple[Scene, str, list[str]]:
+    """A pair with its full caption and one false caption per slot."""
+    scene = pair_scene(rng, test=False)
+    true = statement(scene, rng, TRAIN_FRAMES)
+    return scene, true.text(), [edit(rng.choice(s), true, scene, rng).text() for s in SLOTS]
+
+
+def write_shards(
+    folder: Path,
+    sampler: Callable[[random.Random], tuple[Scene, str, list[str] | None]],
+    samples: int,
+    shards: int,
+    seed: int,
+) -> Iterator[int]:
+    """Write `samples` drawn scenes as webdataset shards; yields the number written, now and then.
+
+    A sample is `png`, `txt` and, where there are negatives, `negatives.json`, a list of strings.
+    """
+    rng = random.Random(seed)
+    for shard in range(shards):
+        with tarfile.open(folder / f"{shard:04d}.tar", "w") as tar:
+            for index in range(shard * samples // shards, (shard + 1) * samples // shards):
+                scene, caption, negatives = sampler(rng)
+                picture = io.BytesIO()
+                draw(scene).save(picture, "png", compress_level=1)
+                files = {"png": picture.getvalue(), "txt": caption.encode()}
+                if negatives is not None:
+                    files["negatives.json"] = json.dumps(negatives).encode()
+                for extension, content in files.items():
+                    member = tarfile.TarInfo(f"{index:06d}.{extension}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+                if index % 100 == 0:
+                    yield index
+    yield samples
+
+
+# --- evaluation data --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A zero-shot set: which scenes, their labels, the prompts of each class."""
+
+    scenes: list[Scene]
+    labels: list[int]
+    prompts: list[list[str]]  # [class][template]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that one evaluation seed measures.
+
+    Attributes:
+        pairs: scenes with held-out pairs of objects.
+        captions: their full captions, no two alike, in frames that fine-tuning does not use.
+        false: per kind of edit, one false caption for each.
+        web: a web-like caption for each.
+        zero_shot: sets by name.
+    """
+
+    pairs: list[Scene]
+    captions: list[str]
+    false: dict[str, list[str]]
+    web: list[str]
+    zero_shot: dict[str, Labelled]
+
+
+# Of the zero-shot sets, those that the captions of fine-tuning name, and those that they never mention.
+NAMED = ("shape", "colour")
+UNMENTIONED = ("background", "texture", "style", "size", "count")
+
+
+def evaluation(seed: int, size: int) -> Evaluation:
+    """`size` pairs with their false captions, and `size` scenes in each zero-shot set."""
+    rng = random.Random(f"evaluation {seed}")
+    pairs: dict[str, tuple[Scene, Statement]] = {}
+    while len(pairs) < size:
+        scene = pair_scene(rng, test=True)
+        true = statement(scene, rng, TEST_FRAMES)
+        pairs.setdefault(true.text(), (scene, true))
+    false = {k: [edit(k, t, s, rng).text() for s, t in pairs.values()] for k in KINDS}
+    scenes = [scene for scene, _ in pairs.values()]
+    singles = [count_scene(rng, 1) for _ in range(size)]
+    counted = [count_scene(rng, index % 4 + 1) for index in range(size)]
+    mixed = (singles + scenes)[:: 2 if size > 1 else 1]
+
+    def labelled(
+        among: list[Scene],
+        label: Callable[[Scene], str],
+        classes: Sequence[str],
+        templates: Sequence[str],
+    ) -> Labelled:
+        prompts = [[template.format(name) for template in templates] for name in classes]
+        return Labelled(among, [list(classes).index(label(scene)) for scene in among], prompts)
+
+    things = ("a {} shape", "{} shapes")
+    return Evaluation(
+        pairs=scenes,
+        captions=list(pairs),
+        false=false,
+        web=[web_caption(scene, rng, relation_share=0) for scene in scenes],
+        zero_shot={
+            "shape": labelled(
+                singles, lambda s: s.things[0].shape, SHAPES, ("a {}", "a picture of a {}")
+            ),
+            "colour": labelled(singles, lambda s: s.things[0].colour, list(COLOURS), things),
+            "background": labelled(
+                mixed, lambda s: s.background, list(BACKGROUNDS), ("a picture of a shape on {}", "shapes on {}")
+            ),
+            "texture": labelled(mixed, lambda s: s.texture, TEXTURES, things),
+            "style": labelled(
+                mixed, lambda s: s.style, STYLES, ("a {} picture of a shape", "a {} picture of shapes")
+            ),
+            "size": labelled(mixed, lambda s: s.size, SIZES, things),
+            "count": labelled(
+                counted,
+                lambda s: NUMBERS[len(s.things) - 1],
+                NUMBERS,
+                ("{} shapes", "a picture of {} shapes"),
+            ),
+        },
+    )

@@ -1,0 +1,108 @@
+"""The formulas as loops over index tuples, one number at a time: slow, and hard to get wrong.
+
+Inputs are fp64 tensors shaped as in the package; `m` is the mask, a nested list or a tensor.
+Every function can be differentiated.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def dot(x, y):
+    return sum(x[d] * y[d] for d in range(len(x)))
+
+
+def cross_entropy(row, target):
+    top = max(x.detach() for x in row)
+    return top + torch.log(sum(torch.exp(x - top) for x in row)) - row[target]
+
+
+def mean(xs):
+    return sum(xs) / len(xs)
+
+
+def slots(m):
+    return [(i, k) for i in range(len(m)) for k in range(len(m[i])) if m[i][k]]
+
+
+def clip(v, t, s):
+    rows = range(len(v))
+    image = mean([cross_entropy([s * dot(v[i], t[j]) for j in rows], i) for i in rows])
+    text = mean([cross_entropy([s * dot(t[i], v[j]) for j in rows], i) for i in rows])
+    return (image + text) / 2
+
+
+def hard_negative_clip(v, t, n, s, m):
+    rows = range(len(v))
+    image, text = [], []
+    for i in rows:
+        captions = [s * dot(v[i], t[j]) for j in rows]
+        edited = [s * dot(v[i], n[j, k]) for j, k in slots(m)]
+        image.append(cross_entropy(captions + edited, i))
+        text.append(cross_entropy([s * dot(t[i], v[j]) for j in rows], i))
+    return (mean(image) + mean(text)) / 2
+
+
+def own_negatives(x, positive, n, s, m):
+    """Image-grounded: x = v, positive = t. Text-grounded: x = t, positive = the teacher's t."""
+    terms = []
+    for i in range(len(x)):
+        edited = [s * dot(x[i], n[i, k]) for j, k in slots(m) if j == i]
+        terms.append(cross_entropy([s * dot(x[i], positive[i]), *edited], 0))
+    return mean(terms)
+
+
+def text_grounded_released(t, teacher_t, n, s, m):
+    b, k = n.shape[:2]
+    flat, exists = n.reshape(b * k, -1), [m[i][j] for i in range(b) for j in range(k)]
+    terms = []
+    for i in range(b):
+        edited = [s * dot(t[i], flat[i + j * b]) for j in range(k) if exists[i + j * b]]
+        terms.append(cross_entropy([s * dot(t[i], teacher_t[i]), *edited], 0))
+    return mean(terms)
+
+
+def self_distillation(v, tv, t, tt, n, tn, m):
+    total = sum(dot(v[i] - tv[i], v[i] - tv[i]) for i in range(len(v)))
+    total = total + sum(dot(t[i] - tt[i], t[i] - tt[i]) for i in range(len(t)))
+    return total + sum(dot(n[i, k] - tn[i, k], n[i, k] - tn[i, k]) for i, k in slots(m))
+
+
+def hinge(v, t, n, s, thresholds, m):
+    total = 0 * s
+    for i, k in slots(m):
+        total = total + (thresholds[k] + s * dot(v[i], n[i, k]) - s * dot(v[i], t[i])).clamp(min=0)
+    return total / (n.shape[0] * n.shape[1])
+
+
+def thresholds(v, t, n, s, previous, m, rule="mean", cap=10.0):
+    new = []
+    p = [float((s * dot(v[i], t[i])).detach()) for i in range(len(v))]
+    for k in range(n.shape[1]):
+        own = [i for i, j in slots(m) if j == k]
+        d = {i: float((s * dot(v[i], n[i, k])).detach()) for i in own}
+        if not own:
+            new.append(float(previous[k]))
+            continue
+        gap = sum(p) / len(p) - sum(d.values()) / len(d)
+        if rule == "max":
+            gap = max(p[i] - d[i] for i in own) / 5
+        new.append(min(max(gap, 0.0), cap))
+    return torch.tensor(new, dtype=torch.float64)
+
+
+def intra_modal(v, t, n, s, m, form="paper"):
+    terms = []
+    for i in range(len(v)):
+        positive = s * dot(v[i], t[i])
+        edited = [s * dot(t[i], n[j, k]) for j, k in slots(m)]
+        if not edited:
+            return 0 * s
+        row, target = {
+            "paper": ([positive, *edited], 0),
+            "release": ([positive, *edited], 1),
+            "head": (edited, 0),
+        }[form]
+        terms.append(cross_entropy(row, target))
+    return mean(terms)

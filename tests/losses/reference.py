@@ -1,0 +1,109 @@
+"""The three sets of seeded features on which a second implementation computed reference values."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+
+SCALE = torch.tensor(20.0, dtype=torch.float64)
+
+
+def unit(x):
+    return F.normalize(x, dim=-1)
+
+
+def stream(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
+
+
+def random_set(b, seed=0, k=4, d=16):
+    """Independent features: set A with b = 6, set C with b = 8."""
+    draw = stream(seed)
+    v, t, n = unit(draw(b, d)), unit(draw(b, d)), unit(draw(b * k, d)).view(b, k, d)
+    tv, tt, tn = unit(draw(b, d)), unit(draw(b, d)), unit(draw(b * k, d)).view(b, k, d)
+    m = torch.ones(b, k, dtype=torch.bool)
+    return SimpleNamespace(v=v, t=t, n=n, tv=tv, tt=tt, tn=tn, m=m, s=SCALE)
+
+
+def set_a():
+    """Random features; the mask is for the ranking hinge and its thresholds alone."""
+    x = random_set(6)
+    x.m[0, 0] = x.m[3, 0] = x.m[2, 2] = False
+    assert x.v[0, 0].item() == close(-0.4899175509)
+    assert x.n[5, 3, 15].item() == close(0.1309898920)
+    assert x.tn[0, 0, 0].item() == close(0.3574223236)
+    return x
+
+
+def set_b():
+    """Features that agree, with missing negatives: a whole type, a whole sample, two more slots."""
+    draw = stream(1)
+    v = unit(draw(6, 16))
+    t = unit(v + 0.6 * unit(draw(6, 16)))
+    n = unit(t[:, None] + 0.5 * unit(draw(6, 4, 16)))
+    tv = unit(v + 0.2 * unit(draw(6, 16)))
+    tt = unit(t + 0.2 * unit(draw(6, 16)))
+    tn = unit(n + 0.2 * unit(draw(6, 4, 16)))
+    m = torch.ones(6, 4, dtype=torch.bool)
+    m[:, 2] = m[4] = m[0, 0] = m[1, 3] = False
+    assert v[0, 0].item() == close(-0.1167055959)
+    assert n[5, 3, 15].item() == close(0.0958921719)
+    assert tn[5, 3, 15].item() == close(0.0784008606)
+    assert m.sum() == 13
+    return SimpleNamespace(v=v, t=t, n=n, tv=tv, tt=tt, tn=tn, m=m, s=SCALE)
+
+
+def set_c():
+    """Random features of two ranks, four samples each; mask for the ranking hinge alone."""
+    x = random_set(8)
+    x.m[0, 0] = x.m[4, 0] = False
+    assert x.v[0, 0].item() == close(-0.4899175509)
+    return x
+
+
+def close(value):
+    import pytest
+
+    return pytest.approx(value, rel=0, abs=1e-9)
+
+
+def student(x, mask=True):
+    """The arguments of a loss with negatives, by name."""
+    return {
+        "image_features": x.v,
+        "text_features": x.t,
+        "logit_scale": x.s,
+        "neg_text_features": x.n,
+        "neg_valid": x.m if mask else None,
+    }
+
+
+def teacher(x):
+    return {
+        "teacher_image_features": x.tv,
+        "teacher_text_features": x.tt,
+        "teacher_neg_text_features": x.tn,
+    }
+
+
+def gradient_norms(loss, *leaves):
+    return [g.norm().item() for g in torch.autograd.grad(loss, leaves)]
+
+
+def leaves(x):
+    """Make v, t and n free; return them."""
+    x.v, x.t, x.n = (y.detach().clone().requires_grad_() for y in (x.v, x.t, x.n))
+    return x.v, x.t, x.n
+
+
+def features(b=5, k=3, d=7, seed=3, grad=True):
+    """A random case with a random mask."""
+    x = random_set(b, seed=seed, k=k, d=d)
+    x.m = torch.rand(b, k, generator=torch.Generator().manual_seed(seed)) < 0.6
+    x.s = torch.tensor(7.0, dtype=torch.float64, requires_grad=grad)
+    if grad:
+        leaves(x)
+    return x

@@ -1,0 +1,266 @@
+"""Two processes give the values of one, and its gradients where the gather mode promises them.
+
+The modes are the host's: gather (no flag), `--gather-with-grad`, `--local-loss`, and both.
+DDP averages parameter gradients over ranks, so a feature gradient counts with 1/2 here.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import open_clip
+import pytest
+import torch
+import torch.distributed as dist
+from reference import close, features, leaves, set_c, student, teacher
+
+from open_clip_ext.losses import CECLIPLoss, CLIPLoss, DeGLALoss, NegCLIPLoss
+from open_clip_ext.losses import functional as f
+from open_clip_ext.losses.gather import gather
+
+WORLD = 2
+MODES = {
+    "gather": {},
+    "with-grad": {"gather_with_grad": True},
+    "local": {"local_loss": True},
+    "local-with-grad": {"local_loss": True, "gather_with_grad": True},
+}
+WITH_GRAD = ["with-grad", "local-with-grad"]
+LOSSES = {
+    "clip": CLIPLoss,
+    "open_clip": open_clip.ClipLoss,
+    "negclip": NegCLIPLoss,
+    "ce-clip": CECLIPLoss,
+    "ce-clip max": lambda **kw: CECLIPLoss(threshold="max", threshold_cap=1.0, **kw),
+    "ce-clip release": lambda **kw: CECLIPLoss(imc="release", threshold=2.0, **kw),
+    "ce-clip head": lambda **kw: CECLIPLoss(imc="head", cmr_weight=0, **kw),
+    "degla": DeGLALoss,
+    "degla released": lambda **kw: DeGLALoss(tgc="released", **kw),
+}
+REFERENCE = {"negclip": 9.3098877662, "degla": 10.8370146775, "degla released": 10.7943142136}
+CASES = list(itertools.product(LOSSES, MODES))
+
+
+def arguments(name, x):
+    if "clip" in (name, name.removeprefix("open_")):
+        return {"image_features": x.v, "text_features": x.t, "logit_scale": x.s}
+    return student(x) | (teacher(x) if name.startswith("degla") else {})
+
+
+def evaluate(name, x, **mode):
+    """Terms, gradients, and the thresholds of the next step."""
+    loss = LOSSES[name](**mode).double()
+    if "ce-clip" in name:
+        loss.configure({"neg": x.n.shape[1]})
+        if loss.thresholds is not None:
+            loss.thresholds += torch.arange(x.n.shape[1]) / 2
+    terms = loss(**arguments(name, x), output_dict=True)
+    wanted = {"v": x.v, "t": x.t, "n": x.n, "s": x.s}
+    got = torch.autograd.grad(sum(terms.values()), list(wanted.values()), allow_unused=True)
+    if hasattr(loss, "commit"):
+        loss.commit()
+    return {
+        "terms": {k: y.item() for k, y in terms.items()},
+        "gradients": dict(zip(wanted, got, strict=True)),
+        "state": loss.state_dict(),
+    }
+
+
+def batch():
+    """Six samples for two ranks; some negatives missing, one type of them on one rank only."""
+    x = features(b=6, k=4)
+    x.m[3:, 1] = False
+    return x
+
+
+def reference_batch():
+    x = set_c()
+    x.s = x.s.clone().requires_grad_()
+    leaves(x)
+    return x
+
+
+def share(x, rank):
+    """The rows of one rank."""
+    own = slice(rank * len(x.v) // WORLD, (rank + 1) * len(x.v) // WORLD)
+    for name in ("v", "t", "n", "tv", "tt", "tn", "m"):
+        y = getattr(x, name)[own].detach()
+        setattr(x, name, y.requires_grad_() if name in ("v", "t", "n") else y)
+    return x
+
+
+def work(rank, folder):
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD
+    )
+    where = {"rank": rank, "world_size": WORLD}
+    out = {}
+    for name, mode in CASES:
+        out[name, mode] = evaluate(name, share(batch(), rank), **MODES[mode], **where)
+    for mode in MODES:
+        x = share(reference_batch(), rank)
+        x.m[:] = True
+        for name in REFERENCE:
+            out["reference", name, mode] = evaluate(name, x, **MODES[mode], **where)
+        x = share(batch(), rank)
+        x.m = None if rank else torch.ones_like(x.m)
+        out["mask on one rank", mode] = evaluate("negclip", x, **MODES[mode], **where)
+    numbers = torch.arange(rank, rank + 3)
+    out["gathered"] = gather(numbers % 2 == 0, **where), gather(numbers, **where)
+    torch.save(out, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What each of two processes found; one pair of processes for everything."""
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(work, args=(str(folder),), nprocs=WORLD)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
+
+
+def averaged(found, name):
+    """The gradient of the global batch after DDP's mean over ranks."""
+    each = [r["gradients"][name] for r in found]
+    if name == "s":
+        return sum(each) / WORLD
+    return None if each[0] is None else torch.cat(each) / WORLD
+
+
+@pytest.mark.parametrize(("name", "mode"), CASES)
+def test_the_mean_over_ranks_of_every_term_is_the_value_of_one_process(ranks, name, mode):
+    one = evaluate(name, batch())
+    for term, value in one["terms"].items():
+        each = [r[name, mode]["terms"][term] for r in ranks]
+        assert sum(each) / WORLD == close(value)
+        if "local" not in mode:
+            assert each == close([value] * WORLD)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["ce-clip", "ce-clip max"])
+def test_thresholds_are_those_of_the_global_batch_on_every_rank(ranks, name, mode):
+    one = evaluate(name, batch())["state"]["thresholds"]
+    assert one.max() > 0
+    for r in ranks:
+        torch.testing.assert_close(r[name, mode]["state"]["thresholds"], one)
+    first, second = (r[name, mode]["state"]["thresholds"] for r in ranks)
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("mode", WITH_GRAD)
+def test_with_grad_the_averaged_gradient_is_that_of_one_process(ranks, name, mode):
+    one = evaluate(name, batch())["gradients"]
+    for leaf, want in one.items():
+        torch.testing.assert_close(averaged([r[name, mode] for r in ranks], leaf), want)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_without_grad_the_averaged_gradient_of_features_is_one_over_w_of_it(ranks, name):
+    one = evaluate(name, batch())["gradients"]
+    for leaf, want in one.items():
+        got = averaged([r[name, "gather"] for r in ranks], leaf)
+        scale = 1 if leaf == "s" else WORLD
+        torch.testing.assert_close(got, None if want is None else want / scale)
+
+
+def rows_only(name, x):
+    """One process in which columns are constants: what `--local-loss` alone differentiates."""
+    v, t, n, s, m = x.v, x.t, x.n, x.s, x.m
+    columns = f.Batch(v.detach(), t.detach(), n.detach(), m)
+    if name in ("clip", "open_clip"):
+        return f.clip(v, t, s, columns=columns)
+    total = f.hard_negative_clip(v, t, n, s, m, columns=columns)
+    if name.startswith("ce-clip"):
+        thresholds = torch.arange(4) / 2 if "release" not in name else torch.full((4,), 2.0)
+        if "head" not in name:
+            total = total + 0.2 * f.cross_modal_rank(v, t, n, s, thresholds, m)[0]
+        form = name.split()[-1] if name.split()[-1] in ("release", "head") else "paper"
+        total = total + 0.2 * f.intra_modal(v, t, n, s, m, form, columns=columns)
+    if name.startswith("degla"):
+        total = total + 0.1 * f.image_grounded(v, t, n, s, m)
+        own = (n, m) if name == "degla" else (f.tiled(columns.neg), f.tiled(m))
+        total = total + 0.1 * f.text_grounded(t, x.tt, own[0], 10.0, own[1])
+        total = total + 0.005 * f.self_distillation(v, x.tv, t, x.tt, n, x.tn, m)
+    return total
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_local_loss_alone_differentiates_rows_and_takes_columns_as_constants(ranks, name):
+    x = batch()
+    leaf = {"v": x.v, "t": x.t, "n": x.n, "s": x.s}
+    want = torch.autograd.grad(rows_only(name, x), list(leaf.values()), allow_unused=True)
+    for key, gradient in zip(leaf, want, strict=True):
+        got = averaged([r[name, "local"] for r in ranks], key)
+        torch.testing.assert_close(got, gradient)
+
+
+def test_local_loss_alone_gives_negclip_negatives_no_gradient(ranks):
+    assert all(r["negclip", "local"]["gradients"]["n"] is None for r in ranks)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_clip_loss_is_open_clip_on_every_rank(ranks, mode):
+    for r in ranks:
+        ours, theirs = r["clip", mode], r["open_clip", mode]
+        assert ours["terms"]["contrastive_loss"] == close(theirs["terms"]["contrastive_loss"])
+        for leaf in ("v", "t", "s"):
+            got, want = ours["gradients"][leaf], theirs["gradients"][leaf]
+            torch.testing.assert_close(got, want, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_mask_on_one_rank_only_does_not_block_the_other(ranks, mode):
+    x = batch()
+    x.m = torch.ones_like(x.m)
+    one = evaluate("negclip", x)["terms"]["contrastive_loss"]
+    each = [r["mask on one rank", mode]["terms"]["contrastive_loss"] for r in ranks]
+    assert sum(each) / WORLD == close(one)
+
+
+def test_gather_keeps_the_order_of_ranks_and_the_type(ranks):
+    for r in ranks:
+        bools, numbers = r["gathered"]
+        assert bools.tolist() == [True, False, True, False, True, False]
+        assert numbers.tolist() == [0, 1, 2, 1, 2, 3]
+
+
+def test_one_process_does_not_communicate():
+    x = torch.ones(3, requires_grad=True)
+    assert gather(x) is x
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_reference_values_of_two_ranks(ranks, mode):
+    for name, value in REFERENCE.items():
+        totals = [sum(r["reference", name, mode]["terms"].values()) for r in ranks]
+        assert sum(totals) / WORLD == close(value)
+
+
+def test_reference_gradient_norms_of_two_ranks(ranks):
+    found = [r["reference", "degla", "gather"]["gradients"]["v"].norm().item() for r in ranks]
+    assert found == close([5.0954132153, 6.7973153080])
+    for mode in WITH_GRAD:
+        found = [r["reference", "degla", mode]["gradients"]["v"].norm().item() for r in ranks]
+        assert found == close([WORLD * 5.0954132153, WORLD * 6.7973153080])
+
+
+def test_the_wrong_values_of_a_flattened_gather_do_not_appear(ranks):
+    """The authors' code reads the texts [t0; n0; t1; n1] as 8 captions and 32 negatives."""
+    x = set_c()
+
+    def misread(t, n):
+        flat = torch.cat([t[:4], n[:4].flatten(0, 1), t[4:], n[4:].flatten(0, 1)])
+        return flat[:8], flat[8:].view(8, 4, 16)
+
+    (t, n), (tt, tn) = misread(x.t, x.n), misread(x.tt, x.tn)
+    negclip = NegCLIPLoss()(x.v, t, x.s, n).item()
+    degla = DeGLALoss(tgc="released")(x.v, t, x.s, n, None, x.tv, tt, tn).item()
+    assert (negclip, degla) == close((8.1988587664, 9.8362832364))
+
+    for name, wrong in (("negclip", negclip), ("degla released", degla)):
+        for mode in MODES:
+            for r in ranks:
+                assert sum(r["reference", name, mode]["terms"].values()) != close(wrong)

@@ -1,0 +1,155 @@
+"""A run that stops and resumes equals one that did not, and stock open_clip reads what it wrote."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import open_clip
+import pytest
+import support
+import torch
+from support import COMMON, train, train_here
+
+
+@pytest.fixture
+def flags(model, csv_data):
+    return ["--model", model, "--train-data", csv_data, "--csv-separator", ","]
+
+
+def assert_same(a, b, where=""):
+    """Equal to the bit, whatever is nested."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list):
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{i}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
+@pytest.mark.parametrize("loss", ["clip", "negclip", "ce-clip", "degla"])
+@pytest.mark.parametrize("precision", ["fp32", "amp"])
+def test_resumed_equals_unstopped(tmp_path, flags, loss, precision):
+    flags += ["--loss", loss, "--precision", precision, "--epochs", 3, "--num-negatives", 3]
+    if loss == "clip":
+        del flags[-2:]
+    unstopped = train_here(tmp_path, *flags, name="unstopped")
+    stopped = unstopped.folder / "checkpoints" / "epoch_1.pt"
+    resumed = train_here(tmp_path, *flags, "--resume", stopped, name="resumed")
+    assert unstopped.values("loss")[4:] == resumed.values("loss")
+    last = [run.checkpoint("epoch_3.pt") for run in (unstopped, resumed)]
+    assert_same(*({key: value for key, value in c.items() if key != "name"} for c in last))
+
+
+@pytest.mark.parametrize("sampling", [(), ("--dataset-resampled",)], ids=["", "resampled"])
+@pytest.mark.slow
+def test_resumed_webdataset_run_equals_unstopped(tmp_path, model, shards, sampling):
+    flags = ["--model", model, "--train-data", shards, "--dataset-type", "webdataset", *sampling]
+    flags += ["--train-num-samples", 32, "--workers", 2, "--epochs", 3, "--loss", "degla"]
+    unstopped = train(tmp_path, *flags, name="unstopped")
+    stopped = unstopped.folder / "checkpoints" / "epoch_1.pt"
+    resumed = train(tmp_path, *flags, "--resume", stopped, name="resumed")
+    assert resumed.status == 0, resumed.output
+    assert unstopped.values("loss")[-8:] == resumed.values("loss")
+    assert_same(
+        unstopped.checkpoint("epoch_3.pt")["optimizer"], resumed.checkpoint("epoch_3.pt")["optimizer"]
+    )
+
+
+@pytest.mark.slow
+def test_killed_run_resumes_from_latest(tmp_path, flags):
+    flags += ["--loss", "degla", "--epochs", 4, "--save-most-recent", "--delete-previous-checkpoint"]
+    unstopped = train_here(tmp_path, *flags, name="unstopped")
+
+    command = [sys.executable, "-m", "open_clip_train.main", *COMMON, *flags]
+    command += ["--logs", tmp_path / "logs", "--name", "killed", "--resume", "latest"]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
+    latest = tmp_path / "logs" / "killed" / "checkpoints" / "epoch_latest.pt"
+    while process.poll() is None and not latest.exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    resumed = train_here(tmp_path, *flags, "--resume", "latest", name="killed")
+    # Whichever epoch the kill came in, the run goes on from its last whole checkpoint.
+    assert_same(
+        unstopped.checkpoint("epoch_latest.pt")["optimizer"],
+        resumed.checkpoint("epoch_latest.pt")["optimizer"],
+    )
+
+
+def test_stock_open_clip_loads_the_checkpoint_and_trains_on(tmp_path, flags, model):
+    ours = train_here(tmp_path, *flags, "--loss", "degla", name="ours")
+    path = ours.folder / "checkpoints" / "epoch_1.pt"
+    loaded = open_clip.create_model(model)
+    open_clip.load_checkpoint(loaded, str(path), strict=True)
+
+    off = {"OPEN_CLIP_EXT": "0"}
+    stock = train(tmp_path, *flags, "--epochs", 2, "--resume", path, name="stock", env=off)
+    assert stock.status == 0, stock.output
+    assert "open_clip_ext" not in stock.checkpoint("epoch_2.pt")["optimizer"]
+    # And with the plugin there, a run without --loss does the same.
+    plain = train_here(tmp_path, *flags, "--epochs", 2, "--resume", path, name="plain")
+    assert_same(stock.checkpoint("epoch_2.pt")["state_dict"], plain.checkpoint("epoch_2.pt")["state_dict"])
+
+
+def test_plain_run_is_stock_to_the_bit(tmp_path, flags):
+    stock = train(tmp_path, *flags, name="stock", env={"OPEN_CLIP_EXT": "0"})
+    plain = train(tmp_path, *flags, name="plain")
+    assert stock.values("loss") == plain.values("loss")
+    assert_same(stock.checkpoint()["state_dict"], plain.checkpoint()["state_dict"])
+    assert_same(stock.checkpoint()["optimizer"], plain.checkpoint()["optimizer"])
+    params = [(run.folder / "params.txt").read_text().splitlines() for run in (stock, plain)]
+    assert [line for line in params[0] if "stock" not in line] == [
+        line for line in params[1] if "plain" not in line
+    ]
+    assert "open_clip_ext" not in plain.output
+
+
+def test_a_stock_checkpoint_is_resumed_with_a_fresh_teacher(tmp_path, flags):
+    stock = train_here(tmp_path, *flags, name="stock")
+    path = stock.folder / "checkpoints" / "epoch_1.pt"
+    ours = train_here(tmp_path, *flags, "--loss", "degla", "--epochs", 2, "--resume", path, name="ours")
+    assert "no state to resume" in ours.output
+    assert ours.values("distill_loss")[0] < 1e-9  # the teacher is the student yet
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": "negclip"}, "a checkpoint of --loss negclip, resumed with --loss degla"),
+        ({"companions": {"neg": 3}}, "give the same --num-negatives"),
+        ({"format": 99}, "has format 99"),
+    ],
+)
+def test_foreign_state_is_refused(tmp_path, flags, capsys, changes, message):
+    ours = train_here(tmp_path, *flags, "--loss", "degla", name="ours")
+    checkpoint = ours.checkpoint()
+    checkpoint["optimizer"]["open_clip_ext"].update(changes)
+    torch.save(checkpoint, tmp_path / "foreign.pt")
+    with pytest.raises(SystemExit, match="2"):
+        train_here(tmp_path, *flags, "--loss", "degla", "--resume", tmp_path / "foreign.pt", name="new")
+    assert message in capsys.readouterr().err
+
+
+def test_the_teacher_in_a_checkpoint_is_a_model_of_its_own(tmp_path, flags, model):
+    ours = train_here(tmp_path, *flags, "--loss", "degla", name="ours")
+    weights = ours.checkpoint()["optimizer"]["open_clip_ext"]["teacher"]
+    open_clip.create_model(model).load_state_dict(weights, strict=True)
+
+
+def test_the_teacher_starts_from_a_checkpoint_of_choice(tmp_path, flags):
+    first = train_here(tmp_path, *flags, "--loss", "clip", "--epochs", 2, name="first")
+    path = first.folder / "checkpoints" / "epoch_2.pt"
+    cfg = ["--loss-cfg", f"teacher_checkpoint={path}", "ema_decay=1.0"]
+    ours = train_here(tmp_path, *flags, "--loss", "degla", *cfg, name="ours")
+    teacher = ours.checkpoint()["optimizer"]["open_clip_ext"]["teacher"]
+    assert_same(dict(teacher), dict(first.checkpoint("epoch_2.pt")["state_dict"]))

@@ -1,0 +1,137 @@
+"""Upstream's real trainer with `--loss`, in this process and in subprocesses."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import support
+import torch
+from support import train, train_here
+
+LOSSES = {
+    "clip": ["contrastive_loss"],
+    "negclip": ["contrastive_loss"],
+    "ce-clip": ["contrastive_loss", "cmr_loss", "imc_loss"],
+    "degla": ["contrastive_loss", "igc_loss", "tgc_loss", "distill_loss"],
+}
+# Plain SGD shows the scale of a gradient, which Adam hides.
+PLAIN = ("--aug-cfg", "scale=(1.0,1.0)")  # no draw per photo and rank
+SGD = ("--opt", "timm/momentum", "--momentum", 0, "--wd", 0, "--lr", 0.1)
+
+
+@pytest.fixture(scope="session")
+def one_batch(tmp_path_factory):
+    """As many photos as one global batch of 16: whatever the order, a step sees the same set."""
+    return support.write_csv(tmp_path_factory.mktemp("batch"), support.photos(16, seed=1))
+
+
+@pytest.fixture
+def flags(model, csv_data):
+    return ["--model", model, "--train-data", csv_data, "--csv-separator", ","]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_trains_and_logs_its_terms(tmp_path, flags, loss):
+    run = train_here(tmp_path, *flags, "--loss", loss, "--epochs", 3)
+    assert f"loss={loss} " in run.output
+    for term in LOSSES[loss]:
+        assert len(run.values(term)) == 12
+    total = run.values("loss")
+    assert total == pytest.approx([sum(v) for v in zip(*map(run.values, LOSSES[loss]))], rel=1e-3)
+    assert total[-1] < total[0]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ("--precision", "amp_bf16"),
+        ("--precision", "amp"),
+        ("--precision", "bf16"),
+        ("--grad-checkpointing",),
+        ("--force-custom-text",),
+        ("--lock-image",),
+        ("--lock-text", "--lock-text-freeze-layer-norm", "--force-custom-text"),
+        ("--grad-clip-norm", 1.0),
+        ("--accum-freq", 2, "--precision", "amp_bf16"),
+        ("--dataset-type", "synthetic", "--train-num-samples", 16),
+        ("--opt", "timm/lamb", "--eps", 1e-6),
+    ],
+    ids=lambda extra: " ".join(map(str, extra)).replace("--", ""),
+)
+@pytest.mark.parametrize("loss", ["ce-clip", "degla"])
+def test_upstreams_options_work(tmp_path, flags, loss, extra):
+    run = train_here(tmp_path, *flags, "--loss", loss, *extra)
+    assert run.values("loss")
+    assert all(math.isfinite(value) for value in run.values("loss"))
+    assert run.checkpoint()["optimizer"]["open_clip_ext"]["steps"] == len(run.values("loss"))
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_accumulation_gives_the_whole_batch_s_loss(tmp_path, model, one_batch, loss):
+    common = ["--model", model, "--train-data", one_batch, "--csv-separator", ",", "--loss", loss]
+    whole = train_here(tmp_path, *common, "--batch-size", 16, "--epochs", 3, name="whole")
+    parts = train_here(
+        tmp_path, *common, "--batch-size", 8, "--accum-freq", 2, "--epochs", 3, name="parts"
+    )
+    for term in LOSSES[loss]:
+        assert parts.values(term) == pytest.approx(whole.values(term), rel=1e-3, abs=2e-4)
+
+
+@pytest.mark.parametrize("loss", ["ce-clip", "degla"])
+def test_state_moves_once_per_optimizer_step(tmp_path, model, one_batch, loss):
+    common = ["--model", model, "--train-data", one_batch, "--csv-separator", ",", "--loss", loss]
+    whole = train_here(tmp_path, *common, "--batch-size", 16, *SGD, name="whole")
+    parts = train_here(tmp_path, *common, "--accum-freq", 2, *SGD, name="parts")
+    ours = [run.checkpoint()["optimizer"]["open_clip_ext"] for run in (whole, parts)]
+    assert ours[0]["steps"] == ours[1]["steps"] == 1
+    for key in ours[0]["loss_state"]:
+        torch.testing.assert_close(ours[0]["loss_state"][key], ours[1]["loss_state"][key])
+    for name, tensor in (ours[0]["teacher"] or {}).items():
+        if name != "logit_scale":  # upstream adds its gradient once per micro-batch
+            torch.testing.assert_close(tensor, ours[1]["teacher"][name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", LOSSES)
+def test_two_processes_equal_one(tmp_path, model, one_batch, loss):
+    common = ["--model", model, "--train-data", one_batch, "--csv-separator", ",", "--loss", loss]
+    common += ["--epochs", 3, *SGD, *PLAIN]
+    one = train_here(tmp_path, *common, "--batch-size", 16, name="one")
+    # Exact gradients: upstream's other gather modes scale them (docs/losses.md).
+    two = train(
+        tmp_path, *common, "--local-loss", "--gather-with-grad", name="two", processes=2
+    )
+    assert two.status == 0, two.output
+    theirs = {k.removeprefix("module."): v for k, v in two.checkpoint("epoch_3.pt")["state_dict"].items()}
+    for name, tensor in one.checkpoint("epoch_3.pt")["state_dict"].items():
+        torch.testing.assert_close(theirs[name], tensor, rtol=1e-4, atol=2e-6)
+    assert two.output.count(f"loss={loss} ") >= 2  # every rank announces itself
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "extra",
+    [(), ("--gather-with-grad",), ("--local-loss",), ("--ddp-static-graph",), ("--accum-freq", 2, "--batch-size", 4)],
+    ids=lambda extra: " ".join(map(str, extra)).replace("--", "") or "default",
+)
+def test_two_processes_log_the_loss_of_one(tmp_path, model, one_batch, extra):
+    common = ["--model", model, "--train-data", one_batch, "--csv-separator", ",", "--loss", "degla"]
+    common += ["--epochs", 2, *PLAIN]
+    one = train_here(tmp_path, *common, "--batch-size", 16, name="one")
+    two = train(tmp_path, *common, *extra, name="two", processes=2)
+    assert two.status == 0, two.output
+    if "--local-loss" in extra:  # rank 0 logs the share of its own rows
+        assert all(math.isfinite(value) for value in two.values("loss"))
+    else:
+        for term in LOSSES["degla"]:
+            assert two.values(term) == pytest.approx(one.values(term), rel=2e-3, abs=2e-4)
+
+
+@pytest.mark.slow
+def test_compiled_equals_eager(tmp_path, flags):
+    eager = train_here(tmp_path, *flags, "--loss", "degla", name="eager")
+    compiled = train(tmp_path, *flags, "--loss", "degla", "--torchcompile", name="compiled")
+    assert compiled.status == 0, compiled.output
+    assert compiled.values("loss") == pytest.approx(eager.values("loss"), rel=1e-3)
+    assert compiled.checkpoint()["state_dict"].keys() == eager.checkpoint()["state_dict"].keys()
