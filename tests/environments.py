@@ -1,4 +1,4 @@
-"""Light virtual environments: the packages of the running one through links, the plugin installed anew.
+"""Light virtual environments: the running one's packages through links, the plugin installed anew.
 
 Nothing is downloaded and nothing large is copied, so an environment takes a fraction of a second.
 """
@@ -34,7 +34,7 @@ class Environment:
         return Path(sysconfig.get_path("purelib", "venv", vars={"base": str(self.folder)}))
 
     def run(self, *command: object, **variables: object) -> subprocess.CompletedProcess[str]:
-        """Its interpreter with `command`, away from the source tree and from our own environment."""
+        """Its interpreter with `command`, away from the source tree and our own environment."""
         return self.call(self.python, *command, **variables)
 
     def call(self, *command: object, **variables: object) -> subprocess.CompletedProcess[str]:

@@ -47,6 +47,7 @@ MODEL = {
 }
 
 
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 # One short epoch on CPU; later flags win.
 COMMON = (
     *("--device", "cpu", "--precision", "fp32", "--workers", 0, "--batch-size", 8, "--epochs", 1),
@@ -176,7 +177,7 @@ def train(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        env={**ENVIRONMENT, **(env or {})},
         timeout=300,
     )
     return Finished(done.returncode, done.stdout, tmp_path / "logs" / name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +9,8 @@ import time
 
 import open_clip
 import pytest
-import support
 import torch
-from support import COMMON, train, train_here
+from support import COMMON, ENVIRONMENT, train, train_here
 
 
 @pytest.fixture
@@ -72,7 +70,7 @@ def test_killed_run_resumes_from_latest(tmp_path, flags):
 
     command = [sys.executable, "-m", "open_clip_train.main", *COMMON, *flags]
     command += ["--logs", tmp_path / "logs", "--name", "killed", "--resume", "latest"]
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL, env=ENVIRONMENT)
     latest = tmp_path / "logs" / "killed" / "checkpoints" / "epoch_latest.pt"
     while process.poll() is None and not latest.exists():
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""The start-up files: armed after every kind of installation, silent, harmless, and gone when uninstalled."""
+"""The start-up files: armed however installed, silent, harmless, and gone when uninstalled."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ from open_clip_ext import _startup, cli
 from open_clip_ext.host import seams
 
 # Prints the finders of ours that wait for upstream's trainer.
-TRIGGERS = "import sys; print([type(f).__module__ for f in sys.meta_path if type(f).__name__ == 'Trigger'])"
+TRIGGERS = """
+import sys
+print([type(finder).__module__ for finder in sys.meta_path if type(finder).__name__ == "Trigger"])
+"""
 ARMED = "['open_clip_ext._startup']\n"
 UNARMED = "[]\n"
-# Prints, before and after upstream's main module is imported, which seams hold upstream's own function.
+# Prints which seams hold upstream's own function, before and after its main module is imported.
 OWN_FUNCTIONS = """
 import importlib, json, sys
 from open_clip_ext import _startup
@@ -41,16 +44,6 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def packages(tmp_path_factory) -> Path:
-    return environments.link_packages(tmp_path_factory.mktemp("links") / "packages")
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    return environments.build_wheel(tmp_path_factory.mktemp("wheel"))
-
-
-@pytest.fixture(scope="module")
 def sdist_wheel(tmp_path_factory) -> Path:
     """The wheel that comes out of the source distribution."""
     folder = tmp_path_factory.mktemp("sdist")
@@ -63,7 +56,7 @@ def sdist_wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module", params=["wheel", "sdist", "source", "editable", "strict"])
 def installed(request, tmp_path_factory, packages) -> Environment:
-    """The plugin installed in one of the ways there are; `bare` beside it lists the files before."""
+    """The plugin installed in one of the ways there are; bare.json lists the files before."""
     folder = tmp_path_factory.mktemp(request.param)
     made = environments.create(folder / "venv", packages)
     (folder / "bare.json").write_text(json.dumps(sorted(map(str, made.files()))))
@@ -80,25 +73,6 @@ def installed(request, tmp_path_factory, packages) -> Environment:
         }
         made.install(*options[request.param], source)
     return made
-
-
-@pytest.fixture(scope="module")
-def armed(tmp_path_factory, packages, wheel) -> Environment:
-    made = environments.create(tmp_path_factory.mktemp("armed") / "venv", packages)
-    made.install(wheel)
-    return made
-
-
-@pytest.fixture(scope="module")
-def unarmed(tmp_path_factory, packages) -> Environment:
-    """An environment in which the plugin is not installed."""
-    return environments.create(tmp_path_factory.mktemp("unarmed") / "venv", packages)
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory, wheel) -> Path:
-    """A folder for PYTHONPATH, as `pip install --target` makes it."""
-    return environments.unpack(wheel, tmp_path_factory.mktemp("target"))
 
 
 # Every way to install it
@@ -153,7 +127,7 @@ def test_the_start_file_names_arm(target):
 
 
 def test_arming_twice_arms_once(armed):
-    again = f"from open_clip_ext._startup import arm; arm(); arm(); {TRIGGERS}"
+    again = f"from open_clip_ext._startup import arm; arm(); arm(){TRIGGERS}"
     assert armed.run("-c", again).stdout == ARMED
 
 
@@ -246,7 +220,7 @@ def test_upstream_s_functions_stay_its_own_under_the_kill_switch(armed):
 
 
 def test_without_the_plugin_upstream_refuses_our_second_flag(armed):
-    """Upstream alone takes `--loss` for `--loss-dist-impl`; `--loss-cfg` is what stops such a run."""
+    """It takes `--loss` for `--loss-dist-impl`; `--loss-cfg` is what stops such a run."""
     run = armed.run(
         "-m", "open_clip_train.main", "--loss=degla", "--loss-cfg", "ema_decay=0.9", OPEN_CLIP_EXT=0
     )

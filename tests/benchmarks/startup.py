@@ -1,4 +1,4 @@
-"""What the plugin costs each start of an interpreter: `python -c pass`, without and with it, by turns.
+"""What the plugin costs each start of an interpreter: `python -c pass`, with and without it.
 
     python tests/benchmarks/startup.py --runs 200 --out startup.json
 
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def measure(made: dict[str, environments.Environment], runs: int) -> dict[str, list[float]]:
-    """Microseconds of each start; the order of the environments turns from round to round."""
+    """Microseconds of each start; they take turns, and who begins changes from round to round."""
     taken: dict[str, list[float]] = {name: [] for name in made}
     names = list(made)
     for run in range(-2, runs):
@@ -66,13 +66,14 @@ def measure(made: dict[str, environments.Environment], runs: int) -> dict[str, l
 
 
 def summarize(taken: dict[str, list[float]]) -> dict[str, object]:
-    """Minimum and median of each, and how much more than `without`: of the minima, and of the pairs."""
+    """Minimum and median of each, and how much more they are than without the plugin."""
     base = taken["without"]
     return {
         name: {
             "min": min(values),
             "median": statistics.median(values),
             "extra_min": min(values) - min(base),
+            # Neighbours share the machine's mood, so pairs are compared.
             "extra_median": statistics.median(b - a for a, b in zip(base, values, strict=True)),
         }
         for name, values in taken.items()

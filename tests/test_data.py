@@ -1,0 +1,109 @@
+"""From a data file's value to `[B, 1+K, L]`."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import open_clip
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from open_clip_ext.data import CompanionCollate, HardNegativeCollate, parse_texts, split_texts
+
+TOKENIZE = open_clip.get_tokenizer("ViT-B-32", context_length=16)
+
+
+def sample(caption: str, negatives: list[str]):
+    return torch.rand(3, 8, 8), caption, negatives
+
+
+def test_the_caption_comes_first_and_each_negative_keeps_its_place():
+    images, texts = HardNegativeCollate(TOKENIZE, 2)([sample("a b", ["b a", "c a"]), sample("d", ["e", "f"])])
+    assert images.shape == (2, 3, 8, 8)
+    expected = TOKENIZE(["a b", "b a", "c a", "d", "e", "f"]).view(2, 3, 16)
+    assert torch.equal(texts, expected)
+    assert texts.dtype == torch.int64
+
+
+def test_missing_negatives_are_rows_of_zeros():
+    _, texts = HardNegativeCollate(TOKENIZE, 3)([sample("a", ["b"]), sample("c", ["", "d"]), sample("e", [])])
+    captions, negatives, valid = split_texts(texts)
+    assert torch.equal(captions, TOKENIZE(["a", "c", "e"]))
+    assert valid.tolist() == [[True, False, False], [False, True, False], [False, False, False]]
+    assert negatives[~valid].eq(0).all()
+
+
+def test_of_more_than_k_a_sample_is_drawn_in_order_by_seed_epoch_and_caption():
+    many = [f"text {i}" for i in range(9)]
+
+    def draw(seed=0, epoch=0, caption="a"):
+        collate = HardNegativeCollate(TOKENIZE, 4, seed=seed)
+        collate.set_epoch(epoch)
+        return collate._choose(caption, many, 4)
+
+    assert draw() == draw() == sorted(draw())
+    assert len(set(draw())) == 4
+    assert draw() != draw(epoch=1)
+    assert draw() != draw(seed=1)
+    assert {tuple(draw(caption=c)) for c in "abcdefgh"} != {tuple(draw())}
+
+
+def test_empty_places_are_dropped_only_to_make_room():
+    collate = HardNegativeCollate(TOKENIZE, 2)
+    assert collate._choose("a", ["", "x"], 2) == ["", "x"]
+    assert collate._choose("a", ["", "x", "y"], 2) == ["x", "y"]
+    assert collate._choose("a", ["", "x", ""], 2) == ["x", ""]
+
+
+def test_kinds_follow_each_other_in_the_order_of_their_counts():
+    collate = CompanionCollate(TOKENIZE, {"neg": 1, "pos": 2})
+    texts = collate.texts(["a"], [{"pos": ["p", "q"], "neg": ["n"]}])
+    assert torch.equal(texts[0], TOKENIZE(["a", "n", "p", "q"]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_any_dataloader_can_use_it(workers):
+    data = [sample(f"caption {i}", [f"negative {i} {k}" for k in range(6)]) for i in range(8)]
+    collate = HardNegativeCollate(TOKENIZE, 4)
+    loader = DataLoader(data, batch_size=4, collate_fn=collate, num_workers=workers,
+                        persistent_workers=workers > 0)
+    first = [texts for _, texts in loader]
+    again = [texts for _, texts in loader]
+    collate.set_epoch(1)  # reaches workers that already run
+    other = [texts for _, texts in loader]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_it_can_be_pickled():
+    copy = pickle.loads(pickle.dumps(HardNegativeCollate(TOKENIZE, 2, seed=3)))
+    assert (copy.counts, copy.seed) == ({"neg": 2}, 3)
+
+
+def test_split_texts_wants_three_axes():
+    with pytest.raises(ValueError, match=r"texts must be \[B, 1\+K, L\], got \[2, 16\]"):
+        split_texts(torch.zeros(2, 16))
+
+
+@pytest.mark.parametrize(
+    ("value", "texts"),
+    [
+        (["a", "b"], ["a", "b"]),
+        ('["a", "b"]', ["a", "b"]),
+        (b'["a"]', ["a"]),
+        ("['a', \"it's\"]", ["a", "it's"]),
+        ('["a", null, " "]', ["a", "", ""]),
+        ("", []),
+        ("[]", []),
+    ],
+)
+def test_a_value_is_a_list_of_strings(value, texts):
+    assert parse_texts(value) == texts
+
+
+@pytest.mark.parametrize("value", ["a b c", "3", '{"a": 1}', "[1, 2]", "__import__('os')", ("a",), json.dumps("a")])
+def test_anything_else_is_refused(value):
+    with pytest.raises(ValueError, match="expected a list of strings, got "):
+        parse_texts(value)
