@@ -13,7 +13,7 @@ from open_clip_ext import _startup
 if __name__ == "__main__":
     if not _startup.enabled():
         print(
-            "open_clip_ext: OPEN_CLIP_EXT=0 turns the plugin off; unset it, or run open_clip_train.main",
+            "open_clip_ext: OPEN_CLIP_EXT=0 turns it off; unset it, or run open_clip_train.main",
             file=sys.stderr,
         )
         sys.exit(2)

@@ -1,9 +1,10 @@
-"""What every interpreter of the environment runs at start-up, so: standard library only, and silent.
+"""What every interpreter runs at start-up, so: standard library only, and silent.
 
 `arm()` puts a finder at the head of `sys.meta_path` that finds nothing. It waits for one name,
-`open_clip_train.main`, which `python -m`, torchrun and `import` all ask for before upstream's code runs.
-Then it steps aside and installs the host adapter. A hook after the import would come too late: under
-`python -m` upstream's main module is executed by runpy and never passes through an import.
+`open_clip_train.main`, which `python -m`, torchrun and `import` all ask for before upstream's code
+runs. Then it steps aside and installs the host adapter. A hook after the import would come too
+late: under `python -m` upstream's main module is executed by runpy and never passes through an
+import.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ def disarm() -> None:
 def install() -> None:
     """Install the host adapter; also the entry point of a patched upstream (`patches/`).
 
-    Exits rather than raises: runpy turns an ImportError that escapes from a finder into a message of its own.
+    Exits rather than raises: runpy turns an ImportError that escapes from a finder into a message
+    of its own.
     """
     if not enabled():
         return

@@ -1,8 +1,8 @@
 """The student's forward pass with companion texts, and its teacher's beside it.
 
-The model keeps its parameters, their names and its type: only the class of the one instance is exchanged
-for a subclass whose `forward` also takes `[B, 1+C, L]` texts. So the state dict stays upstream's,
-`isinstance(model, CLIP)` holds, and DDP sees a single forward.
+The model keeps its parameters, their names and its type: only the class of the one instance is
+exchanged for a subclass whose `forward` also takes `[B, 1+C, L]` texts. So the state dict stays
+upstream's, `isinstance(model, CLIP)` holds, and DDP sees a single forward.
 
 Shapes: B samples, C companion texts per caption, L tokens, D embedding.
 """
@@ -24,7 +24,8 @@ STATE = "_open_clip_ext"
 class Arms:
     """What an armed model carries: its companion kinds and its teacher.
 
-    It hangs in the instance's `__dict__`, not in `_modules`, so that the teacher is no part of the model.
+    It hangs in the instance's `__dict__`, not in `_modules`, so that the teacher is no part of the
+    model.
     """
 
     def __init__(self, companions: Mapping[str, int], teacher: nn.Module | None) -> None:
@@ -32,12 +33,13 @@ class Arms:
         self.teacher = teacher
         self.kept: deque[tuple[Tensor, dict[str, Tensor]]] = deque()
 
-    @torch.compiler.disable
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def teach(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
         """The teacher's output, computed once per micro-batch.
 
-        Under `--accum-freq` upstream passes each micro-batch twice, first without gradients: what is computed
-        then is kept for the second pass, in order. The teacher does not move in between.
+        Under `--accum-freq` upstream passes each micro-batch twice, first without gradients: what
+        is computed then is kept for the second pass, in order. The teacher does not move in
+        between.
         """
         assert self.teacher is not None
         if torch.is_grad_enabled():
@@ -59,9 +61,9 @@ def arm(model: nn.Module, companions: Mapping[str, int], teacher: nn.Module | No
         {kind}_valid         [B, n]      bool: which exist
 
     and with a teacher, in training mode, `teacher_image_features`, `teacher_text_features` and
-    `teacher_{kind}_text_features`, fp32 arithmetic under the caller's autocast. Texts `[B, L]` in evaluation,
-    and `encode_*`, go the stock way. Every tensor has B as its first axis, because upstream concatenates
-    them under accumulation.
+    `teacher_{kind}_text_features`, fp32 arithmetic under the caller's autocast. Texts `[B, L]` in
+    evaluation, and `encode_*`, go the stock way. Every tensor has B as its first axis, because
+    upstream concatenates them under accumulation.
     """
     base = type(model)
 
@@ -73,8 +75,8 @@ def arm(model: nn.Module, companions: Mapping[str, int], teacher: nn.Module | No
 
         texts = text if text.ndim == 3 else text[:, None]
         exists = present(texts)  # [B, 1+C]
-        # A row of zeros is no text a tower can take (masked mean pooling divides by its length): the caption
-        # stands in for it, and its features are zeroed below, which stops the gradient too.
+        # A row of zeros is no text a tower can take (masked mean pooling divides by its length):
+        # the caption stands in, and its features are zeroed below, which stops the gradient too.
         rows = torch.where(exists[..., None], texts, texts[:, :1]).flatten(0, 1)
 
         output: dict[str, Tensor] = base.forward(self, image, rows)
@@ -100,7 +102,7 @@ def arms_of(model: nn.Module) -> Arms:
 
 def _split(rows: Tensor, exists: Tensor, companions: Mapping[str, int]) -> dict[str, Tensor]:
     """Text features `[B*(1+C), D]` as one tensor per kind of text."""
-    features = rows.unflatten(0, exists.shape)
+    features = rows.view(*exists.shape, -1)
     kinds = _kinds(features[:, 1:].masked_fill(~exists[:, 1:, None], 0), companions)
     return {"text_features": features[:, 0]} | {
         f"{kind}_text_features": part for kind, part in kinds
@@ -110,5 +112,5 @@ def _split(rows: Tensor, exists: Tensor, companions: Mapping[str, int]) -> dict[
 def _kinds(companions_axis: Tensor, companions: Mapping[str, int]) -> list[tuple[str, Tensor]]:
     """`[B, C, ...]` cut into the kinds of companions."""
     return list(
-        zip(companions, companions_axis.split(list(companions.values()), dim=1), strict=True)
+        zip(companions, torch.split(companions_axis, list(companions.values()), dim=1), strict=True)
     )

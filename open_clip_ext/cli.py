@@ -11,7 +11,10 @@ from open_clip_ext.errors import reported
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns its exit status: 0 done, 1 the work failed, 2 the call or its input is wrong."""
+    """Run a command; returns its exit status.
+
+    0: done; 1: the work failed; 2: the call or its input is wrong.
+    """
     parser = argparse.ArgumentParser(prog="open-clip-ext", description=__doc__)
     parser.add_argument("--version", action="version", version=f"open_clip_ext {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -72,7 +75,7 @@ def _doctor(args: argparse.Namespace) -> int:
     if not _startup.enabled():
         unarmed = "OPEN_CLIP_EXT=0 turns it off"
     elif not _startup.armed():
-        unarmed = "no start-up file was read; run `python -m open_clip_ext` in place of open_clip_train.main"
+        unarmed = "no start-up file was read here; train with `python -m open_clip_ext`"
     else:
         unarmed = ""
     check("armed in this interpreter", unarmed)

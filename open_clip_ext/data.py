@@ -1,6 +1,7 @@
 """Captions and their companion texts, from a data file's value to a batch `[B, 1+K, L]`.
 
-Nothing here knows of upstream's trainer: `HardNegativeCollate` serves any DataLoader of any open_clip run.
+Nothing here knows of upstream's trainer: `HardNegativeCollate` serves any DataLoader of any
+open_clip run.
 
 Shapes: B samples, C companion texts per caption (K when they are hard negatives), L tokens.
 """
@@ -23,13 +24,14 @@ Tokenizer = Callable[[list[str]], Tensor]
 class CompanionCollate:
     """Makes `[B, 1+C, L]` token ids of captions and their companion texts.
 
-    The caption comes first, then the kinds of companions in the order of `counts`. A companion that does not
-    exist (too few, or an empty string, which keeps the place of a missing type) is a row of zeros. Of more
-    companions than wanted, a sample is drawn that depends on seed, epoch and caption alone: it is the same
-    in every worker and after a resume, and another one in the next epoch.
+    The caption comes first, then the kinds of companions in the order of `counts`. A companion that
+    does not exist (too few, or an empty string, which keeps the place of a missing type) is a row
+    of zeros. Of more companions than wanted, a sample is drawn that depends on seed, epoch and
+    caption alone: it is the same in every worker and after a resume, and another one in the next
+    epoch.
 
     Args:
-        tokenizer: a list of strings to token ids `[N, L]` int64, as `open_clip.get_tokenizer` returns.
+        tokenizer: a list of strings to token ids `[N, L]` int64, as of `open_clip.get_tokenizer`.
         counts: how many companions of each kind a caption gets.
         seed: seed of the draw.
     """
@@ -39,7 +41,7 @@ class CompanionCollate:
         self.counts = dict(counts)
         self.seed = seed
         # Shared memory, because persistent loader workers outlive an epoch.
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def set_epoch(self, epoch: int) -> None:
         """Draw anew, in workers that already run too."""
@@ -95,7 +97,7 @@ class HardNegativeCollate(CompanionCollate):
     def __call__(
         self, samples: Sequence[tuple[Tensor, str, Sequence[str]]]
     ) -> tuple[Tensor, Tensor]:
-        """`(image [3,H,W], caption, negatives)` samples to `(images [B,3,H,W], texts [B,1+K,L])`."""
+        """`(image [3,H,W], caption, negatives)` each, to images `[B,3,H,W]`, texts `[B,1+K,L]`."""
         images, captions, negatives = zip(*samples, strict=True)
         return default_collate(list(images)), self.texts(captions, [{"neg": n} for n in negatives])
 
@@ -111,15 +113,18 @@ def split_texts(texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def present(texts: Tensor) -> Tensor:
-    """Which of `texts [..., L]` exist: `[...]` bool. A text that does not exist is a row of zeros."""
+    """Which of `texts [..., L]` exist: `[...]` bool.
+
+    A text that does not exist is a row of zeros.
+    """
     return (texts != 0).any(-1)
 
 
 def parse_texts(value: Any) -> list[str]:
     """The list of strings that a data file's value stands for.
 
-    A list, a JSON list, or a Python-literal list as NegCLIP's files have it. None and empty strings in it
-    keep their place as texts that do not exist. Raises ValueError for anything else.
+    A list, a JSON list, or a Python-literal list as NegCLIP's files have it. None and empty
+    strings in it keep their place as texts that do not exist. Raises ValueError for anything else.
     """
     if isinstance(value, bytes):
         value = value.decode("utf-8")

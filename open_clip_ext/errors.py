@@ -1,4 +1,4 @@
-"""The two ways a run can end badly, and how they reach the user: one sentence and an exit status."""
+"""The two ways a run can end badly, each with one sentence and an exit status of its own."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ from contextlib import contextmanager
 
 
 class InputError(Exception):
-    """The call or its input is wrong. Exit status 2; the message is one sentence that says what to do."""
+    """The call or its input is wrong.
+
+    Exit status 2; the message is one sentence that says what to do.
+    """
 
 
 class TrainingError(Exception):
-    """The work itself failed. Exit status 1."""
+    """The work itself failed.
+
+    Exit status 1.
+    """
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """The losses that are installed, what they can be told, and whether they keep the contract.
 
-A loss is an entry `name = module:LossClass` in the entry-point group `open_clip_ext.losses`. The built-in
-losses are registered there like anyone else's. The contract (see docs/add-a-loss.md) is read from signatures.
+A loss is an entry `name = module:LossClass` in the entry-point group `open_clip_ext.losses`. The
+built-in losses are registered there like anyone else's. The contract (see docs/add-a-loss.md) is
+read from signatures.
 """
 
 from __future__ import annotations
@@ -31,14 +32,18 @@ class Option:
     default: Any
 
     def parse(self, text: str) -> Any:
-        """The value that `text` stands for. Raises InputError when it is not of the option's type."""
+        """The value that `text` stands for.
+
+        Raises InputError when it is not of the option's type.
+        """
         for hint in _alternatives(self.hint):
             try:
                 return _convert(text, hint)
             except ValueError:
                 continue
         raise InputError(
-            f"--loss-cfg {self.name}={text}: {self.name} must be {describe(self.hint)}, not {text!r}"
+            f"--loss-cfg {self.name}={text}: {self.name} must be {describe(self.hint)}, "
+            f"not {text!r}"
         )
 
 
@@ -47,8 +52,11 @@ def entries() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name)}
 
 
-def load(name: str) -> type[nn.Module]:
-    """The class of loss `name`. Raises InputError if it is unknown, broken or lacks the contract."""
+def load(name: str) -> Any:
+    """The class of loss `name`.
+
+    Raises InputError if it is unknown, broken or lacks the contract.
+    """
     known = entries()
     if name not in known:
         names = (
@@ -67,7 +75,7 @@ def load(name: str) -> type[nn.Module]:
         raise InputError(
             f"--loss {name}: {known[name].value} lacks the contract of a loss: {lacks}"
         )
-    return typing.cast("type[nn.Module]", loss)
+    return loss
 
 
 def missing_from_contract(loss: Any) -> str:
@@ -105,7 +113,8 @@ def options(loss: type[nn.Module]) -> dict[str, Option]:
 def parse_options(name: str, loss: type[nn.Module], pairs: Sequence[str]) -> dict[str, Any]:
     """`["key=value", ...]` as typed options of `loss`, the others at their defaults.
 
-    Raises InputError on anything that cannot count: an unknown key, a wrong type, an option without effect.
+    Raises InputError on anything that cannot count: an unknown key, a wrong type, an option without
+    effect.
     """
     known = options(loss)
     chosen: dict[str, Any] = {}
@@ -122,13 +131,13 @@ def parse_options(name: str, loss: type[nn.Module], pairs: Sequence[str]) -> dic
             raise InputError(f"--loss-cfg {key}: given twice")
         chosen[key] = known[key].parse(text)
     try:
-        unused = getattr(loss(**chosen), "unused_options", dict)()
+        idle: Mapping[str, str] = getattr(loss(**chosen), "idle_options", dict)()
     except (TypeError, ValueError) as error:
         raise InputError(f"--loss {name}: {error}") from error
     for key in chosen:
-        if key in unused:
+        if key in idle:
             raise InputError(
-                f"--loss-cfg {key}: it has no effect because {unused[key]}; leave it out"
+                f"--loss-cfg {key}: it has no effect because {idle[key]}; leave it out"
             )
     return {option.name: option.default for option in known.values()} | chosen
 

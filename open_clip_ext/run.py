@@ -25,21 +25,24 @@ STATE_FORMAT = 1
 class Run:
     """The armed model, the loss, the teacher and their state, in the order upstream meets them.
 
-    `restore` (if a checkpoint is resumed), `build_loss`, `begin` before the first epoch, `begin_epoch`
-    before each; from then on hooks on the optimizer do the rest.
+    `restore` (if a checkpoint is resumed), `build_loss`, `begin` before the first epoch,
+    `begin_epoch` before each; from then on hooks on the optimizer do the rest.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.steps = 0
         self.begun = False
-        self.loss: nn.Module | None = None
-        self.teacher: nn.Module | None = None
+        # Whatever keeps the contract: their methods are more than nn.Module declares.
+        self.loss: Any = None
+        self.teacher: Any = None
         self._restored: Mapping[str, Any] | None = None
         self._loss_calls = 0
 
     def restore(self, optimizer_state: dict[str, Any] | None, path: str) -> None:
-        """Take out of a checkpoint's optimizer state what is ours; a stock trainer's checkpoint has nothing.
+        """Take out of a checkpoint's optimizer state what is ours.
+
+        The checkpoint of a run without `--loss` has nothing of ours.
 
         Raises InputError if it is of another loss or of a format that this version does not know.
         """
@@ -49,18 +52,18 @@ class Run:
         wanted = self.settings.identity()
         if state.get("format") != STATE_FORMAT:
             raise InputError(
-                f"{path}: its open_clip_ext state has format {state.get('format')}, written by version "
-                f"{state.get('version')}; this is version {__version__}, which reads format {STATE_FORMAT}"
+                f"{path}: its open_clip_ext state has format {state.get('format')}, written by "
+                f"version {state.get('version')}; version {__version__} reads format {STATE_FORMAT}"
             )
         if state["loss"] != wanted["loss"]:
             raise InputError(
-                f"{path}: a checkpoint of --loss {state['loss']}, resumed with --loss {wanted['loss']}; "
-                "to start another loss from its weights, pass it to --pretrained instead of --resume"
+                f"{path}: a checkpoint of --loss {state['loss']}, resumed with --loss "
+                f"{wanted['loss']}; to start anew from its weights, use --pretrained, not --resume"
             )
         if state["companions"] != wanted["companions"]:
             raise InputError(
-                f"{path}: a run with companions {state['companions']}, resumed with {wanted['companions']}; "
-                "give the same --num-negatives"
+                f"{path}: a run with companions {state['companions']}, resumed with "
+                f"{wanted['companions']}; give the same --num-negatives"
             )
         if state["options"] != wanted["options"]:
             logging.warning(
@@ -70,10 +73,10 @@ class Run:
         self._restored = state
 
     def build_loss(self, device: torch.device, **distributed: Any) -> nn.Module:
-        """The loss module upstream will call, on `device`, watched for terms that are not finite."""
-        self.loss = self.settings.build_loss(**distributed).to(device)
-        self.loss.register_forward_hook(self._watch)
-        return self.loss
+        """The loss module upstream will call, on `device`, watched by `_watch`."""
+        self.loss = loss = self.settings.build_loss(**distributed).to(device)
+        loss.register_forward_hook(self._watch)
+        return loss
 
     def begin(
         self, model: nn.Module, optimizer: Optimizer, *, scaled: bool, calls_per_step: int
@@ -86,14 +89,14 @@ class Run:
             scaled: whether a GradScaler may skip steps.
             calls_per_step: how often the loss is called for one optimizer step (`--accum-freq`).
         """
-        assert self.loss is not None
         self.begun = True
         self.model = unwrap(model)
         if getattr(self.model, "logit_bias", None) is not None:
             raise InputError(
-                "this model has a logit bias (SigLIP), which no loss here takes; choose a CLIP --model"
+                "this model has a logit bias (SigLIP), which no loss here takes; "
+                "choose a CLIP --model"
             )
-        # A silent optimizer (one that runs no hooks) cannot be told from one whose steps a scaler skips.
+        # An optimizer that runs no hooks cannot be told from one whose steps a scaler skips.
         self._patience = math.inf if scaled else calls_per_step
         # Before arming, or the copy would carry the arms along.
         self.teacher = (
@@ -127,16 +130,14 @@ class Run:
         arms_of(self.model).kept.clear()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold to go on as if nothing had happened: tensors and plain types."""
-        assert self.loss is not None
-        module = self.teacher.module if self.teacher is not None else None
+        """What a checkpoint must hold to go on from there: tensors and plain types."""
         return {
             "format": STATE_FORMAT,
             "version": __version__,
             **self.settings.identity(),
             "steps": self.steps,
             "loss_state": self.loss.state_dict(),
-            "teacher": module.state_dict() if isinstance(module, nn.Module) else None,
+            "teacher": None if self.teacher is None else self.teacher.module.state_dict(),
         }
 
     def _load(self) -> None:
@@ -147,25 +148,24 @@ class Run:
                     "open_clip_ext: no state to resume; the teacher starts from its initial weights"
                 )
             return
-        assert self.loss is not None
         self.loss.load_state_dict(state["loss_state"])
         if self.teacher is not None and state["teacher"] is not None:
-            self.teacher.module.load_state_dict(state["teacher"])  # type: ignore[union-attr, operator]
+            self.teacher.module.load_state_dict(state["teacher"])
         self.steps = state["steps"]
         self._restored = None  # a second copy of the teacher's weights
         logging.info(f"open_clip_ext: resumed loss and teacher state at step {self.steps}")
 
     def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
-        """After each real step: a GradScaler that found inf or nan does not call `optimizer.step`."""
+        """After each real step; a GradScaler that found inf or nan does not call the optimizer."""
         found_inf = getattr(optimizer, "found_inf", None)
         if found_inf is not None and found_inf.item():
             return  # fused optimizers are called nevertheless, and skip the update themselves
         self.steps += 1
         self._loss_calls = 0
         if self.teacher is not None:
-            self.teacher.update(self.model)  # type: ignore[operator]
+            self.teacher.update(self.model)
         if hasattr(self.loss, "commit"):
-            self.loss.commit()  # type: ignore[union-attr, operator]
+            self.loss.commit()
 
     def _save(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         return {**state_dict, STATE_KEY: self.state()}
@@ -174,15 +174,15 @@ class Run:
         with reported():
             if self._loss_calls >= self._patience:
                 raise TrainingError(
-                    "the optimizer took a step without running its hooks, so the loss and its teacher would "
-                    "not follow; choose another --opt (adamw does run them)"
+                    "the optimizer took a step without running its hooks, so the loss and its "
+                    "teacher would not follow; choose another --opt (adamw does run them)"
                 )
             self._loss_calls += 1
             wrong = [name for name in terms if not name.endswith("_loss")]
             if wrong:
                 raise TrainingError(
-                    f"--loss {self.settings.loss} returned the term {wrong[0]}: every entry is summed into "
-                    "the total, and must have a name that ends in _loss"
+                    f"--loss {self.settings.loss} returned the term {wrong[0]}: every entry is "
+                    "summed into the total, and must have a name that ends in _loss"
                 )
             # One transfer for all terms; it waits for the forward pass only.
             finite = torch.stack(

@@ -29,20 +29,23 @@ class Settings:
     """
 
     loss: str
-    loss_class: type[nn.Module]
+    loss_class: Any
     options: Mapping[str, Any]
     companions: Mapping[str, int]
     sources: Mapping[str, str]
 
     def build_loss(self, **distributed: Any) -> nn.Module:
         """A fresh loss module that knows how many companions it gets."""
-        loss = self.loss_class(**self.options, **distributed)
-        if hasattr(loss, "configure"):
-            loss.configure(self.companions)
+        loss: nn.Module = self.loss_class(**self.options, **distributed)
+        if callable(configure := getattr(loss, "configure", None)):
+            configure(self.companions)
         return loss
 
     def identity(self) -> dict[str, Any]:
-        """What ranks must agree on, and a checkpoint records. Plain types only."""
+        """What ranks must agree on, and a checkpoint records.
+
+        Plain types only.
+        """
         return {
             "loss": self.loss,
             "options": dict(self.options),
@@ -108,7 +111,7 @@ def settle(args: argparse.Namespace) -> Settings | None:
         )
     loss = registry.load(args.loss)
     options = registry.parse_options(args.loss, loss, args.loss_cfg or ())
-    companions = dict(loss.companions)  # type: ignore[call-overload]
+    companions = dict(loss.companions)
     unknown = sorted(set(companions) - {NEGATIVES})
     if unknown:
         raise InputError(

@@ -1,4 +1,4 @@
-"""The exponential moving average of the student that teaches it (mean teacher, self-distillation)."""
+"""The exponential moving average of the student that teaches it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from open_clip_ext.errors import InputError
 
 
 class EMATeacher(ModelEmaV3):  # type: ignore[misc]
-    """A frozen fp32 copy of a CLIP model that follows it: `teacher <- decay * teacher + (1-decay) * student`.
+    """A frozen fp32 copy of a CLIP model that follows it.
+
+        teacher <- decay * teacher + (1 - decay) * student
 
     Parameters are averaged in place, buffers are copied (DeGLA's released code never copies them:
-    xiaoxing2001/DeGLA@1c5e960, src/training/train.py). The copy is in eval mode and needs no gradient. It
-    must not be registered in the student, or it would enter the state dict, the optimizer and DDP.
+    xiaoxing2001/DeGLA@1c5e960, src/training/train.py). The copy is in eval mode and needs no
+    gradient. It must not be registered in the student, or it would enter the state dict, the
+    optimizer and DDP.
 
     Args:
-        model: the student, not wrapped in DDP or a compiler; its current weights are the initial ones.
+        model: the student, not wrapped in DDP or a compiler; its weights are the initial ones.
         decay: share of its old weights that the teacher keeps in one update, in [0, 1].
-        checkpoint: start from the weights in this file instead, any that `open_clip.load_checkpoint` reads.
+        checkpoint: start from the weights in this file instead, any that
+            `open_clip.load_checkpoint` reads.
 
     Raises:
         InputError: `checkpoint` is not there or does not fit the model.
@@ -42,7 +46,7 @@ class EMATeacher(ModelEmaV3):  # type: ignore[misc]
 
     @torch.no_grad()
     def forward(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
-        """The model's output dict for `image [B,3,H,W]` and `text [N,L]`; under the caller's autocast."""
+        """The model's output dict for `image [B,3,H,W]` and `text [N,L]`, with fp32 weights."""
         return self.module(image.float(), text)  # type: ignore[no-any-return]
 
     def train(self, mode: bool = True) -> EMATeacher:

@@ -18,7 +18,9 @@ B, K, L = 3, 2, 16
 @pytest.fixture(params=["CLIP", "CustomTextCLIP"])
 def clip(request, model):
     torch.manual_seed(0)
-    return open_clip.create_model(model, output_dict=True, force_custom_text=request.param == "CustomTextCLIP")
+    return open_clip.create_model(
+        model, output_dict=True, force_custom_text=request.param == "CustomTextCLIP"
+    )
 
 
 @pytest.fixture
@@ -49,8 +51,17 @@ def test_every_output_but_the_scale_has_the_batch_as_first_axis(clip, batch):
     arm(clip, {"neg": K}, EMATeacher(clip))
     output = clip.train()(*batch)
     assert {n: v.shape[0] for n, v in output.items() if n != "logit_scale"} == dict.fromkeys(
-        ["image_features", "text_features", "neg_text_features", "neg_valid", "teacher_image_features",
-         "teacher_text_features", "teacher_neg_text_features"], B)
+        [
+            "image_features",
+            "text_features",
+            "neg_text_features",
+            "neg_valid",
+            "teacher_image_features",
+            "teacher_text_features",
+            "teacher_neg_text_features",
+        ],
+        B,
+    )
 
 
 def test_a_missing_text_gets_no_gradient_even_where_the_tower_would_fail(batch, model):
@@ -72,7 +83,9 @@ def test_a_missing_text_gets_no_gradient_even_where_the_tower_would_fail(batch, 
 def test_kinds_of_companions_are_named_by_the_loss_alone(clip, batch):
     arm(clip, {"pos": 1, "phrase": 1})
     output = clip(*batch)
-    assert output["pos_text_features"].shape[:2] == output["phrase_text_features"].shape[:2] == (B, 1)
+    assert (
+        output["pos_text_features"].shape[:2] == output["phrase_text_features"].shape[:2] == (B, 1)
+    )
     assert output["phrase_valid"].tolist() == [[True], [False], [True]]
 
 
@@ -89,7 +102,10 @@ def test_the_model_stays_what_it_was(clip):
     before = copy.deepcopy(clip)
     arm(clip, {"neg": K}, EMATeacher(clip))
     assert isinstance(clip, type(before))
-    assert (type(clip).__name__, type(clip).__module__) == (type(before).__name__, type(before).__module__)
+    assert (type(clip).__name__, type(clip).__module__) == (
+        type(before).__name__,
+        type(before).__module__,
+    )
     assert clip.state_dict().keys() == before.state_dict().keys()
     assert [n for n, _ in clip.named_modules()] == [n for n, _ in before.named_modules()]
 

@@ -37,7 +37,10 @@ def flags(csv_data):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--loss", "none"], "--loss none: no such loss; registered losses: ce-clip, clip, degla, negclip"),
+        (
+            ["--loss", "none"],
+            "--loss none: no such loss; registered losses: ce-clip, clip, degla, negclip",
+        ),
         (
             ["--loss", "degla", "--loss-cfg", "weight=1"],
             "--loss-cfg weight: --loss degla has no such option; its options: igc_weight, tgc_weight, "
@@ -56,7 +59,10 @@ def flags(csv_data):
             ["--loss", "ce-clip", "--loss-cfg", "threshold=low"],
             "--loss-cfg threshold=low: threshold must be 'mean' or 'max' or float, not 'low'",
         ),
-        (["--loss", "degla", "--loss-cfg", "tgc=paper", "tgc=paper"], "--loss-cfg tgc: given twice"),
+        (
+            ["--loss", "degla", "--loss-cfg", "tgc=paper", "tgc=paper"],
+            "--loss-cfg tgc: given twice",
+        ),
         (
             ["--loss", "negclip", "--num-negatives", 0],
             "--num-negatives 0: --loss negclip needs at least 1; without negatives train with --loss clip",
@@ -78,8 +84,8 @@ def flags(csv_data):
         ),
         (
             ["--loss", "degla", "--distill-model", "x"],
-            "--distill-model cannot go with --loss: upstream's distillation has a teacher and a loss of "
-            "its own; --loss degla has one too",
+            "--distill-model cannot go with --loss: it brings a loss of its own; --loss degla has a "
+            "teacher too",
         ),
         (
             ["--loss", "degla", "--torchscript"],
@@ -142,7 +148,9 @@ def test_a_csv_without_the_column(stop, csv_data, flags):
 )  # fmt: skip
 def test_a_csv_s_negatives(tmp_path, stop, form, sentence):
     path = write_csv(tmp_path, photos(8), form)
-    where, what = stop("--train-data", path, "--csv-separator", ",", "--loss", "degla").split(", ", 1)
+    where, what = stop("--train-data", path, "--csv-separator", ",", "--loss", "degla").split(
+        ", ", 1
+    )
     assert (where, what) == (str(path), sentence)
 
 
@@ -188,7 +196,15 @@ class NoNegatives(CLIPLoss):
 class WantsPhrases(CLIPLoss):
     companions = {"phrase": 2}
 
-    def forward(self, image_features, text_features, logit_scale, phrase_text_features, phrase_valid, output_dict=False):
+    def forward(
+        self,
+        image_features,
+        text_features,
+        logit_scale,
+        phrase_text_features,
+        phrase_valid,
+        output_dict=False,
+    ):
         return {}
 
 
@@ -217,8 +233,14 @@ def third_party(monkeypatch):
     ("loss", "lacks"),
     [
         ("NotAModule", "it must be a subclass of torch.nn.Module"),
-        ("NoCompanions", "it needs a class attribute `companions`, a mapping such as {'neg': 4} or {}"),
-        ("NotDistributed", "__init__ must take local_loss, gather_with_grad, cache_labels, world_size"),
+        (
+            "NoCompanions",
+            "it needs a class attribute `companions`, a mapping such as {'neg': 4} or {}",
+        ),
+        (
+            "NotDistributed",
+            "__init__ must take local_loss, gather_with_grad, cache_labels, world_size",
+        ),
         ("NoNegatives", "forward must take neg_text_features, neg_valid"),
     ],
 )
@@ -257,7 +279,20 @@ def test_no_negative_in_a_batch_is_no_error(tmp_path, model):
         photo.negatives = []
     path = write_csv(tmp_path, made)
     for loss in ("negclip", "ce-clip", "degla"):
-        run = train_here(tmp_path, "--model", model, "--train-data", path, "--csv-separator", ",", "--loss", loss, "--batch-size", 4, name=loss)
+        run = train_here(
+            tmp_path,
+            "--model",
+            model,
+            "--train-data",
+            path,
+            "--csv-separator",
+            ",",
+            "--loss",
+            loss,
+            "--batch-size",
+            4,
+            name=loss,
+        )
         assert len(run.values("loss")) == 4
 
 
@@ -272,8 +307,21 @@ def test_broken_samples_are_skipped_as_upstream_does_and_counted(tmp_path, model
         add_file(tar, "broken-negatives.png", (tmp_path / "good.png").read_bytes())
         add_file(tar, "broken-negatives.txt", b"a caption")
         add_file(tar, "broken-negatives.negatives.json", b'{"not": "a list"}')
-    run = train(tmp_path, "--model", model, "--train-data", shards, "--dataset-type", "webdataset",
-                "--train-num-samples", 32, "--workers", 1, "--loss", "degla")
+    run = train(
+        tmp_path,
+        "--model",
+        model,
+        "--train-data",
+        shards,
+        "--dataset-type",
+        "webdataset",
+        "--train-num-samples",
+        32,
+        "--workers",
+        1,
+        "--loss",
+        "degla",
+    )
     assert run.status == 0, run.output
     assert len(run.values("loss")) == 4
     assert "epoch 0: 2 broken samples or files were skipped" in run.output
@@ -282,12 +330,33 @@ def test_broken_samples_are_skipped_as_upstream_does_and_counted(tmp_path, model
 @pytest.mark.parametrize("inside_json", [False, True], ids=["field", "json key"])
 def test_webdataset_carries_negatives_either_way(tmp_path, model, inside_json):
     shards = write_shards(tmp_path, photos(16), inside_json=inside_json)
-    run = train_here(tmp_path, "--model", model, "--train-data", shards, "--dataset-type", "webdataset",
-                     "--train-num-samples", 16, "--loss", "negclip")
+    run = train_here(
+        tmp_path,
+        "--model",
+        model,
+        "--train-data",
+        shards,
+        "--dataset-type",
+        "webdataset",
+        "--train-num-samples",
+        16,
+        "--loss",
+        "negclip",
+    )
     assert run.values("contrastive_loss")[0] > 2.5  # ln 8 without negatives, ln 40 halfway with
 
 
 def test_python_literals_are_read_as_negclip_s_files_have_them(tmp_path, model):
     path = write_csv(tmp_path, photos(16), form=repr)
-    run = train_here(tmp_path, "--model", model, "--train-data", path, "--csv-separator", ",", "--loss", "negclip")
+    run = train_here(
+        tmp_path,
+        "--model",
+        model,
+        "--train-data",
+        path,
+        "--csv-separator",
+        ",",
+        "--loss",
+        "negclip",
+    )
     assert "16 of 16 captions have some, 4.00 of 4 on average" in run.output

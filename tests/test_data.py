@@ -20,7 +20,9 @@ def sample(caption: str, negatives: list[str]):
 
 
 def test_the_caption_comes_first_and_each_negative_keeps_its_place():
-    images, texts = HardNegativeCollate(TOKENIZE, 2)([sample("a b", ["b a", "c a"]), sample("d", ["e", "f"])])
+    images, texts = HardNegativeCollate(TOKENIZE, 2)(
+        [sample("a b", ["b a", "c a"]), sample("d", ["e", "f"])]
+    )
     assert images.shape == (2, 3, 8, 8)
     expected = TOKENIZE(["a b", "b a", "c a", "d", "e", "f"]).view(2, 3, 16)
     assert torch.equal(texts, expected)
@@ -28,7 +30,9 @@ def test_the_caption_comes_first_and_each_negative_keeps_its_place():
 
 
 def test_missing_negatives_are_rows_of_zeros():
-    _, texts = HardNegativeCollate(TOKENIZE, 3)([sample("a", ["b"]), sample("c", ["", "d"]), sample("e", [])])
+    _, texts = HardNegativeCollate(TOKENIZE, 3)(
+        [sample("a", ["b"]), sample("c", ["", "d"]), sample("e", [])]
+    )
     captions, negatives, valid = split_texts(texts)
     assert torch.equal(captions, TOKENIZE(["a", "c", "e"]))
     assert valid.tolist() == [[True, False, False], [False, True, False], [False, False, False]]
@@ -67,8 +71,9 @@ def test_kinds_follow_each_other_in_the_order_of_their_counts():
 def test_any_dataloader_can_use_it(workers):
     data = [sample(f"caption {i}", [f"negative {i} {k}" for k in range(6)]) for i in range(8)]
     collate = HardNegativeCollate(TOKENIZE, 4)
-    loader = DataLoader(data, batch_size=4, collate_fn=collate, num_workers=workers,
-                        persistent_workers=workers > 0)
+    loader = DataLoader(
+        data, batch_size=4, collate_fn=collate, num_workers=workers, persistent_workers=workers > 0
+    )
     first = [texts for _, texts in loader]
     again = [texts for _, texts in loader]
     collate.set_epoch(1)  # reaches workers that already run
@@ -103,7 +108,9 @@ def test_a_value_is_a_list_of_strings(value, texts):
     assert parse_texts(value) == texts
 
 
-@pytest.mark.parametrize("value", ["a b c", "3", '{"a": 1}', "[1, 2]", "__import__('os')", ("a",), json.dumps("a")])
+@pytest.mark.parametrize(
+    "value", ["a b c", "3", '{"a": 1}', "[1, 2]", "__import__('os')", ("a",), json.dumps("a")]
+)
 def test_anything_else_is_refused(value):
     with pytest.raises(ValueError, match="expected a list of strings, got "):
         parse_texts(value)

@@ -48,8 +48,17 @@ def test_a_single_process_has_no_peers():
 @pytest.mark.slow
 def test_a_rank_that_did_not_arm_is_named(tmp_path, model, csv_data):
     run = train(
-        tmp_path, "--model", model, "--train-data", csv_data, "--csv-separator", ",", "--loss", "degla",
-        processes=2, env={"UNARMED_RANK": "1", "OPEN_CLIP_EXT_PEER_TIMEOUT": "5"},
+        tmp_path,
+        "--model",
+        model,
+        "--train-data",
+        csv_data,
+        "--csv-separator",
+        ",",
+        "--loss",
+        "degla",
+        processes=2,
+        env={"UNARMED_RANK": "1", "OPEN_CLIP_EXT_PEER_TIMEOUT": "5"},
     )
     assert run.status != 0
     assert "rank 1 did not announce itself within 5 s" in run.output

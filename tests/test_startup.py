@@ -165,7 +165,7 @@ def test_a_broken_adapter_lets_a_plain_run_go_on_and_stops_one_with_a_loss(armed
     assert plain.returncode == 0
     assert plain.stderr.count("\n") == 1
     assert "no_such_module" in plain.stderr
-    run = spare.run("-c", "from open_clip_ext._startup import install; install()", "--loss=degla")
+    run = spare.run("-m", "open_clip_train.main", "--loss=degla")
     assert run.returncode == 2
     assert run.stderr.count("\n") == 1
 

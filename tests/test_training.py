@@ -99,11 +99,11 @@ def test_two_processes_equal_one(tmp_path, model, one_batch, loss):
     common += ["--epochs", 3, *SGD, *PLAIN]
     one = train_here(tmp_path, *common, "--batch-size", 16, name="one")
     # Exact gradients: upstream's other gather modes scale them (docs/losses.md).
-    two = train(
-        tmp_path, *common, "--local-loss", "--gather-with-grad", name="two", processes=2
-    )
+    two = train(tmp_path, *common, "--local-loss", "--gather-with-grad", name="two", processes=2)
     assert two.status == 0, two.output
-    theirs = {k.removeprefix("module."): v for k, v in two.checkpoint("epoch_3.pt")["state_dict"].items()}
+    theirs = {
+        k.removeprefix("module."): v for k, v in two.checkpoint("epoch_3.pt")["state_dict"].items()
+    }
     for name, tensor in one.checkpoint("epoch_3.pt")["state_dict"].items():
         torch.testing.assert_close(theirs[name], tensor, rtol=1e-4, atol=2e-6)
     assert two.output.count(f"loss={loss} ") >= 2  # every rank announces itself
@@ -112,11 +112,26 @@ def test_two_processes_equal_one(tmp_path, model, one_batch, loss):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "extra",
-    [(), ("--gather-with-grad",), ("--local-loss",), ("--ddp-static-graph",), ("--accum-freq", 2, "--batch-size", 4)],
+    [
+        (),
+        ("--gather-with-grad",),
+        ("--local-loss",),
+        ("--ddp-static-graph",),
+        ("--accum-freq", 2, "--batch-size", 4),
+    ],
     ids=lambda extra: " ".join(map(str, extra)).replace("--", "") or "default",
 )
 def test_two_processes_log_the_loss_of_one(tmp_path, model, one_batch, extra):
-    common = ["--model", model, "--train-data", one_batch, "--csv-separator", ",", "--loss", "degla"]
+    common = [
+        "--model",
+        model,
+        "--train-data",
+        one_batch,
+        "--csv-separator",
+        ",",
+        "--loss",
+        "degla",
+    ]
     common += ["--epochs", 2, *PLAIN]
     one = train_here(tmp_path, *common, "--batch-size", 16, name="one")
     two = train(tmp_path, *common, *extra, name="two", processes=2)

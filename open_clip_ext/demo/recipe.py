@@ -24,7 +24,7 @@ MODEL = {
             "image_size": 48, "patch_size": 16, "layers": 3, "width": 128, "head_width": 32, "mlp_ratio": 4.0,
         },
         "text_cfg": {
-            "context_length": 20, "vocab_size": 49408, "layers": 2, "width": 128, "heads": 4,
+            "context_length": 20, "vocab_size": 49408, "layers": 2, "width": 96, "heads": 4,
         },
     },
     "preprocess_cfg": {
@@ -83,8 +83,8 @@ class Recipe:
     shards: int = 8
     workers: int = 1
     world_seed: int = 0
-    pretraining: Schedule = Schedule(samples=20_480, epochs=6, lr=1.2e-3, warmup=60)
-    fine_tuning: Schedule = Schedule(samples=6_400, epochs=4, lr=4e-4, warmup=20)
+    pretraining: Schedule = Schedule(samples=20_480, epochs=4, lr=1.2e-3, warmup=60)
+    fine_tuning: Schedule = Schedule(samples=6_400, epochs=3, lr=5e-4, warmup=20)
     lr: Mapping[str, float] = field(default_factory=dict)
     select_lr: tuple[float, ...] = (2e-4, 4e-4, 8e-4)
     dev_seed: int = 1

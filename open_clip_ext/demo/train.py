@@ -98,7 +98,11 @@ def run(out: Path, words: list[str], steps: int, batch: int, label: str, target:
         tqdm(total=steps, desc=label, unit="step", disable=None, leave=True) as bar,
     ):
         process = subprocess.Popen(
-            recipes.runnable(words), cwd=out, stdout=stream, stderr=subprocess.STDOUT
+            recipes.runnable(words),
+            cwd=out,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=stream,
+            stderr=subprocess.STDOUT,
         )
         try:
             log, position = folder / "out.log", 0

@@ -1,7 +1,7 @@
 """Randomness as a function of seed, epoch, rank and worker, so that a resumed run repeats it.
 
-Upstream seeds once per process. What an epoch draws (sample order, augmentation, dropout) then depends on all
-epochs before it, and webdataset's sample shuffle on the process id and the clock.
+Upstream seeds once per process. What an epoch draws (sample order, augmentation, dropout) then
+depends on all epochs before it, and webdataset's sample shuffle on the process id and the clock.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ def seed_everything(seed: int, *path: int) -> None:
 
 
 class SeedWorker:
-    """A webdataset stage that seeds the worker anew when an epoch begins, and passes everything on."""
+    """A webdataset stage that seeds its worker anew when an epoch begins."""
 
     def __init__(self, seed: int, rank: int, epoch: SharedEpoch) -> None:
         self.seed, self.rank, self.epoch = seed, rank, epoch
 
     def __call__(self, source: Iterable[Any]) -> Iterator[Any]:
+        """Pass everything on."""
         seed_everything(self.seed, self.epoch.get_value(), self.rank, _worker())
         yield from source
 
@@ -48,6 +49,7 @@ class ResampleSeed:
         self.seed, self.rank = seed, rank
 
     def __call__(self) -> int:
+        """The seed of this worker."""
         return derive(self.seed, self.rank, _worker())
 
 

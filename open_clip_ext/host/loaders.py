@@ -1,8 +1,9 @@
 """Companion texts on their way through upstream's CSV, webdataset and synthetic training loaders.
 
-Upstream's readers yield an image and `tokenizer(caption)[0]`, and know of no other text. So the caption of a
-sample is exchanged for a packed string that holds its companions too, a tokenizer that passes strings through
-brings it to the collate function, and there, in the loader's worker, all texts of a batch are tokenized.
+Upstream's readers yield an image and `tokenizer(caption)[0]`, and know of no other text. So the
+caption of a sample is exchanged for a packed string that holds its companions too, a tokenizer
+that passes strings through brings it to the collate function, and there, in the loader's worker,
+all texts of a batch are tokenized.
 """
 
 from __future__ import annotations
@@ -39,19 +40,20 @@ Texts = Mapping[str, Sequence[str]]
 class Feed:
     """What we keep beside a training loader."""
 
+    collate: CompanionCollate
     summary: str = "the training data brings captions only"
-    collate: CompanionCollate | None = None
     broken: Counter = field(default_factory=lambda: Counter(upstream.log_and_continue))
 
 
 class Counter:
-    """An exception handler of webdataset's that counts over all workers, then does what upstream's does."""
+    """An exception handler that counts over all workers, then does what upstream's does."""
 
     def __init__(self, handler: Callable[[Exception], bool]) -> None:
         self.handler = handler
         self._count = get_context().Value("q", 0)
 
     def __call__(self, error: Exception) -> bool:
+        """Whether to go on."""
         with self._count.get_lock():
             self._count.value += 1
         return self.handler(error)
@@ -67,6 +69,7 @@ class PassThrough:
     """Stands in for the tokenizer in upstream's readers: the text comes out as it went in."""
 
     def __call__(self, text: str | list[str]) -> list[str]:
+        """A list whose first entry is the text, as upstream takes it."""
         return [text] if isinstance(text, str) else text
 
 
@@ -78,11 +81,12 @@ class Unpack:
         self.batched = batched  # webdataset makes the batch itself
 
     def __call__(self, samples: Any) -> tuple[Tensor, Tensor]:
+        """Images `[B,3,H,W]` and texts `[B,1+C,L]` of a batch."""
         images, packed = samples if self.batched else zip(*samples, strict=True)
         captions, companions = zip(*map(unpack, packed), strict=True)
-        return images if self.batched else default_collate(list(images)), self.collate.texts(
-            captions, companions
-        )
+        if not self.batched:
+            images = default_collate(list(images))
+        return images, self.collate.texts(captions, companions)
 
 
 def pack(caption: str, companions: Texts) -> str:
@@ -112,9 +116,8 @@ def build(
     info = builder(
         args, preprocess, is_train=True, tokenizer=PassThrough() if wanted else tokenizer, **options
     )
-    feed = info._open_clip_ext = Feed()
-    if wanted:
-        feed.collate = CompanionCollate(tokenizer, settings.companions, seed=args.seed)
+    feed = Feed(CompanionCollate(tokenizer, settings.companions, seed=args.seed))
+    info._open_clip_ext = feed
     if isinstance(info.dataloader, wds.DataPipeline):
         _lead_webdataset(info, feed, settings, args)
     elif wanted:
@@ -133,8 +136,7 @@ def describe(info: Any) -> str:
 
 def begin_epoch(info: Any, epoch: int) -> None:
     """Draw this epoch's companions anew."""
-    if info._open_clip_ext.collate is not None:
-        info._open_clip_ext.collate.set_epoch(epoch)
+    info._open_clip_ext.collate.set_epoch(epoch)
 
 
 def end_epoch(info: Any, epoch: int) -> None:
@@ -153,8 +155,8 @@ def _lead_csv(dataset: Any, feed: Feed, settings: Settings, args: argparse.Names
     for kind, column in settings.sources.items():
         if column not in columns:
             raise InputError(
-                f"{path} has no column {column!r}; its columns: {', '.join(columns)}; name one with "
-                "--negatives-key"
+                f"{path} has no column {column!r}; its columns: {', '.join(columns)}; "
+                "name one with --negatives-key"
             )
         values = pd.read_csv(
             path, sep=separator, usecols=[column], dtype=str, keep_default_na=False
@@ -193,14 +195,14 @@ def _lead_webdataset(info: Any, feed: Feed, settings: Settings, args: argparse.N
         elif isinstance(stage, FilterFunction) and stage.f is _decode:
             stage.kw["handler"] = feed.broken
     chance.settle_webdataset(stages, info.shared_epoch, args.seed, args.rank)
-    if feed.collate is None:
+    if not settings.companions:
         return
     packer = PackSample(settings.sources)
     _peek(args.train_data, packer, settings)
     selected = [isinstance(stage, FilterFunction) and stage.f is _select for stage in stages].index(
         True
     )
-    # A sample whose companions cannot be read is a broken sample: counted and passed over like any other.
+    # A sample whose companions cannot be read is broken: counted and passed over like any other.
     stages.insert(selected + 1, wds.map(packer, handler=feed.broken))
     loader.collate_fn = Unpack(feed.collate, batched=True)
     feed.summary = (
@@ -211,14 +213,15 @@ def _lead_webdataset(info: Any, feed: Feed, settings: Settings, args: argparse.N
 class PackSample:
     """Packs the companions of an undecoded webdataset sample into its caption.
 
-    They are a field `NAME.json`, or a key NAME inside the field `json`. A sample without either has none.
-    Raises ValueError naming the sample if what is there is not a list of strings.
+    They are a field `NAME.json`, or a key NAME inside the field `json`. A sample without either
+    has none. Raises ValueError naming the sample if what is there is not a list of strings.
     """
 
     def __init__(self, sources: Mapping[str, str]) -> None:
         self.sources = dict(sources)
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """The sample, its `txt` packed and the companions' own fields gone."""
         texts = self.companions(sample)
         sample = {name: value for name, value in sample.items() if name not in self._fields()}
         sample["txt"] = pack(sample["txt"].decode("utf-8"), texts).encode("utf-8")
@@ -260,8 +263,8 @@ def _peek(shards: str, packer: PackSample, settings: Settings) -> None:
             {name for sample in samples for name in sample if not name.startswith("__")}
         )
         raise InputError(
-            f"{shard}: none of its first {len(samples)} samples has a field {names}.json or a key {names} in "
-            f"its json; their fields: {', '.join(fields)}; name one with --negatives-key"
+            f"{shard}: none of its first {len(samples)} samples has a field {names}.json or a key "
+            f"{names} in its json; their fields: {', '.join(fields)}; name one with --negatives-key"
         )
     kinds = [packer.companions(sample) for sample in samples]
     for kind, count in settings.companions.items():
@@ -299,5 +302,6 @@ def _require_enough(lists: Sequence[Sequence[str]], wanted: int, where: str, uni
         )
     if most < wanted:
         raise InputError(
-            f"{where}: --num-negatives {wanted} is more than any {unit} has ({most} at most); give --num-negatives {most}"
+            f"{where}: --num-negatives {wanted} is more than any {unit} has ({most} at most); "
+            f"give --num-negatives {most}"
         )

@@ -1,6 +1,7 @@
-"""The adapter for released open_clip_torch. It wraps upstream's functions and replaces the body of none.
+"""The adapter for released open_clip_torch.
 
-Without `--loss` each wrapper hands the call to upstream's function with the arguments it got.
+It wraps upstream's functions and replaces the body of none. Without `--loss` each wrapper hands
+the call to upstream's function with the arguments it got.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from open_clip_ext.settings import Settings, add_flags, settle
 if TYPE_CHECKING:
     from open_clip_ext.run import Run
 
-# Upstream's options that change what a loss or the armed model meets, and why a --loss run refuses them.
+# Upstream's options that a --loss run refuses, and why.
 REFUSED = {
     "siglip": "its sigmoid loss takes the place of --loss",
-    "distill_model": "upstream's distillation has a teacher and a loss of its own; --loss degla has one too",
+    "distill_model": "it brings a loss of its own; --loss degla has a teacher too",
     "trace": "a traced model cannot take companion texts",
     "torchscript": "a scripted model cannot take companion texts",
     "horovod": "features are gathered through torch.distributed",
@@ -134,7 +135,10 @@ class Adapter:
 
 
 def install() -> None:
-    """Put the adapter into every seam. Repeated calls, as on a patched upstream, change nothing."""
+    """Put the adapter into every seam.
+
+    Repeated calls, as on a patched upstream, change nothing.
+    """
     if any(hasattr(_owner(seam).__dict__.get(seam.name), "__wrapped__") for seam in seams.SEAMS):
         return
     problems = seams.misfits()
@@ -153,8 +157,10 @@ def _owner(seam: seams.Seam) -> types.ModuleType:
 
 
 def _guard_parser(problems: list[str]) -> None:
-    """On an upstream that does not fit, wrap its parser alone, so that `--loss` stops instead of being
-    taken for `--loss-dist-impl`; plain runs stay untouched."""
+    """On an upstream that does not fit, wrap its parser alone.
+
+    `--loss` then stops instead of being taken for `--loss-dist-impl`; plain runs stay untouched.
+    """
     params = importlib.import_module("open_clip_train.params")
     upstream = params.parse_args
 
@@ -168,14 +174,14 @@ def _guard_parser(problems: list[str]) -> None:
                 )
         return upstream(args)  # type: ignore[no-any-return]
 
-    params.parse_args = parse_args
+    params.parse_args = parse_args  # type: ignore[attr-defined]
 
 
 def _with_flags(upstream: Upstream) -> Upstream:
-    """Upstream's `parse_args`, whose one parser gets our argument group as well, so `--help` shows it.
+    """Upstream's `parse_args`, whose one parser gets our argument group as well.
 
-    The function makes its parser itself, from the `argparse` that its module imported: for the time of the
-    call that name stands for a module whose parser adds our flags before it parses.
+    The function makes its parser itself, from the `argparse` that its module imported: for the
+    time of the call that name stands for a module whose parser adds our flags before it parses.
     """
 
     class Parser(argparse.ArgumentParser):
@@ -220,7 +226,7 @@ def _build_loader(
     is_train: bool,
     **options: Any,
 ) -> Any:
-    """A loader from upstream's builder; for training, with companion texts and repeatable randomness."""
+    """A loader from upstream's builder; the one for training brings what the loss wants."""
     if not is_train:
         return build(args, preprocess, is_train=is_train, **options)
     from open_clip_ext.host import loaders

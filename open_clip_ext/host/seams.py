@@ -33,8 +33,10 @@ class Seam:
 
     def find(self) -> Callable[..., Any]:
         """Upstream's own function, also when it is wrapped already."""
-        found = getattr(importlib.import_module(self.module), self.name)
-        return inspect.unwrap(found)
+        found: Callable[..., Any] = getattr(importlib.import_module(self.module), self.name)
+        while hasattr(found, "__wrapped__"):
+            found = found.__wrapped__
+        return found
 
     def misfit(self) -> str:
         """What is wrong with this seam in the installed upstream; empty if it fits."""
@@ -45,7 +47,8 @@ class Seam:
         except AttributeError:
             return f"{self.module} has no {self.name}"
         if there != self.parameters:
-            return f"{self.module}.{self.name} takes ({', '.join(there)}), not ({', '.join(self.parameters)})"
+            known = ", ".join(self.parameters)
+            return f"{self.module}.{self.name} takes ({', '.join(there)}), not ({known})"
         return ""
 
 
