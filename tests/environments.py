@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 import zipfile
 from dataclasses import dataclass
@@ -31,7 +30,8 @@ class Environment:
 
     @property
     def site(self) -> Path:
-        return Path(sysconfig.get_path("purelib", "venv", vars={"base": str(self.folder)}))
+        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        return self.folder / "lib" / version / "site-packages"
 
     def run(self, *command: object, **variables: object) -> subprocess.CompletedProcess[str]:
         """Its interpreter with `command`, away from the source tree and our own environment."""
@@ -52,7 +52,9 @@ class Environment:
     def pip(self, *arguments: object) -> None:
         """The running environment's pip, at work in this one."""
         command = [sys.executable, "-m", "pip", "--python", self.python, *arguments]
-        subprocess.run(list(map(str, command)), check=True)
+        # On PYTHONPATH pip could find the plugin installed already.
+        env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        subprocess.run(list(map(str, command)), check=True, env=env)
 
     def install(self, *what: object) -> None:
         self.pip("install", *NO_NETWORK, *what)

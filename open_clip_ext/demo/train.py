@@ -65,7 +65,9 @@ def load(folder: Path) -> Any:
     return open_clip.create_model(f"local-dir:{folder}", device="cpu", precision="fp32").eval()
 
 
-def run(out: Path, words: list[str], steps: int, batch: int, label: str, target: Path) -> None:
+def run(
+    out: Path, words: list[str], steps: int, batch: int, label: str, target: Path, place: int = 0
+) -> None:
     """Run the trainer and put its model into the folder `target`.
 
     The exit status proves nothing (upstream's is 0 when it refuses an experiment name), so the last
@@ -78,6 +80,7 @@ def run(out: Path, words: list[str], steps: int, batch: int, label: str, target:
         batch: samples per step.
         label: of the progress bar.
         target: where the model goes.
+        place: line of the progress bar, for runs at the same time.
 
     Raises:
         TrainingError: the trainer failed.
@@ -87,7 +90,9 @@ def run(out: Path, words: list[str], steps: int, batch: int, label: str, target:
     name = words[words.index("--name") + 1]
     epochs = int(words[words.index("--epochs") + 1])
     folder = out / words[words.index("--logs") + 1] / name
-    shutil.rmtree(folder, ignore_errors=True)  # what a killed run left; upstream would refuse the name
+    shutil.rmtree(
+        folder, ignore_errors=True
+    )  # what a killed run left; upstream would refuse the name
     folder.parent.mkdir(parents=True, exist_ok=True)
     printed = folder.with_name(name + ".txt")
     started = time.monotonic()
@@ -95,7 +100,7 @@ def run(out: Path, words: list[str], steps: int, batch: int, label: str, target:
     seconds_before = 0.0
     with (
         printed.open("w") as stream,
-        tqdm(total=steps, desc=label, unit="step", disable=None, leave=True) as bar,
+        tqdm(total=steps, desc=label, unit="step", disable=None, position=place) as bar,
     ):
         process = subprocess.Popen(
             recipes.runnable(words),
@@ -139,8 +144,12 @@ def run(out: Path, words: list[str], steps: int, batch: int, label: str, target:
     if process.returncode != 0 or not checkpoint.exists():
         tail = [line for line in printed.read_text(errors="replace").splitlines() if line.strip()]
         reason = next((s for s in reversed(tail) if s.startswith("open_clip_ext:")), "")
-        reason = reason or next((s.strip() for s in reversed(tail) if "Error" in s), "no checkpoint")
-        raise TrainingError(f"the trainer failed on {name} ({reason}); all it printed is in {printed}")
+        reason = reason or next(
+            (s.strip() for s in reversed(tail) if "Error" in s), "no checkpoint"
+        )
+        raise TrainingError(
+            f"the trainer failed on {name} ({reason}); all it printed is in {printed}"
+        )
     if "--loss" in words:
         loss = words[words.index("--loss") + 1]
         if f"loss: {loss}" not in (folder / "params.txt").read_text().splitlines():

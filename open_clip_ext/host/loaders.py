@@ -82,6 +82,7 @@ class Unpack:
 
     def __call__(self, samples: Any) -> tuple[Tensor, Tensor]:
         """Images `[B,3,H,W]` and texts `[B,1+C,L]` of a batch."""
+        images: Any
         images, packed = samples if self.batched else zip(*samples, strict=True)
         captions, companions = zip(*map(unpack, packed), strict=True)
         if not self.batched:

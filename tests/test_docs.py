@@ -1,0 +1,47 @@
+"""The examples in the docs run as they stand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from support import train
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def blocks(name: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / name).read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_loss_of_add_a_loss_trains(tmp_path, model, csv_data):
+    site = tmp_path / "site"
+    (site / "my_losses").mkdir(parents=True)
+    (site / "my_losses" / "sharp.py").write_text(blocks("add-a-loss.md", "python")[0])
+    # What pip would make of the example's pyproject.toml.
+    entry = re.search(r"sharp = \"(.*)\"", blocks("add-a-loss.md", "toml")[0]).group(1)
+    info = site / "my_losses-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my_losses\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[open_clip_ext.losses]\nsharp = {entry}\n")
+    run = train(
+        tmp_path, "--model", model, "--train-data", csv_data, "--csv-separator", ",",
+        "--loss", "sharp", "--loss-cfg", "own_weight=0.3", env={"PYTHONPATH": str(site)},
+    )  # fmt: skip
+    assert run.status == 0, run.output
+    assert "loss=sharp options: own_weight=0.3 own_scale=50.0" in run.output
+    assert len(run.values("own_loss")) == 4
+
+
+def test_the_collate_of_add_a_loss_works_in_any_loop(model):
+    code = blocks("add-a-loss.md", "python")[1].replace('"ViT-B-32-quickgelu"', repr(model))
+    code = code.replace(', pretrained="openai"', "")
+    dataset = [(torch.rand(3, 32, 32), f"caption {i}", [f"negative {i}"] * (i % 5)) for i in range(8)]
+    scope = {"dataset": dataset}
+    exec(compile(code, "add-a-loss.md", "exec"), scope)
+    assert scope["texts"].shape == (8, 5, 16)
+    assert scope["valid"].sum(1).tolist() == [i % 5 for i in range(8)]
+    assert torch.isfinite(scope["loss"])
