@@ -88,7 +88,7 @@ def fine_tune(out: Path, name: str, base: str, *flags: object, processes: int = 
     """Train with degla; the finished run and the folder of the trained model."""
     run = support.train(
         out, "--model", base, "--loss", "degla", "--loss-cfg", "ema_decay=0.99", *flags,
-        name=name, processes=processes,
+        name=name, processes=processes, timeout=3600,
     )  # fmt: skip
     assert run.status == 0, run.output
     last = max((run.folder / "checkpoints").glob("epoch_*.pt"), key=lambda p: p.stat().st_mtime)

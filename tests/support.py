@@ -9,6 +9,7 @@ import logging
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 import tarfile
@@ -157,6 +158,7 @@ def train(
     processes: int = 1,
     module: str = "open_clip_train.main",
     env: dict[str, str] | None = None,
+    timeout: float = 300,
 ) -> Finished:
     """Upstream's real command line; in several gloo processes with the CPU fix of the tests."""
     common = [*COMMON, "--logs", tmp_path / "logs", "--name", name]
@@ -172,15 +174,21 @@ def train(
         ]
     else:
         start = ["-m", module]
-    done = subprocess.run(
-        [sys.executable, *map(str, [*start, *common, *flags])],
+    command = [sys.executable, *map(str, [*start, *common, *flags])]
+    with subprocess.Popen(
+        command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env={**ENVIRONMENT, **(env or {})},
-        timeout=300,
-    )
-    return Finished(done.returncode, done.stdout, tmp_path / "logs" / name)
+        start_new_session=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)  # torchrun's workers too
+            raise
+    return Finished(process.returncode, output, tmp_path / "logs" / name)
 
 
 def train_here(tmp_path: Path, *flags: object, name: str = "run") -> Finished:

@@ -9,6 +9,9 @@ import support
 import torch
 from support import train, train_here
 
+from open_clip_ext import registry
+from open_clip_ext.losses import DeGLALoss
+
 LOSSES = {
     "clip": ["contrastive_loss"],
     "negclip": ["contrastive_loss"],
@@ -150,3 +153,36 @@ def test_compiled_equals_eager(tmp_path, flags):
     assert compiled.status == 0, compiled.output
     assert compiled.values("loss") == pytest.approx(eager.values("loss"), rel=1e-3)
     assert compiled.checkpoint()["state_dict"].keys() == eager.checkpoint()["state_dict"].keys()
+
+
+def test_validation_takes_the_stock_way(tmp_path, flags, csv_data):
+    run = train_here(
+        tmp_path, *flags, "--loss", "degla", "--val-data", csv_data, "--workers", 2, "--epochs", 2
+    )
+    assert run.output.count("image_to_text_R@1:") == 2
+    assert len(run.values("loss")) == 8
+
+
+class Overflows(DeGLALoss):
+    """Finite loss, gradients that are not: in the second step alone."""
+
+    calls = 0
+
+    def forward(self, image_features, *args, **kwargs):
+        terms = super().forward(image_features, *args, **kwargs)
+        Overflows.calls += 1
+        if Overflows.calls == 2:
+            nothing = (image_features - image_features.detach()).float().abs().sum()
+            terms["contrastive_loss"] = terms["contrastive_loss"] + nothing.sqrt()
+        return terms
+
+
+def test_a_step_that_amp_skips_moves_neither_teacher_nor_count(tmp_path, flags, monkeypatch):
+    entry = registry.EntryPoint("overflows", f"{__name__}:Overflows", registry.GROUP)
+    monkeypatch.setattr(registry, "entries", lambda: {"overflows": entry})
+    Overflows.calls = 0
+    cfg = ["--loss", "overflows", "--loss-cfg", "ema_decay=0.0"]  # teacher: the student's last step
+    run = train_here(tmp_path, *flags, *cfg, "--precision", "amp", "--batch-size", 16)
+    checkpoint = run.checkpoint()
+    assert checkpoint["optimizer"]["open_clip_ext"]["steps"] == 1  # of 2 batches
+    assert run.values("distill_loss")[1] < 1e-6
