@@ -33,8 +33,7 @@ def enabled() -> bool:
 def armed() -> bool:
     """Whether the trigger waits in this interpreter."""
     return any(
-        type(finder).__name__ == "Trigger" and type(finder).__module__ == __name__
-        for finder in sys.meta_path
+        type(finder).__name__ == "Trigger" and type(finder).__module__ == __name__ for finder in sys.meta_path
     )
 
 

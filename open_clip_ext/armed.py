@@ -104,13 +104,9 @@ def _split(rows: Tensor, exists: Tensor, companions: Mapping[str, int]) -> dict[
     """Text features `[B*(1+C), D]` as one tensor per kind of text."""
     features = rows.view(*exists.shape, -1)
     kinds = _kinds(features[:, 1:].masked_fill(~exists[:, 1:, None], 0), companions)
-    return {"text_features": features[:, 0]} | {
-        f"{kind}_text_features": part for kind, part in kinds
-    }
+    return {"text_features": features[:, 0]} | {f"{kind}_text_features": part for kind, part in kinds}
 
 
 def _kinds(companions_axis: Tensor, companions: Mapping[str, int]) -> list[tuple[str, Tensor]]:
     """`[B, C, ...]` cut into the kinds of companions."""
-    return list(
-        zip(companions, torch.split(companions_axis, list(companions.values()), dim=1), strict=True)
-    )
+    return list(zip(companions, torch.split(companions_axis, list(companions.values()), dim=1), strict=True))

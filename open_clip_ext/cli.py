@@ -21,9 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     losses = commands.add_parser("losses", help="the registered losses and their options")
     losses.set_defaults(call=_losses)
-    doctor = commands.add_parser(
-        "doctor", help="is the plugin armed, and does the installed upstream fit?"
-    )
+    doctor = commands.add_parser("doctor", help="is the plugin armed, and does the installed upstream fit?")
     doctor.set_defaults(call=_doctor)
     demo = commands.add_parser("demo", help="the embedded example, end to end")
     from open_clip_ext.demo import run as demo_run
@@ -47,15 +45,11 @@ def _losses(args: argparse.Namespace) -> int:
             print(f"{name}\n  {error}\n")
             continue
         companions = " ".join(f"{kind}={n}" for kind, n in loss.companions.items())  # type: ignore[attr-defined]
-        print(
-            f"{name}\n  from        {entry.value} ({entry.dist.name if entry.dist else 'unknown'})"
-        )
+        print(f"{name}\n  from        {entry.value} ({entry.dist.name if entry.dist else 'unknown'})")
         print(f"  paper       {getattr(loss, 'paper', '') or '-'}")
         print(f"  companions  {companions or 'none'}")
         for option in registry.options(loss).values():
-            print(
-                f"  {option.name + '=' + str(option.default):<26}  {registry.describe(option.hint)}"
-            )
+            print(f"  {option.name + '=' + str(option.default):<26}  {registry.describe(option.hint)}")
         print()
     return 0
 

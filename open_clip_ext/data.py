@@ -47,9 +47,7 @@ class CompanionCollate:
         """Draw anew, in workers that already run too."""
         self._epoch.fill_(epoch)
 
-    def texts(
-        self, captions: Sequence[str], companions: Sequence[Mapping[str, Sequence[str]]]
-    ) -> Tensor:
+    def texts(self, captions: Sequence[str], companions: Sequence[Mapping[str, Sequence[str]]]) -> Tensor:
         """Token ids `[B, 1+C, L]` int64 of B captions and their companions by kind."""
         rows = [
             [
@@ -63,9 +61,7 @@ class CompanionCollate:
             for caption, others in zip(captions, companions, strict=True)
         ]
         # A caption is tokenized even when it is empty; only companions can be absent.
-        cells = [
-            (b, n) for b, row in enumerate(rows) for n, text in enumerate(row) if text or n == 0
-        ]
+        cells = [(b, n) for b, row in enumerate(rows) for n, text in enumerate(row) if text or n == 0]
         ids = self.tokenizer([rows[b][n] for b, n in cells])
         texts = ids.new_zeros(len(rows), 1 + sum(self.counts.values()), ids.shape[-1])
         texts[tuple(torch.tensor(cells).T)] = ids
@@ -94,9 +90,7 @@ class HardNegativeCollate(CompanionCollate):
     def __init__(self, tokenizer: Tokenizer, num_negatives: int = 4, seed: int = 0) -> None:
         super().__init__(tokenizer, {"neg": num_negatives}, seed)
 
-    def __call__(
-        self, samples: Sequence[tuple[Tensor, str, Sequence[str]]]
-    ) -> tuple[Tensor, Tensor]:
+    def __call__(self, samples: Sequence[tuple[Tensor, str, Sequence[str]]]) -> tuple[Tensor, Tensor]:
         """`(image [3,H,W], caption, negatives)` each, to images `[B,3,H,W]`, texts `[B,1+K,L]`."""
         images, captions, negatives = zip(*samples, strict=True)
         return default_collate(list(images)), self.texts(captions, [{"neg": n} for n in negatives])
@@ -130,9 +124,7 @@ def parse_texts(value: Any) -> list[str]:
         value = value.decode("utf-8")
     if isinstance(value, str):
         value = _literal(value)
-    if not isinstance(value, list) or not all(
-        text is None or isinstance(text, str) for text in value
-    ):
+    if not isinstance(value, list) or not all(text is None or isinstance(text, str) for text in value):
         raise ValueError(f"expected a list of strings, got {_shorten(value)}")
     return [(text or "").strip() for text in value]
 

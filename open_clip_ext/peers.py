@@ -38,6 +38,4 @@ def agree(line: str) -> None:
             ) from error
         theirs = store.get(str(rank)).decode()
         if theirs != line:
-            raise TrainingError(
-                f"rank {rank} runs '{theirs}', rank {dist.get_rank()} runs '{line}'"
-            )
+            raise TrainingError(f"rank {rank} runs '{theirs}', rank {dist.get_rank()} runs '{line}'")

@@ -42,8 +42,7 @@ class Option:
             except ValueError:
                 continue
         raise InputError(
-            f"--loss-cfg {self.name}={text}: {self.name} must be {describe(self.hint)}, "
-            f"not {text!r}"
+            f"--loss-cfg {self.name}={text}: {self.name} must be {describe(self.hint)}, not {text!r}"
         )
 
 
@@ -59,10 +58,7 @@ def load(name: str) -> Any:
     """
     known = entries()
     if name not in known:
-        names = (
-            ", ".join(known)
-            or "none; install open_clip_ext with pip so that its entry points exist"
-        )
+        names = ", ".join(known) or "none; install open_clip_ext with pip so that its entry points exist"
         raise InputError(f"--loss {name}: no such loss; registered losses: {names}")
     try:
         loss = known[name].load()
@@ -72,9 +68,7 @@ def load(name: str) -> Any:
         ) from error
     lacks = missing_from_contract(loss)
     if lacks:
-        raise InputError(
-            f"--loss {name}: {known[name].value} lacks the contract of a loss: {lacks}"
-        )
+        raise InputError(f"--loss {name}: {known[name].value} lacks the contract of a loss: {lacks}")
     return loss
 
 
@@ -124,9 +118,7 @@ def parse_options(name: str, loss: type[nn.Module], pairs: Sequence[str]) -> dic
             raise InputError(f"--loss-cfg {pair}: expected KEY=VALUE")
         if key not in known:
             names = ", ".join(known) or "none"
-            raise InputError(
-                f"--loss-cfg {key}: --loss {name} has no such option; its options: {names}"
-            )
+            raise InputError(f"--loss-cfg {key}: --loss {name} has no such option; its options: {names}")
         if key in chosen:
             raise InputError(f"--loss-cfg {key}: given twice")
         chosen[key] = known[key].parse(text)
@@ -136,17 +128,13 @@ def parse_options(name: str, loss: type[nn.Module], pairs: Sequence[str]) -> dic
         raise InputError(f"--loss {name}: {error}") from error
     for key in chosen:
         if key in idle:
-            raise InputError(
-                f"--loss-cfg {key}: it has no effect because {idle[key]}; leave it out"
-            )
+            raise InputError(f"--loss-cfg {key}: it has no effect because {idle[key]}; leave it out")
     return {option.name: option.default for option in known.values()} | chosen
 
 
 def describe(hint: Any) -> str:
     """A type hint in words: `float`, `'mean' or 'max' or float`."""
-    return " or ".join(
-        repr(hint) if isinstance(hint, str) else hint.__name__ for hint in _alternatives(hint)
-    )
+    return " or ".join(repr(hint) if isinstance(hint, str) else hint.__name__ for hint in _alternatives(hint))
 
 
 def _alternatives(hint: Any) -> list[Any]:

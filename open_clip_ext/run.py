@@ -78,9 +78,7 @@ class Run:
         loss.register_forward_hook(self._watch)
         return loss
 
-    def begin(
-        self, model: nn.Module, optimizer: Optimizer, *, scaled: bool, calls_per_step: int
-    ) -> None:
+    def begin(self, model: nn.Module, optimizer: Optimizer, *, scaled: bool, calls_per_step: int) -> None:
         """Arm the model as upstream wrapped it, build the teacher, and hook into the optimizer.
 
         Args:
@@ -93,15 +91,12 @@ class Run:
         self.model = unwrap(model)
         if getattr(self.model, "logit_bias", None) is not None:
             raise InputError(
-                "this model has a logit bias (SigLIP), which no loss here takes; "
-                "choose a CLIP --model"
+                "this model has a logit bias (SigLIP), which no loss here takes; choose a CLIP --model"
             )
         # An optimizer that runs no hooks cannot be told from one whose steps a scaler skips.
         self._patience = math.inf if scaled else calls_per_step
         # Before arming, or the copy would carry the arms along.
-        self.teacher = (
-            self.loss.make_teacher(self.model) if hasattr(self.loss, "make_teacher") else None
-        )
+        self.teacher = self.loss.make_teacher(self.model) if hasattr(self.loss, "make_teacher") else None
         arm(self.model, self.settings.companions, self.teacher)
         self._load()
         optimizer.register_step_post_hook(self._stepped)
@@ -114,12 +109,8 @@ class Run:
     def announcement(self) -> str:
         """The one unmistakable line, the same on every rank."""
         identity = self.settings.identity()
-        options = (
-            " ".join(f"{key}={value}" for key, value in identity["options"].items()) or "defaults"
-        )
-        counts = (
-            " ".join(f"{kind}={count}" for kind, count in identity["companions"].items()) or "none"
-        )
+        options = " ".join(f"{key}={value}" for key, value in identity["options"].items()) or "defaults"
+        counts = " ".join(f"{kind}={count}" for kind, count in identity["companions"].items()) or "none"
         return (
             f"open_clip_ext {__version__}: loss={identity['loss']} options: {options} "
             f"companions: {counts} steps: {self.steps}"
@@ -144,9 +135,7 @@ class Run:
         state = self._restored
         if state is None:
             if self.teacher is not None:
-                logging.info(
-                    "open_clip_ext: no state to resume; the teacher starts from its initial weights"
-                )
+                logging.info("open_clip_ext: no state to resume; the teacher starts from its initial weights")
             return
         self.loss.load_state_dict(state["loss_state"])
         if self.teacher is not None and state["teacher"] is not None:
@@ -185,9 +174,7 @@ class Run:
                     "summed into the total, and must have a name that ends in _loss"
                 )
             # One transfer for all terms; it waits for the forward pass only.
-            finite = torch.stack(
-                [term.detach().isfinite().all() for term in terms.values()]
-            ).tolist()
+            finite = torch.stack([term.detach().isfinite().all() for term in terms.values()]).tolist()
             if not all(finite):
                 bad = ", ".join(
                     f"{name} is {terms[name].item()}"

@@ -55,12 +55,8 @@ class Settings:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add our argument group to upstream's parser."""
-    group = parser.add_argument_group(
-        "open_clip_ext", "hard-negative fine-tuning (open-clip-ext losses)"
-    )
-    group.add_argument(
-        "--loss", metavar="NAME", help=f"A registered loss: {', '.join(registry.entries())}."
-    )
+    group = parser.add_argument_group("open_clip_ext", "hard-negative fine-tuning (open-clip-ext losses)")
+    group.add_argument("--loss", metavar="NAME", help=f"A registered loss: {', '.join(registry.entries())}.")
     group.add_argument(
         "--loss-cfg",
         metavar="KEY=VALUE",
@@ -97,9 +93,7 @@ def settle(args: argparse.Namespace) -> Settings | None:
     if args.loss is None:
         for flag in FLAGS[1:]:
             if getattr(args, flag) is not None:
-                raise InputError(
-                    f"--{flag.replace('_', '-')} has no effect without --loss; add --loss NAME"
-                )
+                raise InputError(f"--{flag.replace('_', '-')} has no effect without --loss; add --loss NAME")
         for flag in FLAGS:  # upstream's namespace as if we were not here
             delattr(args, flag)
         return None

@@ -33,9 +33,7 @@ class EMATeacher(ModelEmaV3):  # type: ignore[misc]
         InputError: `checkpoint` is not there or does not fit the model.
     """
 
-    def __init__(
-        self, model: nn.Module, decay: float = 0.9996, checkpoint: str | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, decay: float = 0.9996, checkpoint: str | None = None) -> None:
         super().__init__(model, decay=decay, exclude_buffers=True)
         # bf16 cannot hold a change of (1-decay) of a weight: an average kept in it never moves.
         self.module.float().requires_grad_(False)

@@ -107,7 +107,8 @@ def main(folder: Path, out: Path) -> None:
     print(f"pairwise accuracy before: {pairwise_accuracy(base, held):.3f}")
     common = ("--epochs", 6, "--warmup", 20, "--lr", 5e-4, "--log-every-n-steps", 1000)
     for name, processes, flags in (
-        ("csv", 1, ("--dataset-type", "csv", "--train-data", table, "--csv-separator", ",", "--batch-size", 64)),
+        ("csv", 1, ("--dataset-type", "csv", "--train-data", table, "--csv-separator", ",",
+                    "--batch-size", 64)),
         ("webdataset", 1, ("--dataset-type", "webdataset", "--train-data", shards, "--batch-size", 64,
                            "--train-num-samples", len(seen), "--workers", 1)),
         ("two processes", 2, ("--dataset-type", "csv", "--train-data", table, "--csv-separator", ",",

@@ -101,9 +101,7 @@ def write_csv(folder: Path, made: list[Photo], form=json.dumps) -> Path:
     return path
 
 
-def write_shards(
-    folder: Path, made: list[Photo], shards: int = 2, inside_json: bool = False
-) -> str:
+def write_shards(folder: Path, made: list[Photo], shards: int = 2, inside_json: bool = False) -> str:
     """Webdataset shards; the negatives in a field of their own or inside the sample's json."""
     folder.mkdir(parents=True, exist_ok=True)
     for s in range(shards):

@@ -6,7 +6,6 @@ import copy
 
 import open_clip
 import pytest
-import support
 import torch
 
 from open_clip_ext.armed import arm, arms_of
@@ -83,9 +82,7 @@ def test_a_missing_text_gets_no_gradient_even_where_the_tower_would_fail(batch, 
 def test_kinds_of_companions_are_named_by_the_loss_alone(clip, batch):
     arm(clip, {"pos": 1, "phrase": 1})
     output = clip(*batch)
-    assert (
-        output["pos_text_features"].shape[:2] == output["phrase_text_features"].shape[:2] == (B, 1)
-    )
+    assert output["pos_text_features"].shape[:2] == output["phrase_text_features"].shape[:2] == (B, 1)
     assert output["phrase_valid"].tolist() == [[True], [False], [True]]
 
 

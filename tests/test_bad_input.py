@@ -139,32 +139,51 @@ def test_a_csv_without_the_column(stop, csv_data, flags):
 @pytest.mark.parametrize(
     ("form", "sentence"),
     [
-        (lambda texts: "", "column 'negatives': it is empty, no row has a negative; make some, or train with --loss clip"),
-        (lambda texts: json.dumps(texts[:2]), "column 'negatives': --num-negatives 4 is more than any row has (2 at most); give --num-negatives 2"),
+        (
+            lambda texts: "",
+            "column 'negatives': there is no negative in any row; make some, or train with --loss clip",
+        ),
+        (
+            lambda texts: json.dumps(texts[:2]),
+            "column 'negatives': --num-negatives 4 is more than any row has (2 at most); "
+            "give --num-negatives 2",
+        ),
         (lambda texts: "a b", "data row 1: expected a list of strings, got 'a b'"),
         (lambda texts: "[1]", "data row 1: expected a list of strings, got [1]"),
     ],
     ids=["empty", "too few", "no list", "no strings"],
-)  # fmt: skip
+)
 def test_a_csv_s_negatives(tmp_path, stop, form, sentence):
     path = write_csv(tmp_path, photos(8), form)
-    where, what = stop("--train-data", path, "--csv-separator", ",", "--loss", "degla").split(
-        ", ", 1
-    )
+    where, what = stop("--train-data", path, "--csv-separator", ",", "--loss", "degla").split(", ", 1)
     assert (where, what) == (str(path), sentence)
 
 
 @pytest.mark.parametrize(
     ("negatives", "arguments", "sentence"),
     [
-        (["a"], ["--negatives-key", "x"], "none of its first 8 samples has a field x.json or a key x in its json; "
-         "their fields: negatives.json, png, txt; name one with --negatives-key"),
-        ([], [], "field 'negatives': it is empty, no of its first 8 samples has a negative; make some, or train with --loss clip"),
-        (["a"], [], "field 'negatives': --num-negatives 4 is more than any of its first 8 samples has (1 at most); give --num-negatives 1"),
+        (
+            ["a"],
+            ["--negatives-key", "x"],
+            "none of its first 8 samples has a field x.json or a key x in its json; "
+            "their fields: negatives.json, png, txt; name one with --negatives-key",
+        ),
+        (
+            [],
+            [],
+            "field 'negatives': there is no negative in any of its first 8 samples; "
+            "make some, or train with --loss clip",
+        ),
+        (
+            ["a"],
+            [],
+            "field 'negatives': --num-negatives 4 is more than any of its first 8 samples has "
+            "(1 at most); give --num-negatives 1",
+        ),
         ("text", [], "sample 00000: expected a list of strings, got 'text'"),
     ],
     ids=["no field", "empty", "too few", "no list"],
-)  # fmt: skip
+)
 def test_a_webdataset_s_negatives(tmp_path, stop, negatives, arguments, sentence):
     made = photos(8)
     for photo in made:

@@ -20,9 +20,7 @@ def sample(caption: str, negatives: list[str]):
 
 
 def test_the_caption_comes_first_and_each_negative_keeps_its_place():
-    images, texts = HardNegativeCollate(TOKENIZE, 2)(
-        [sample("a b", ["b a", "c a"]), sample("d", ["e", "f"])]
-    )
+    images, texts = HardNegativeCollate(TOKENIZE, 2)([sample("a b", ["b a", "c a"]), sample("d", ["e", "f"])])
     assert images.shape == (2, 3, 8, 8)
     expected = TOKENIZE(["a b", "b a", "c a", "d", "e", "f"]).view(2, 3, 16)
     assert torch.equal(texts, expected)
@@ -30,9 +28,7 @@ def test_the_caption_comes_first_and_each_negative_keeps_its_place():
 
 
 def test_missing_negatives_are_rows_of_zeros():
-    _, texts = HardNegativeCollate(TOKENIZE, 3)(
-        [sample("a", ["b"]), sample("c", ["", "d"]), sample("e", [])]
-    )
+    _, texts = HardNegativeCollate(TOKENIZE, 3)([sample("a", ["b"]), sample("c", ["", "d"]), sample("e", [])])
     captions, negatives, valid = split_texts(texts)
     assert torch.equal(captions, TOKENIZE(["a", "c", "e"]))
     assert valid.tolist() == [[True, False, False], [False, True, False], [False, False, False]]

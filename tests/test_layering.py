@@ -38,8 +38,9 @@ def imports(path: Path) -> set[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module == "open_clip_ext":
             found |= {
-                f"open_clip_ext.{alias.name}" if (PACKAGE / alias.name).exists()
-                or (PACKAGE / f"{alias.name}.py").exists() else "open_clip_ext"
+                f"open_clip_ext.{alias.name}"
+                if (PACKAGE / alias.name).exists() or (PACKAGE / f"{alias.name}.py").exists()
+                else "open_clip_ext"
                 for alias in node.names
             }
         elif isinstance(node, ast.ImportFrom) and node.module:

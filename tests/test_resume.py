@@ -104,9 +104,7 @@ def test_stock_open_clip_loads_the_checkpoint_and_trains_on(tmp_path, flags, mod
     assert "open_clip_ext" not in stock.checkpoint("epoch_2.pt")["optimizer"]
     # And with the plugin there, a run without --loss does the same.
     plain = train_here(tmp_path, *flags, "--epochs", 2, "--resume", path, name="plain")
-    assert_same(
-        stock.checkpoint("epoch_2.pt")["state_dict"], plain.checkpoint("epoch_2.pt")["state_dict"]
-    )
+    assert_same(stock.checkpoint("epoch_2.pt")["state_dict"], plain.checkpoint("epoch_2.pt")["state_dict"])
 
 
 def test_plain_run_is_stock_to_the_bit(tmp_path, flags):
@@ -125,9 +123,7 @@ def test_plain_run_is_stock_to_the_bit(tmp_path, flags):
 def test_a_stock_checkpoint_is_resumed_with_a_fresh_teacher(tmp_path, flags):
     stock = train_here(tmp_path, *flags, name="stock")
     path = stock.folder / "checkpoints" / "epoch_1.pt"
-    ours = train_here(
-        tmp_path, *flags, "--loss", "degla", "--epochs", 2, "--resume", path, name="ours"
-    )
+    ours = train_here(tmp_path, *flags, "--loss", "degla", "--epochs", 2, "--resume", path, name="ours")
     assert "no state to resume" in ours.output
     assert ours.values("distill_loss")[0] < 1e-9  # the teacher is the student yet
 
@@ -146,9 +142,7 @@ def test_foreign_state_is_refused(tmp_path, flags, capsys, changes, message):
     checkpoint["optimizer"]["open_clip_ext"].update(changes)
     torch.save(checkpoint, tmp_path / "foreign.pt")
     with pytest.raises(SystemExit, match="2"):
-        train_here(
-            tmp_path, *flags, "--loss", "degla", "--resume", tmp_path / "foreign.pt", name="new"
-        )
+        train_here(tmp_path, *flags, "--loss", "degla", "--resume", tmp_path / "foreign.pt", name="new")
     assert message in capsys.readouterr().err
 
 

@@ -258,9 +258,7 @@ def test_the_doctor_finds_the_kill_switch(at_the_doctor_s, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("seam", seams.SEAMS, ids=lambda seam: seam.name)
-def test_the_doctor_finds_a_seam_that_takes_other_parameters(
-    at_the_doctor_s, monkeypatch, capsys, seam
-):
+def test_the_doctor_finds_a_seam_that_takes_other_parameters(at_the_doctor_s, monkeypatch, capsys, seam):
     monkeypatch.setattr(f"{seam.module}.{seam.name}", lambda task: None)
     assert cli.main(["doctor"]) == 1
     assert f"{seam.name} takes (task), not ({seam.parameters[0]}" in capsys.readouterr().out
@@ -310,14 +308,10 @@ def test_a_plain_run_does_not_mind_an_upstream_that_does_not_fit(on_a_misfit):
 def test_a_loss_on_an_upstream_that_does_not_fit_stops_with_one_sentence(on_a_misfit):
     assert on_a_misfit.returncode == 2
     assert on_a_misfit.stderr.count("\n") == 1
-    assert (
-        "open_clip_train.file_utils.pt_load takes (file_path, weights_only)" in on_a_misfit.stderr
-    )
+    assert "open_clip_train.file_utils.pt_load takes (file_path, weights_only)" in on_a_misfit.stderr
 
 
-def test_an_upstream_with_a_flag_of_the_same_name_stops_with_one_sentence(
-    armed, packages, tmp_path
-):
+def test_an_upstream_with_a_flag_of_the_same_name_stops_with_one_sentence(armed, packages, tmp_path):
     folder = edited_upstream(
         tmp_path,
         packages,

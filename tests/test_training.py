@@ -41,7 +41,9 @@ def test_every_loss_trains_and_logs_its_terms(tmp_path, flags, loss):
     for term in LOSSES[loss]:
         assert len(run.values(term)) == 12
     total = run.values("loss")
-    assert total == pytest.approx([sum(v) for v in zip(*map(run.values, LOSSES[loss]))], rel=1e-3)
+    assert total == pytest.approx(
+        [sum(v) for v in zip(*map(run.values, LOSSES[loss]), strict=True)], rel=1e-3
+    )
     assert total[-1] < total[0]
 
 
@@ -74,9 +76,7 @@ def test_upstreams_options_work(tmp_path, flags, loss, extra):
 def test_accumulation_gives_the_whole_batch_s_loss(tmp_path, model, one_batch, loss):
     common = ["--model", model, "--train-data", one_batch, "--csv-separator", ",", "--loss", loss]
     whole = train_here(tmp_path, *common, "--batch-size", 16, "--epochs", 3, name="whole")
-    parts = train_here(
-        tmp_path, *common, "--batch-size", 8, "--accum-freq", 2, "--epochs", 3, name="parts"
-    )
+    parts = train_here(tmp_path, *common, "--batch-size", 8, "--accum-freq", 2, "--epochs", 3, name="parts")
     for term in LOSSES[loss]:
         assert parts.values(term) == pytest.approx(whole.values(term), rel=1e-3, abs=2e-4)
 
@@ -104,9 +104,7 @@ def test_two_processes_equal_one(tmp_path, model, one_batch, loss):
     # Exact gradients: upstream's other gather modes scale them (docs/losses.md).
     two = train(tmp_path, *common, "--local-loss", "--gather-with-grad", name="two", processes=2)
     assert two.status == 0, two.output
-    theirs = {
-        k.removeprefix("module."): v for k, v in two.checkpoint("epoch_3.pt")["state_dict"].items()
-    }
+    theirs = {k.removeprefix("module."): v for k, v in two.checkpoint("epoch_3.pt")["state_dict"].items()}
     for name, tensor in one.checkpoint("epoch_3.pt")["state_dict"].items():
         torch.testing.assert_close(theirs[name], tensor, rtol=1e-4, atol=2e-6)
     assert two.output.count(f"loss={loss} ") >= 2  # every rank announces itself

@@ -136,9 +136,7 @@ def mean(scores: Scores, names: Sequence[str]) -> float:
 
 def composition(scores: Scores) -> float:
     """The mean over edits of the same family, then over the families replace, swap and add."""
-    families = [
-        [kind for kind in world.KINDS if kind.startswith(f)] for f in ("replace", "swap", "add")
-    ]
+    families = [[kind for kind in world.KINDS if kind.startswith(f)] for f in ("replace", "swap", "add")]
     return sum(mean(scores, family) for family in families) / len(families)
 
 

@@ -177,11 +177,7 @@ def shown(words: list[str]) -> str:
     """The command as a shell reads it, one option per line."""
     lines: list[list[str]] = [[]]
     for word in words:
-        if (
-            word.startswith("--")
-            and len(word) > 2
-            and "open_clip_train.main" in words[: words.index(word)]
-        ):
+        if word.startswith("--") and len(word) > 2 and "open_clip_train.main" in words[: words.index(word)]:
             lines.append([])
         lines[-1].append(shlex.quote(word))
     return " \\\n    ".join(" ".join(line) for line in lines)
@@ -202,9 +198,7 @@ def from_json(text: str, source: str) -> Recipe:
         values = json.loads(text)
         unknown = sorted(set(values) - {f.name for f in fields(Recipe)})
         if unknown:
-            raise InputError(
-                f"{source}: unknown setting {unknown[0]}; compare it with a written recipe.json"
-            )
+            raise InputError(f"{source}: unknown setting {unknown[0]}; compare it with a written recipe.json")
         for name in ("pretraining", "fine_tuning"):
             if name in values:
                 values[name] = Schedule(**values[name])

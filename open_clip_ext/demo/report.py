@@ -38,11 +38,7 @@ class Row:
         """How the tables call it."""
         if not self.loss:
             return "base"
-        return (
-            self.loss
-            if self.alpha == 1
-            else f"  {self.alpha:g} {self.loss} + {1 - self.alpha:.2g} base"
-        )
+        return self.loss if self.alpha == 1 else f"  {self.alpha:g} {self.loss} + {1 - self.alpha:.2g} base"
 
     def value(self, summary: Summary) -> float:
         """The mean over fine-tuning seeds."""
@@ -103,11 +99,7 @@ def _cells(row: Row, columns: Mapping[str, Summary]) -> list[str]:
 
 def _tables(rows: Sequence[Row]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Title, head and body of each table."""
-    spread = (
-        " (± standard deviation over fine-tuning seeds)"
-        if max(len(r.scores) for r in rows) > 1
-        else ""
-    )
+    spread = " (± standard deviation over fine-tuning seeds)" if max(len(r.scores) for r in rows) > 1 else ""
     main = [
         [r.name, *_cells(r, SUMMARIES)]
         + ([str(r.steps), f"{statistics.fmean(r.seconds):.0f}"] if r.seconds else ["", ""])
@@ -210,12 +202,8 @@ def words(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]], alpha: float
         ("swap_order", "two exchanged noun phrases"),
     ):
         if taught:
-            parts = [
-                f"{n} {_compared(*_difference(r, base, one(kind)))}" for n, r in taught.items()
-            ]
-            said.append(
-                f"On {meaning}, against the base's {base.value(one(kind)):.1f}: {'; '.join(parts)}."
-            )
+            parts = [f"{n} {_compared(*_difference(r, base, one(kind)))}" for n, r in taught.items()]
+            said.append(f"On {meaning}, against the base's {base.value(one(kind)):.1f}: {'; '.join(parts)}.")
     if "clip" in methods and taught:
         parts = []
         for name, row in taught.items():
@@ -233,9 +221,7 @@ def words(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]], alpha: float
         )
     if "degla" in methods:
         said += _degla(methods, curves, alpha)
-    ceilings = [
-        f"{n} {base.value(s):.1f}" for n, s in {**KINDS, **SETS}.items() if base.value(s) > 97
-    ]
+    ceilings = [f"{n} {base.value(s):.1f}" for n, s in {**KINDS, **SETS}.items() if base.value(s) > 97]
     if ceilings:
         said.append(
             f"The base is at its ceiling in {', '.join(ceilings)}: these can show a loss and no gain, and they "
@@ -260,9 +246,7 @@ def words(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]], alpha: float
     return said
 
 
-def _degla(
-    methods: Mapping[str, Row], curves: Mapping[str, Sequence[Row]], alpha: float
-) -> list[str]:
+def _degla(methods: Mapping[str, Row], curves: Mapping[str, Sequence[Row]], alpha: float) -> list[str]:
     """Degla beside the others, and beside what mixing with the base gives them."""
     comp, kept = evaluate.composition, evaluate.unmentioned
     degla = methods["degla"]
@@ -283,9 +267,7 @@ def _degla(
         difference = degla.value(comp) - there
         error = math.hypot(degla.error(comp), methods[other].error(comp))
         verdict = (
-            "degla is above this control"
-            if difference > 2 * error
-            else "degla is not above this control"
+            "degla is above this control" if difference > 2 * error else "degla is not above this control"
         )
         said.append(
             f"At degla's zero-shot of {degla.value(kept):.1f}, {other} mixed with the base reaches a composition "
@@ -327,13 +309,9 @@ def markdown(
         for loss, values in options.items()
         if values
     )
-    rates = ", ".join(
-        f"{r.loss} {recipe.schedule(r.loss).lr:g}" for r in rows if r.loss and r.alpha == 1
-    )
+    rates = ", ".join(f"{r.loss} {recipe.schedule(r.loss).lr:g}" for r in rows if r.loss and r.alpha == 1)
     warning = (
-        "\n**A `--quick` run: it shows that every stage works. Its numbers mean nothing.**\n"
-        if quick
-        else ""
+        "\n**A `--quick` run: it shows that every stage works. Its numbers mean nothing.**\n" if quick else ""
     )
     return f"""# Hard-negative fine-tuning in a small drawn world
 {warning}

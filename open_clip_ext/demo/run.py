@@ -32,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=DEFAULT_OUT, metavar="FOLDER",
         help="where everything goes (default: %(default)s); an unfinished demo there goes on",
     )  # fmt: skip
-    parser.add_argument(
-        "--quick", action="store_true", help="a size for tests; its numbers mean nothing"
-    )
+    parser.add_argument("--quick", action="store_true", help="a size for tests; its numbers mean nothing")
     parser.add_argument(
         "--seeds",
         type=int,
@@ -48,9 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"methods to compare (default: {' '.join(LOSSES)})",
     )
-    parser.add_argument(
-        "--recipe", type=Path, metavar="FILE", help="settings, as a written recipe.json"
-    )
+    parser.add_argument("--recipe", type=Path, metavar="FILE", help="settings, as a written recipe.json")
     parser.add_argument(
         "--select", action="store_true",
         help="only choose each method's learning rate, on the evaluation seed kept for that; writes recipe-selected.json",
@@ -137,9 +133,7 @@ def _claim(out: Path, recipe: Recipe) -> None:
         raise InputError(f"--out {out}: not a folder; name another")
     if out.is_dir() and any(out.iterdir()):
         if not written.is_file():
-            raise InputError(
-                f"--out {out}: the folder is not empty and holds no demo; name another"
-            )
+            raise InputError(f"--out {out}: the folder is not empty and holds no demo; name another")
         if written.read_text() != recipes.to_json(recipe):
             raise InputError(
                 f"--out {out}: holds a demo with other settings; name another, or give --recipe {written}"
@@ -201,9 +195,7 @@ class Demo:
         base = train.load(self._model("base"))
         self.base_scale = base.logit_scale.detach().exp().item()
         scores = evaluate.score(base, [recipe.dev_seed], recipe.test_size)
-        self.checks = evaluate.gate(
-            scores, recipe.dev_seed, recipe.test_size, recipe.gate, recipe.swap_band
-        )
+        self.checks = evaluate.gate(scores, recipe.dev_seed, recipe.test_size, recipe.gate, recipe.swap_band)
         failed = [check.name for check in self.checks if not check.passed]
         print(f"\nthe base, before fine-tuning\n{report.gate_text(self.checks)}\n", flush=True)
         if failed and not self.quick:

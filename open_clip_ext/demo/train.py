@@ -90,9 +90,7 @@ def run(
     name = words[words.index("--name") + 1]
     epochs = int(words[words.index("--epochs") + 1])
     folder = out / words[words.index("--logs") + 1] / name
-    shutil.rmtree(
-        folder, ignore_errors=True
-    )  # what a killed run left; upstream would refuse the name
+    shutil.rmtree(folder, ignore_errors=True)  # what a killed run left; upstream would refuse the name
     folder.parent.mkdir(parents=True, exist_ok=True)
     printed = folder.with_name(name + ".txt")
     started = time.monotonic()
@@ -144,12 +142,8 @@ def run(
     if process.returncode != 0 or not checkpoint.exists():
         tail = [line for line in printed.read_text(errors="replace").splitlines() if line.strip()]
         reason = next((s for s in reversed(tail) if s.startswith("open_clip_ext:")), "")
-        reason = reason or next(
-            (s.strip() for s in reversed(tail) if "Error" in s), "no checkpoint"
-        )
-        raise TrainingError(
-            f"the trainer failed on {name} ({reason}); all it printed is in {printed}"
-        )
+        reason = reason or next((s.strip() for s in reversed(tail) if "Error" in s), "no checkpoint")
+        raise TrainingError(f"the trainer failed on {name} ({reason}); all it printed is in {printed}")
     if "--loss" in words:
         loss = words[words.index("--loss") + 1]
         if f"loss: {loss}" not in (folder / "params.txt").read_text().splitlines():

@@ -255,9 +255,7 @@ def pair_scene(rng: random.Random, test: bool) -> Scene:
             break
     line, (start, end) = rng.randrange(GRID), rng.sample(range(GRID), 2)
     cells = [(line, start), (line, end)] if rng.random() < 0.5 else [(start, line), (end, line)]
-    return _scene(
-        [Thing(c, s, *cell) for c, s, cell in zip(colours, shapes, cells, strict=True)], rng
-    )
+    return _scene([Thing(c, s, *cell) for c, s, cell in zip(colours, shapes, cells, strict=True)], rng)
 
 
 def count_scene(rng: random.Random, number: int) -> Scene:
@@ -476,9 +474,7 @@ def evaluation(seed: int, size: int) -> Evaluation:
         false=false,
         web=[web_caption(scene, rng, relation_share=0) for scene in scenes],
         zero_shot={
-            "shape": labelled(
-                singles, lambda s: s.things[0].shape, SHAPES, ("a {}", "a picture of a {}")
-            ),
+            "shape": labelled(singles, lambda s: s.things[0].shape, SHAPES, ("a {}", "a picture of a {}")),
             "colour": labelled(singles, lambda s: s.things[0].colour, list(COLOURS), things),
             "background": labelled(
                 mixed,

@@ -144,9 +144,7 @@ def end_epoch(info: Any, epoch: int) -> None:
     """Say how many broken samples upstream's reader passed over."""
     broken = info._open_clip_ext.broken.take()
     if broken:
-        logging.warning(
-            f"open_clip_ext: epoch {epoch}: {broken} broken samples or files were skipped"
-        )
+        logging.warning(f"open_clip_ext: epoch {epoch}: {broken} broken samples or files were skipped")
 
 
 def _lead_csv(dataset: Any, feed: Feed, settings: Settings, args: argparse.Namespace) -> None:
@@ -159,12 +157,8 @@ def _lead_csv(dataset: Any, feed: Feed, settings: Settings, args: argparse.Names
                 f"{path} has no column {column!r}; its columns: {', '.join(columns)}; "
                 "name one with --negatives-key"
             )
-        values = pd.read_csv(
-            path, sep=separator, usecols=[column], dtype=str, keep_default_na=False
-        )[column]
-        kinds[kind] = [
-            _parse(value, f"{path}, data row {row}") for row, value in enumerate(values, start=1)
-        ]
+        values = pd.read_csv(path, sep=separator, usecols=[column], dtype=str, keep_default_na=False)[column]
+        kinds[kind] = [_parse(value, f"{path}, data row {row}") for row, value in enumerate(values, start=1)]
         _require_enough(kinds[kind], settings.companions[kind], f"{path}, column {column!r}", "row")
     dataset.captions = [
         pack(str(caption), dict(zip(kinds, texts, strict=True)))
@@ -180,8 +174,7 @@ def _lead_csv(dataset: Any, feed: Feed, settings: Settings, args: argparse.Names
 
 def _lead_synthetic(dataset: Any, feed: Feed, settings: Settings) -> None:
     dummies = {
-        kind: [f"Dummy {kind} {i}" for i in range(count)]
-        for kind, count in settings.companions.items()
+        kind: [f"Dummy {kind} {i}" for i in range(count)] for kind, count in settings.companions.items()
     }
     dataset.caption = pack(dataset.caption, dummies)
     feed.summary = "synthetic captions with synthetic companions"
@@ -200,15 +193,11 @@ def _lead_webdataset(info: Any, feed: Feed, settings: Settings, args: argparse.N
         return
     packer = PackSample(settings.sources)
     _peek(args.train_data, packer, settings)
-    selected = [isinstance(stage, FilterFunction) and stage.f is _select for stage in stages].index(
-        True
-    )
+    selected = [isinstance(stage, FilterFunction) and stage.f is _select for stage in stages].index(True)
     # A sample whose companions cannot be read is broken: counted and passed over like any other.
     stages.insert(selected + 1, wds.map(packer, handler=feed.broken))
     loader.collate_fn = Unpack(feed.collate, batched=True)
-    feed.summary = (
-        f"companion texts from the fields {', '.join(settings.sources.values())} of each sample"
-    )
+    feed.summary = f"companion texts from the fields {', '.join(settings.sources.values())} of each sample"
 
 
 class PackSample:
@@ -231,9 +220,7 @@ class PackSample:
     def companions(self, sample: Mapping[str, Any]) -> dict[str, list[str]]:
         """The companions of a sample by kind."""
         where = f"{sample.get('__url__')}, sample {sample.get('__key__')}"
-        return {
-            kind: _parse(self._value(sample, name), where) for kind, name in self.sources.items()
-        }
+        return {kind: _parse(self._value(sample, name), where) for kind, name in self.sources.items()}
 
     def carries(self, sample: Mapping[str, Any]) -> bool:
         """Whether the sample has a place for companions at all."""
@@ -260,9 +247,7 @@ def _peek(shards: str, packer: PackSample, settings: Settings) -> None:
         raise InputError(f"{shard}: no sample with an image and a caption could be read")
     names = ", ".join(settings.sources.values())
     if not any(packer.carries(sample) for sample in samples):
-        fields = sorted(
-            {name for sample in samples for name in sample if not name.startswith("__")}
-        )
+        fields = sorted({name for sample in samples for name in sample if not name.startswith("__")})
         raise InputError(
             f"{shard}: none of its first {len(samples)} samples has a field {names}.json or a key "
             f"{names} in its json; their fields: {', '.join(fields)}; name one with --negatives-key"
@@ -298,9 +283,7 @@ def _require_enough(lists: Sequence[Sequence[str]], wanted: int, where: str, uni
     """Stop if there are no companions at all, or never as many as asked for."""
     most = max(map(len, lists), default=0)
     if not any(map(_count, lists)):
-        raise InputError(
-            f"{where}: it is empty, no {unit} has a negative; make some, or train with --loss clip"
-        )
+        raise InputError(f"{where}: there is no negative in any {unit}; make some, or train with --loss clip")
     if most < wanted:
         raise InputError(
             f"{where}: --num-negatives {wanted} is more than any {unit} has ({most} at most); "

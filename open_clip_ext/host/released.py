@@ -69,11 +69,7 @@ class Adapter:
     def get_dataset_fn(self, upstream: Upstream, data_path: str, dataset_type: str) -> Upstream:
         """Upstream's builder of a loader; the one for training brings the companion texts."""
         build: Upstream = upstream(data_path, dataset_type)
-        return (
-            build
-            if self.run is None
-            else functools.partial(_build_loader, build, self.run.settings)
-        )
+        return build if self.run is None else functools.partial(_build_loader, build, self.run.settings)
 
     def create_loss(self, upstream: Upstream, args: argparse.Namespace) -> torch.nn.Module:
         """The registered loss, with the distributed options that upstream's own takes."""
@@ -124,9 +120,7 @@ class Adapter:
 
         with reported():
             if not self.run.begun:
-                self.run.begin(
-                    model, optimizer, scaled=scaler is not None, calls_per_step=args.accum_freq
-                )
+                self.run.begin(model, optimizer, scaled=scaler is not None, calls_per_step=args.accum_freq)
             self.run.begin_epoch()
         loaders.begin_epoch(data["train"], epoch)
         chance.seed_everything(args.seed, epoch, args.rank)
@@ -190,9 +184,7 @@ def _with_flags(upstream: Upstream) -> Upstream:
                 try:
                     add_flags(self)
                 except argparse.ArgumentError as error:
-                    raise InputError(
-                        f"{seams.upstream()} has a flag of the same name: {error}"
-                    ) from error
+                    raise InputError(f"{seams.upstream()} has a flag of the same name: {error}") from error
             return super().parse_args(*args, **kwargs)
 
     def parse_args(args: Any) -> Any:

@@ -93,9 +93,7 @@ class Loss(nn.Module):
         """
         split = self.local_loss and self.world_size > 1
         rows = Batch(image, text)
-        columns = Batch(
-            self.gather(image), self.gather(text), first=self.rank * len(image) if split else 0
-        )
+        columns = Batch(self.gather(image), self.gather(text), first=self.rank * len(image) if split else 0)
         if neg is not None:
             # Always a tensor, so that no rank waits for a mask which another does not send.
             exists = torch.ones_like(neg[..., 0]) if valid is None else valid

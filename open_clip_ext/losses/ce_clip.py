@@ -76,9 +76,7 @@ class CECLIPLoss(Loss):
             rank=rank,
             world_size=world_size,
         )
-        check_at_least_zero(
-            cmr_weight=cmr_weight, imc_weight=imc_weight, threshold_cap=threshold_cap
-        )
+        check_at_least_zero(cmr_weight=cmr_weight, imc_weight=imc_weight, threshold_cap=threshold_cap)
         if not isinstance(threshold, str):
             check_at_least_zero(threshold=threshold)
         elif threshold not in ("mean", "max"):
@@ -116,9 +114,7 @@ class CECLIPLoss(Loss):
             ValueError: a shape does not fit, or K is not the one of the thresholds.
         """
         known = None if self.thresholds is None else len(self.thresholds)
-        check_shapes(
-            image_features, text_features, logit_scale, neg_text_features, neg_valid, known
-        )
+        check_shapes(image_features, text_features, logit_scale, neg_text_features, neg_valid, known)
         rows, columns = self.share(image_features, text_features, neg_text_features, neg_valid)
         v, t, n, valid, _ = rows
         assert n is not None

@@ -76,9 +76,7 @@ def hard_negative_clip(
     return (image_to_text + text_to_image) / 2
 
 
-def image_grounded(
-    v: Tensor, t: Tensor, n: Tensor, s: Tensor, valid: Tensor | None = None
-) -> Tensor:
+def image_grounded(v: Tensor, t: Tensor, n: Tensor, s: Tensor, valid: Tensor | None = None) -> Tensor:
     """Each image chooses between its caption and the caption's own negatives.
 
         L = mean_i -log  e^{s v_i.t_i} / ( e^{s v_i.t_i} + sum_k m_ik e^{s v_i.n_ik} )

@@ -42,9 +42,7 @@ def test_equals_its_loop_oracles(k, imc):
         "imc_loss": 0.9 * oracles.intra_modal(x.v, x.t, x.n, x.s, x.m, imc),
     }
     torch.testing.assert_close(terms, expected)
-    got, want = (
-        torch.autograd.grad(sum(d.values()), (x.v, x.t, x.n, x.s)) for d in (terms, expected)
-    )
+    got, want = (torch.autograd.grad(sum(d.values()), (x.v, x.t, x.n, x.s)) for d in (terms, expected))
     torch.testing.assert_close(got, want)
     loss.commit()
     new = oracles.thresholds(x.v, x.t, x.n, x.s, START[:k], x.m)
@@ -165,9 +163,7 @@ def test_the_max_rule():
     loss = CECLIPLoss(threshold="max")
     loss(**student(x))
     loss.commit()
-    assert loss.thresholds.tolist() == close(
-        [1.0814589672, 1.2239454723, 0.8233174040, 2.4844561816]
-    )
+    assert loss.thresholds.tolist() == close([1.0814589672, 1.2239454723, 0.8233174040, 2.4844561816])
 
 
 def test_a_constant_threshold_has_no_state():
@@ -207,9 +203,7 @@ def test_a_state_from_before_the_first_batch_can_be_loaded():
 
 def test_thresholds_of_another_number_of_types_are_refused():
     loss = started()
-    with pytest.raises(
-        ValueError, match=r"neg_text_features has shape \(5, 3, 7\), expected \(5, 4"
-    ):
+    with pytest.raises(ValueError, match=r"neg_text_features has shape \(5, 3, 7\), expected \(5, 4"):
         loss(**student(features(k=3)))
     with pytest.raises(RuntimeError, match="size mismatch for thresholds"):
         loss.load_state_dict(started(START[:2]).state_dict())
@@ -222,9 +216,7 @@ def test_it_cannot_be_sized_without_negatives(companions):
 
 
 def test_options_without_effect_are_told():
-    assert CECLIPLoss(threshold=2.0).idle_options() == {
-        "threshold_cap": "threshold is the constant 2.0"
-    }
+    assert CECLIPLoss(threshold=2.0).idle_options() == {"threshold_cap": "threshold is the constant 2.0"}
     assert CECLIPLoss(cmr_weight=0).idle_options() == {
         "threshold": "cmr_weight is 0",
         "threshold_cap": "cmr_weight is 0",

@@ -87,9 +87,7 @@ def test_gradients_come_back_in_the_dtype_of_the_features(cls):
     x = features(grad=False)
     x.v = x.v.bfloat16().requires_grad_()
     args = arguments(cls, x)
-    args = {
-        k: y.bfloat16() if k not in ("neg_valid", "image_features") else y for k, y in args.items()
-    }
+    args = {k: y.bfloat16() if k not in ("neg_valid", "image_features") else y for k, y in args.items()}
     cls()(**args).backward()
     assert x.v.grad.dtype == torch.bfloat16
     assert x.v.grad.isfinite().all()
@@ -203,8 +201,6 @@ def test_accumulation_leaves_features_one_big_batch_and_counts_the_logit_scale_t
             y = getattr(part, name)
             where = live[..., None] if y.ndim == 3 else live
             setattr(part, name, torch.where(where, y, y.detach()))
-        for sum_, g in zip(
-            total, torch.autograd.grad(cls()(**arguments(cls, part)), leaves), strict=True
-        ):
+        for sum_, g in zip(total, torch.autograd.grad(cls()(**arguments(cls, part)), leaves), strict=True):
             sum_ += g
     torch.testing.assert_close(total, [whole[0], whole[1], 2 * whole[2]])

@@ -38,9 +38,7 @@ def test_equals_its_loop_oracles(k, tgc):
         "distill_loss": 0.3 * oracles.self_distillation(x.v, x.tv, x.t, x.tt, x.n, x.tn, x.m),
     }
     torch.testing.assert_close(terms, expected)
-    got, want = (
-        torch.autograd.grad(sum(d.values()), (x.v, x.t, x.n, x.s)) for d in (terms, expected)
-    )
+    got, want = (torch.autograd.grad(sum(d.values()), (x.v, x.t, x.n, x.s)) for d in (terms, expected))
     torch.testing.assert_close(got, want)
 
 
@@ -62,9 +60,7 @@ def test_reference_gradients():
         (set_b(), True, [0.6822842322, 1.9685904588, 1.5120508972]),
     ):
         v, t, n = leaves(x)
-        assert gradient_norms(DeGLALoss()(**student(x, mask), **teacher(x)), v, t, n) == close(
-            norms
-        )
+        assert gradient_norms(DeGLALoss()(**student(x, mask), **teacher(x)), v, t, n) == close(norms)
 
 
 def test_the_text_contrast_uses_own_negatives_by_default_and_others_on_request():
@@ -88,9 +84,9 @@ def test_the_distillation_is_a_sum_so_the_published_weight_is_for_a_batch_of_256
     assert double.item() == close(2 * single.item())
     # at B = 256, K = 4: 1.28 times the mean image term and 6.4 times the mean text term
     assert (0.005 * 256, 0.005 * 256 * 5) == (1.28, 6.4)
-    rescaled = DeGLALoss(distill_weight=0.005 * 256 / 12)(
-        **student(x), **teacher(x), output_dict=True
-    )["distill_loss"]
+    rescaled = DeGLALoss(distill_weight=0.005 * 256 / 12)(**student(x), **teacher(x), output_dict=True)[
+        "distill_loss"
+    ]
     image = (x.v - x.tv).square().sum(-1).mean()
     text = torch.cat([x.t[:, None] - x.tt[:, None], x.n - x.tn], 1).square().sum(-1).mean()
     assert rescaled.item() == close((1.28 * image + 6.4 * text).item())

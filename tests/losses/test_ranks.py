@@ -91,9 +91,7 @@ def share(x, rank):
 
 def work(rank, folder):
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD
-    )
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
     where = {"rank": rank, "world_size": WORLD}
     out = {}
     for name, mode in CASES:
