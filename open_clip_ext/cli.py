@@ -68,7 +68,7 @@ def _doctor(args: argparse.Namespace) -> int:
     print(f"open_clip_ext {__version__}, {seams.upstream()}, Python {sys.version.split()[0]}")
     if not _startup.enabled():
         unarmed = "OPEN_CLIP_EXT=0 turns it off"
-    elif not _startup.armed():
+    elif not (_startup.armed() or seams.hooked()):
         unarmed = "no start-up file was read here; train with `python -m open_clip_ext`"
     else:
         unarmed = ""

@@ -26,7 +26,7 @@ ALLOWED = {
     "run": ["", "armed", "errors", "peers", "settings", "teacher"],
     "host": ["host", "armed", "data", "errors", "run", "settings", "teacher"],
     "losses": ["losses", "teacher"],
-    "demo": ["demo", "", "errors", "data", "teacher"],
+    "demo": ["demo", "", "errors", "registry"],
 }
 
 

@@ -123,3 +123,8 @@ def test_a_patched_upstream_trains(unarmed, paths, model, csv_data, tmp_path):
     assert run.returncode == 0, run.stderr
     assert "loss=degla" in run.stderr
     assert (tmp_path / "run" / "checkpoints" / "epoch_1.pt").is_file()
+
+
+def test_the_doctor_is_content_with_a_patched_upstream(unarmed, paths):
+    doctor = unarmed.run("-m", "open_clip_ext.cli", "doctor", PYTHONPATH=paths)
+    assert doctor.returncode == 0, doctor.stdout

@@ -324,3 +324,29 @@ def test_an_upstream_with_a_flag_of_the_same_name_stops_with_one_sentence(armed,
     assert run.stderr.count("\n") == 1
     assert "has a flag of the same name" in run.stderr
     assert "--loss" in run.stderr
+
+
+def test_a_seam_that_someone_decorated_is_wrapped_all_the_same(armed, packages, tmp_path):
+    folder = edited_upstream(
+        tmp_path,
+        packages,
+        "params.py",
+        "def parse_args(args):",
+        "import functools\ndef decorated(f):\n    return functools.wraps(f)(lambda args: f(args))\n"
+        "@decorated\ndef parse_args(args):",
+    )
+    run = armed.run("-m", "open_clip_train.main", "--loss", "no-such-loss", PYTHONPATH=folder)
+    assert (run.returncode, run.stderr.count("no such loss")) == (2, 1)
+
+
+def test_an_upstream_without_a_module_stops_with_one_sentence(armed, packages, tmp_path):
+    folder = edited_upstream(tmp_path, packages, "file_utils.py", "def pt_load", "def pt_load")
+    (folder / "open_clip_train" / "file_utils.py").unlink()
+    run = armed.run(
+        "-c",
+        "import open_clip_ext.host.released as r; r.install();"
+        "from open_clip_train.params import parse_args; parse_args(['--loss', 'degla'])",
+        PYTHONPATH=folder,
+    )
+    assert run.returncode == 2
+    assert "open_clip_train.file_utils cannot be imported" in run.stderr

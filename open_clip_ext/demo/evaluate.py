@@ -82,14 +82,14 @@ def score(model: Any, seeds: Sequence[int], size: int) -> Scores:
 @torch.inference_mode()
 def _score(model: Any, data: Pictures) -> Scores:
     items = data.items
-    images = torch.cat([model.encode_image(p, normalize=True) for p in data.pictures.split(256)])
+    images = torch.cat([model.encode_image(p, normalize=True) for p in torch.split(data.pictures, 256)])
     texts = dict.fromkeys([*items.captions, *items.web])
     texts |= dict.fromkeys(text for false in items.false.values() for text in false)
     texts |= dict.fromkeys(
         text for z in items.zero_shot.values() for prompts in z.prompts for text in prompts
     )
     tokens = torch.stack([_tokens(text, model.context_length) for text in texts])
-    encoded = torch.cat([model.encode_text(t, normalize=True) for t in tokens.split(512)])
+    encoded = torch.cat([model.encode_text(t, normalize=True) for t in torch.split(tokens, 512)])
     place = {text: index for index, text in enumerate(texts)}
 
     def text_rows(names: Sequence[str]) -> Tensor:
@@ -115,7 +115,7 @@ def _score(model: Any, data: Pictures) -> Scores:
 
 
 def _recall(pictures: Tensor, captions: Tensor, texts: Sequence[str]) -> Share:
-    """Recall at 1, both directions together. Equal captions are one candidate; ties count as wrong."""
+    """Recall at 1, both directions together. Equal captions are one candidate; a tie is wrong."""
     similar = pictures @ captions.T
     numbers = {text: index for index, text in enumerate(dict.fromkeys(texts))}
     ids = torch.tensor([numbers[text] for text in texts])
@@ -126,7 +126,7 @@ def _recall(pictures: Tensor, captions: Tensor, texts: Sequence[str]) -> Share:
     return Share(hits, 2 * len(texts))
 
 
-# --- summaries of one model -------------------------------------------------------------------------------
+# --- summaries of one model -----------------------------------------------------------------------
 
 
 def mean(scores: Scores, names: Sequence[str]) -> float:
@@ -155,7 +155,7 @@ def named(scores: Scores) -> float:
     return mean(scores, [f"zs/{name}" for name in world.NAMED])
 
 
-# --- the gate ---------------------------------------------------------------------------------------------
+# --- the gate -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Every setting of the demo, and the command lines that they come to.
 
-A recipe is written to `recipe.json` beside the results; edit a copy and run it with `--recipe`. What depends
-on the measured base (`tuned_options`) is computed, not typed.
+A recipe is written to `recipe.json` beside the results; edit a copy and run it with `--recipe`.
+What depends on the measured base (`tuned_options`) is computed, not typed.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ MODEL = {
     },
 }  # fmt: skip
 
-# DeGLA's published run: batch 256, weight 0.005 of a distillation that is a sum over the batch, and a teacher
-# of which 0.9996^(5 epochs * 1617 steps) = 3.9 % are still the initial weights at the end.
+# DeGLA's published run: batch 256, weight 0.005 of a distillation that is a sum over the batch, and
+# a teacher of which 0.9996^(5 epochs * 1617 steps) = 3.9 % are still the initial weights at the
+# end.
 PUBLISHED_BATCH = 256
 PUBLISHED_DISTILL = 0.005
 PUBLISHED_TEACHER_LEFT = 0.9996 ** (5 * 1617)
@@ -64,8 +65,8 @@ class Recipe:
         batch: samples per step, everywhere.
         shards: of each data set; at least the number of workers.
         workers: of upstream's loader.
-        at_once: fine-tuning runs at the same time, one thread each. On two cores this is quicker, steadier
-            and easier to repeat than one run with two threads.
+        at_once: fine-tuning runs at the same time, one thread each. On two cores this is quicker,
+            steadier and easier to repeat than one run with two threads.
         world_seed: of the drawn training data and of the untrained model.
         pretraining: of the base.
         fine_tuning: of every method alike, but for the learning rate.
@@ -74,7 +75,8 @@ class Recipe:
         dev_seed: evaluation seed on which settings are chosen. Never reported.
         test_seeds: evaluation seeds that are reported, pooled.
         test_size: items of each kind per evaluation seed.
-        gate: the share of the way from chance to 100 % that the base must go in every zero-shot set.
+        gate: the share of the way from chance to 100 % that the base must go in every zero-shot
+            set.
         swap_band: points around 50 % in which the base's swaps must lie.
         alpha: weight of the fine-tuned model in the control that is mixed with the base.
         curve: the weights that the plot's curves go through.

@@ -1,7 +1,8 @@
-"""What came out: a table for the terminal, a Markdown report, a plot, and words computed from the numbers."""
+"""What came out: terminal tables, a Markdown report, a plot, and words computed from the numbers."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -84,7 +85,7 @@ KINDS = {kind: one(kind) for kind in world.KINDS}
 SETS = {name: one(f"zs/{name}") for name in (*world.UNMENTIONED, *world.NAMED)}
 
 
-# --- tables -----------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 
 def _cells(row: Row, columns: Mapping[str, Summary]) -> list[str]:
@@ -148,14 +149,15 @@ def markdown_tables(rows: Sequence[Row]) -> str:
     return "\n\n".join(blocks)
 
 
-# --- words ------------------------------------------------------------------------------------------------
+# --- words ----------------------------------------------------------------------------------------
 
 
 def _compared(difference: float, error: float) -> str:
     """A difference in words; two standard errors count as more than noise."""
     if abs(difference) <= 2 * error:
         return f"within noise ({difference:+.1f}, noise ±{2 * error:.1f})"
-    return f"{'higher' if difference > 0 else 'lower'} by {abs(difference):.1f} (noise ±{2 * error:.1f})"
+    word = "higher" if difference > 0 else "lower"
+    return f"{word} by {abs(difference):.1f} (noise ±{2 * error:.1f})"
 
 
 def _difference(a: Row, b: Row, summary: Summary) -> tuple[float, float]:
@@ -171,19 +173,18 @@ def along(curve: Sequence[Row], zero_shot: float) -> float | None:
     """
     points = [(r.value(evaluate.unmentioned), r.value(evaluate.composition)) for r in curve]
     found = []
-    for (x0, y0), (x1, y1) in zip(points, points[1:], strict=False):
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
         if min(x0, x1) <= zero_shot <= max(x0, x1) and x0 != x1:
             found.append(y0 + (y1 - y0) * (zero_shot - x0) / (x1 - x0))
     return max(found) if found else None
 
 
-def words(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]], alpha: float) -> list[str]:
+def words(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]]) -> list[str]:
     """What the table shows and what it does not, one sentence or two each.
 
     Args:
         rows: base, methods and their mixtures with the base.
         curves: per method its rows from alpha 0 to 1.
-        alpha: of the mixtures in `rows`.
     """
     base = rows[0]
     methods = {r.loss: r for r in rows[1:] if r.alpha == 1}
@@ -191,7 +192,8 @@ def words(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]], alpha: float
     said = []
     for name, row in methods.items():
         said.append(
-            f"{name} against the base: composition {_compared(*_difference(row, base, comp))}, swaps "
+            f"{name} against the base: composition {_compared(*_difference(row, base, comp))}, "
+            "swaps "
             f"{_compared(*_difference(row, base, evaluate.swaps))}, unmentioned zero-shot "
             f"{_compared(*_difference(row, base, kept))}, R@1 on web-like captions "
             f"{_compared(*_difference(row, base, one('r1/web')))}."
@@ -212,19 +214,23 @@ def words(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]], alpha: float
                 f"zero-shot {_compared(*_difference(row, methods['clip'], kept))}"
             )
         said.append(
-            f"Against plain clip fine-tuning on the same pictures, what the negatives add: {'; '.join(parts)}."
+            "Against plain clip fine-tuning on the same pictures, what the negatives add: "
+            f"{'; '.join(parts)}."
         )
         loss, _ = _difference(methods["clip"], base, kept)
         said.append(
-            f"Plain clip, without any negatives, itself changes unmentioned zero-shot by {loss:+.1f} points: "
-            "where another method forgets no more than that, its negatives are not shown to be the cause."
+            "Plain clip, without any negatives, itself changes unmentioned zero-shot by "
+            f"{loss:+.1f} points: "
+            "where another method forgets no more than that, its negatives are not shown to be the "
+            "cause."
         )
     if "degla" in methods:
-        said += _degla(methods, curves, alpha)
+        said += _degla(methods, curves)
     ceilings = [f"{n} {base.value(s):.1f}" for n, s in {**KINDS, **SETS}.items() if base.value(s) > 97]
     if ceilings:
         said.append(
-            f"The base is at its ceiling in {', '.join(ceilings)}: these can show a loss and no gain, and they "
+            f"The base is at its ceiling in {', '.join(ceilings)}: these can show a loss and no "
+            "gain, and they "
             "push the means of all rows towards each other."
         )
     if methods:
@@ -233,12 +239,14 @@ def words(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]], alpha: float
             fastest = min(seconds, key=lambda n: seconds[n])
             parts = [f"{n} {seconds[n] / seconds[fastest]:.1f}" for n in seconds if n != fastest]
             said.append(
-                f"Equal steps are not equal compute: beside {fastest}, the time was {', '.join(parts)} times as "
+                f"Equal steps are not equal compute: beside {fastest}, the time was "
+                f"{', '.join(parts)} times as "
                 "long. Mixing with the base costs no training."
             )
         seeds = len(next(iter(methods.values())).scores)
         said.append(
-            "There is one fine-tuning seed: the noise above is that of the evaluation items alone, and `--seeds 3` "
+            "There is one fine-tuning seed: the noise above is that of the evaluation items alone, "
+            "and `--seeds 3` "
             "shows how much a method moves by itself."
             if seeds == 1
             else f"The noise above holds the items and {seeds} fine-tuning seeds; all of them start from one base."
@@ -246,7 +254,7 @@ def words(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]], alpha: float
     return said
 
 
-def _degla(methods: Mapping[str, Row], curves: Mapping[str, Sequence[Row]], alpha: float) -> list[str]:
+def _degla(methods: Mapping[str, Row], curves: Mapping[str, Sequence[Row]]) -> list[str]:
     """Degla beside the others, and beside what mixing with the base gives them."""
     comp, kept = evaluate.composition, evaluate.unmentioned
     degla = methods["degla"]
@@ -260,7 +268,8 @@ def _degla(methods: Mapping[str, Row], curves: Mapping[str, Sequence[Row]], alph
         there = along(curves[other], degla.value(kept))
         if there is None:
             said.append(
-                f"No mixture of {other} with the base on the curve keeps as much zero-shot as degla: this control "
+                f"No mixture of {other} with the base on the curve keeps as much zero-shot as "
+                "degla: this control "
                 "cannot be read at equal zero-shot."
             )
             continue
@@ -270,21 +279,23 @@ def _degla(methods: Mapping[str, Row], curves: Mapping[str, Sequence[Row]], alph
             "degla is above this control" if difference > 2 * error else "degla is not above this control"
         )
         said.append(
-            f"At degla's zero-shot of {degla.value(kept):.1f}, {other} mixed with the base reaches a composition "
+            f"At degla's zero-shot of {degla.value(kept):.1f}, {other} mixed with the base reaches "
+            "a composition "
             f"of {there:.1f} (read off its curve), degla {degla.value(comp):.1f}: "
             f"{_compared(difference, error)}; {verdict}."
         )
     return said
 
 
-# --- Markdown ---------------------------------------------------------------------------------------------
+# --- Markdown -------------------------------------------------------------------------------------
 
 
 def gate_text(checks: Sequence[Check]) -> str:
     """The gate as aligned text."""
     width = max(len(check.name) for check in checks)
     return "\n".join(
-        f"{check.name.ljust(width)}  {check.percent:5.1f}   wanted {check.low:.1f} to {check.high:.1f}   "
+        f"{check.name.ljust(width)}  {check.percent:5.1f}   wanted {check.low:.1f} to "
+        f"{check.high:.1f}   "
         f"{'ok' if check.passed else 'NOT MET'}"
         for check in checks
     )
@@ -315,33 +326,35 @@ def markdown(
     )
     return f"""# Hard-negative fine-tuning in a small drawn world
 {warning}
-One tiny CLIP was pretrained on web-like captions of drawn scenes, then fine-tuned by each method on full captions
-of pairs of objects with four false captions each. Every run was upstream's trainer; `commands.sh` has the commands
-and `recipe.json` the settings.
+One tiny CLIP was pretrained on web-like captions of drawn scenes, then fine-tuned by each method on
+full captions of pairs of objects with four false captions each. Every run was upstream's trainer;
+`commands.sh` has the commands and `recipe.json` the settings.
 
 ![composition over zero-shot](tradeoff.png)
 
 {markdown_tables(rows)}
 
-Each figure of a single kind or set comes from {n} items ({len(recipe.test_seeds)} evaluation seeds of
-{recipe.test_size}; R@1 from both directions, among {recipe.test_size} candidates), so its standard error is
-{half:.1f} points or less. *Composition* is the mean of the families replace, swap and add; *seconds* are those of
-the training loop on one thread, {recipe.at_once} runs at a time. The indented rows are the control: the weights of the fine-tuned
-model mixed with those of the base, without training. *Zero-shot unmentioned* is the mean of
-{", ".join(world.UNMENTIONED)}, which the fine-tuning captions never name.
+Each figure of a single kind or set comes from {n} items ({len(recipe.test_seeds)} evaluation seeds
+of {recipe.test_size}; R@1 from both directions, among {recipe.test_size} candidates), so its
+standard error is {half:.1f} points or less. *Composition* is the mean of the families replace, swap
+and add; *seconds* are those of the training loop on one thread, {recipe.at_once} runs at a time.
+The indented rows are the control: the weights of the fine-tuned model mixed with those of the base,
+without training. *Zero-shot unmentioned* is the mean of {", ".join(world.UNMENTIONED)}, which the
+fine-tuning captions never name.
 
 ## What this shows, and what it does not
 
-{chr(10).join("* " + sentence for sentence in words(rows, curves, recipe.alpha))}
-* It is a drawn world and a tower of three layers: an order of methods found here is no evidence for photographs.
+{chr(10).join("* " + sentence for sentence in words(rows, curves))}
+* It is a drawn world and a tower of three layers: an order of methods found here is no evidence for
+  photographs.
 
-"Noise" is two standard errors of the difference, as if the two models had seen different items; they saw the same
-ones, so it is on the careful side.
+"Noise" is two standard errors of the difference, as if the two models had seen different items;
+they saw the same ones, so it is on the careful side.
 
 ## Before fine-tuning: the gate
 
-A set at chance cannot show forgetting, and a base that already tells swapped words apart leaves little to teach.
-Measured on evaluation seed {recipe.dev_seed}, which no table above uses:
+A set at chance cannot show forgetting, and a base that already tells swapped words apart leaves
+little to teach. Measured on evaluation seed {recipe.dev_seed}, which no table above uses:
 
 ```
 {gate_text(checks)}
@@ -352,10 +365,11 @@ Measured on evaluation seed {recipe.dev_seed}, which no table above uses:
 * Learning rates ({rates}) were chosen with `--select` on evaluation seed {recipe.dev_seed}, among
   {", ".join(f"{lr:g}" for lr in recipe.select_lr)}; everything above is measured on seeds
   {", ".join(map(str, recipe.test_seeds))}.
-* The base's logit scale is {base_scale:.1f}, not 100, and the batch {recipe.batch}, not 256. Rescaled for that:
-  {tuned or "nothing, in the methods that ran"}. CE-CLIP's cap is in logits, so it shrinks with the scale; DeGLA's
-  distillation is a sum over the batch, so its weight grows as the batch shrinks; its teacher keeps the same share of
-  the initial weights at the end as in the published run. All other options are the defaults.
+* The base's logit scale is {base_scale:.1f}, not 100, and the batch {recipe.batch}, not 256.
+  Rescaled for that: {tuned or "nothing, in the methods that ran"}. CE-CLIP's cap is in logits, so
+  it shrinks with the scale; DeGLA's distillation is a sum over the batch, so its weight grows as
+  the batch shrinks; its teacher keeps the same share of the initial weights at the end as in the
+  published run. All other options are the defaults.
 
 ## Wall time
 
@@ -363,7 +377,7 @@ Measured on evaluation seed {recipe.dev_seed}, which no table above uses:
 """
 
 
-# --- plot -------------------------------------------------------------------------------------------------
+# --- plot -----------------------------------------------------------------------------------------
 
 COLOURS = {"clip": "#7f7f7f", "negclip": "#1f77b4", "ce-clip": "#d9702a", "degla": "#2a9d5b"}
 SPARE = ("#9467bd", "#8c564b", "#e377c2", "#bcbd22")
@@ -411,7 +425,8 @@ def plot(path: Path, curves: Mapping[str, Sequence[Row]], alpha: float) -> None:
     seeds = len(next(iter(curves.values()))[-1].scores)
     axes.set_title(
         "Fine-tuning with hard negatives: composition against what is forgotten\n"
-        f"bars: standard error over items{' and seeds' if seeds > 1 else ''}; curves: weights mixed with the base",
+        f"bars: standard error over items{' and seeds' if seeds > 1 else ''}; curves: weights "
+        "mixed with the base",
         fontsize=10,
     )
     axes.grid(alpha=0.25)

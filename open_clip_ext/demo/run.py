@@ -1,6 +1,7 @@
 """`open-clip-ext demo`: draw, pretrain, gate, fine-tune, score, report.
 
-Every stage leaves a file or folder that appears only when it is whole, so a killed demo goes on where it was.
+Every stage leaves a file or folder that appears only when it is whole, so a killed demo goes on
+where it was.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="settings, as a written recipe.json")
     parser.add_argument(
         "--select", action="store_true",
-        help="only choose each method's learning rate, on the evaluation seed kept for that; writes recipe-selected.json",
+        help="only choose each method's learning rate, on the evaluation seed kept for that; "
+        "writes recipe-selected.json",
     )  # fmt: skip
 
 
@@ -221,7 +223,7 @@ class Demo:
         with self._stage("scoring"):
             rows, curves = self._score(seeds)
         text = report.text_tables(rows)
-        said = report.words(rows, curves, recipe.alpha)
+        said = report.words(rows, curves)
         markdown = report.markdown(
             recipe=recipe, rows=rows, curves=curves, checks=self.checks, options=self.options,
             base_scale=self.base_scale, stages=self.stages, quick=self.quick,
@@ -237,7 +239,7 @@ class Demo:
         print(f"\n{self.out / 'report.md'}, tradeoff.png, scores.json, commands.sh, recipe.json")
 
     def select(self) -> None:
-        """Try each learning rate of the recipe for each method, on the evaluation seed kept for that."""
+        """Try each learning rate for each method, on the evaluation seed kept for that."""
         from open_clip_ext.demo import evaluate, train
 
         recipe = self.recipe
@@ -300,7 +302,8 @@ class Demo:
             "# here the logs and checkpoints go to $LOGS.\n"
             "# Between the first command and the others the demo turns the checkpoint into models/base, which\n"
             "# the others start from.\n"
-            'set -eu\ncd "$(dirname "$0")"\nexport OMP_NUM_THREADS=1\nLOGS=${LOGS:-logs-$(date +%s)}\n\n'
+            'set -eu\ncd "$(dirname "$0")"\nexport OMP_NUM_THREADS=1\n'
+            "LOGS=${LOGS:-logs-$(date +%s)}\n\n"
         )
         body = "\n\n".join(text.replace("--logs logs", '--logs "$LOGS"') for text in self.commands)
         _write(self.out / "commands.sh", head + body + "\n")

@@ -24,7 +24,7 @@ LOSS_STARTED = re.compile(r"Start epoch (\d+)")
 
 
 def new_folder(target: Path) -> Path:
-    """An empty folder to fill; `finish` gives it its name, so that a folder with its name is whole."""
+    """An empty folder to fill; `finish` names it, so that a folder with its name is whole."""
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

@@ -1,11 +1,11 @@
-"""A small drawn world: scenes, pictures, captions, false captions of several kinds, evaluation items.
+"""A small drawn world: scenes, pictures, captions, false captions, evaluation items.
 
 Choices that matter, most of them learned the hard way:
 
 * One object per cell of a 3x3 grid that coincides with the patches of the image tower, and a black outline
   around each object: a tiny tower learns shapes only then.
 * A pair never shares a shape or a colour, or exchanging two words would give the same caption.
-* Web-like captions for pretraining say where an object is ("in the top left") and now and then name a
+* Web-like captions for pretraining say where an object is ("on the left") and now and then name a
   relation; without these, relations stay at chance whatever the fine-tuning does.
 * A fixed fifth of all pairs of objects is never drawn for training: composition is measured on those.
 * Every false caption is false. `holds` says so for any statement and scene, and the tests ask it.
@@ -45,7 +45,13 @@ RELATIONS = {
     "above": ("above", "over"),
     "below": ("below", "under"),
 }
-INVERSE = {"left": "right", "right": "left", "above": "below", "below": "above"}
+# Where the first of two things is, in a caption that names no relation.
+SIDES = {
+    "left": "on the left",
+    "right": "on the right",
+    "above": "at the top",
+    "below": "at the bottom",
+}
 
 GRID, CELL = 3, 16
 PIXELS = GRID * CELL
@@ -88,7 +94,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Statement:
-    """A caption about a pair, in parts, so that an edit is an edit of a part and its truth can be checked."""
+    """A caption about a pair, in parts, so that its truth can be checked and edits are simple."""
 
     first: tuple[str, str]  # colour, shape
     relation: str
@@ -231,7 +237,7 @@ def draw(scene: Scene) -> Image.Image:
 
 
 def held_out(first: tuple[str, str], second: tuple[str, str]) -> bool:
-    """Whether this pair of objects, in either order, is kept for evaluation. A fixed fifth of all pairs."""
+    """Whether this pair of objects, in either order, is kept for evaluation: a fixed fifth."""
     key = "|".join(sorted([" ".join(first), " ".join(second)]))
     return hashlib.sha256(key.encode()).digest()[0] % 5 == 0
 
@@ -289,7 +295,7 @@ def web_caption(scene: Scene, rng: random.Random, relation_share: float = 0.15) 
     nouns = [(thing.colour, thing.shape) for thing in scene.things]
     # Where the colour and the shape already tell the captions of a batch apart, nothing else is learned:
     # so they are often missing, most of all beside a number.
-    known = 0.8 if len(set(nouns)) > 1 else 0.65 if len(nouns) == 1 else 0.4
+    known = 0.7 if len(set(nouns)) > 1 else 0.65 if len(nouns) == 1 else 0.4
 
     def described(noun: Sequence[str], plural: bool = False) -> list[str]:
         colour, shape = noun
@@ -306,14 +312,18 @@ def web_caption(scene: Scene, rng: random.Random, relation_share: float = 0.15) 
         if draw_lot < relation_share:
             body = statement(scene, rng, TRAIN_FRAMES + TEST_FRAMES).text()
             return " ".join([body, *where])
-        rng.shuffle(nouns)
-        if draw_lot < 0.6:
+        if draw_lot < 0.45:
             tags = [word for noun in nouns for word in described(noun)]
             tags += style + maybe(scene.background, 0.4)
             rng.shuffle(tags)
             return " ".join(tags)
-        phrases = [described(noun) for noun in nouns]
-        body = " and ".join(f"{_article(words[0])} {' '.join(words)}" for words in phrases)
+        phrases = []
+        for thing, other in (scene.things, scene.things[::-1]):
+            words = described((thing.colour, thing.shape))
+            side = maybe(SIDES[relation_of(thing, other)], 0.5)
+            phrases.append(" ".join([_article(words[0]), *words, *side]))
+        rng.shuffle(phrases)
+        body = " and ".join(phrases)
     elif len(nouns) > 1 or rng.random() < 0.35:
         number = NUMBERS[len(nouns) - 1]
         body = " ".join([number, *described(nouns[0], plural=len(nouns) > 1)])
@@ -326,6 +336,10 @@ def web_caption(scene: Scene, rng: random.Random, relation_share: float = 0.15) 
         )
         where = maybe(f"in the {row} {column}", 0.6) + where
     return " ".join([lead + body, *where])
+
+
+def _renamed(true: Statement, which: str, noun: tuple[str, str]) -> Statement:
+    return replace(true, first=noun) if which == "first" else replace(true, second=noun)
 
 
 def edit(kind: str, true: Statement, scene: Scene, rng: random.Random) -> Statement:
@@ -350,9 +364,9 @@ def edit(kind: str, true: Statement, scene: Scene, rng: random.Random) -> Statem
     which = rng.choice(("first", "second"))
     old_colour, old_shape = getattr(true, which)
     if kind == "replace_obj":
-        return replace(true, **{which: (old_colour, shape)})
+        return _renamed(true, which, (old_colour, shape))
     if kind == "replace_att":
-        return replace(true, **{which: (colour, old_shape)})
+        return _renamed(true, which, (colour, old_shape))
     raise ValueError(kind)
 
 

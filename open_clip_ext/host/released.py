@@ -128,13 +128,18 @@ class Adapter:
         loaders.end_epoch(data["train"], epoch)
 
 
+_installed = False
+
+
 def install() -> None:
     """Put the adapter into every seam.
 
     Repeated calls, as on a patched upstream, change nothing.
     """
-    if any(hasattr(_owner(seam).__dict__.get(seam.name), "__wrapped__") for seam in seams.SEAMS):
+    global _installed
+    if _installed:
         return
+    _installed = True
     problems = seams.misfits()
     if problems:
         _guard_parser(problems)
@@ -143,11 +148,8 @@ def install() -> None:
     for seam in seams.SEAMS:
         function = seam.find()
         wrapper = functools.partial(getattr(adapter, seam.wrapper), function)
-        setattr(_owner(seam), seam.name, functools.update_wrapper(wrapper, function))
-
-
-def _owner(seam: seams.Seam) -> types.ModuleType:
-    return importlib.import_module(seam.module)
+        owner = importlib.import_module(seam.module)
+        setattr(owner, seam.name, functools.update_wrapper(wrapper, function))
 
 
 def _guard_parser(problems: list[str]) -> None:
@@ -188,15 +190,14 @@ def _with_flags(upstream: Upstream) -> Upstream:
             return super().parse_args(*args, **kwargs)
 
     def parse_args(args: Any) -> Any:
-        module_globals = upstream.__globals__  # type: ignore[attr-defined]
-        original = module_globals["argparse"]
-        stand_in = types.ModuleType("argparse")
-        stand_in.__dict__.update(original.__dict__, ArgumentParser=Parser)
-        module_globals["argparse"] = stand_in
+        params: Any = importlib.import_module("open_clip_train.params")
+        original = params.argparse
+        params.argparse = types.ModuleType("argparse")
+        params.argparse.__dict__.update(original.__dict__, ArgumentParser=Parser)
         try:
             return upstream(args)
         finally:
-            module_globals["argparse"] = original
+            params.argparse = original
 
     return parse_args
 

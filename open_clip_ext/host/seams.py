@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 TESTED = "2.28 to 3.3"
@@ -32,10 +33,8 @@ class Seam:
         return f"{self.module}.{self.name}({', '.join(self.parameters)})"
 
     def find(self) -> Callable[..., Any]:
-        """Upstream's own function, also when it is wrapped already."""
+        """The function as it stands in upstream's module."""
         found: Callable[..., Any] = getattr(importlib.import_module(self.module), self.name)
-        while hasattr(found, "__wrapped__"):
-            found = found.__wrapped__
         return found
 
     def misfit(self) -> str:
@@ -80,6 +79,13 @@ SEAMS = (
 def misfits() -> list[str]:
     """Every seam that does not fit, in words."""
     return [problem for problem in (seam.misfit() for seam in SEAMS) if problem]
+
+
+def hooked() -> bool:
+    """Whether the installed upstream asks for its plugins itself (see patches/)."""
+    package = importlib.import_module("open_clip_train")
+    # Read, not imported: the import would start the plugin.
+    return "open_clip_train.plugins" in Path(package.__path__[0], "main.py").read_text(encoding="utf-8")
 
 
 def upstream() -> str:
