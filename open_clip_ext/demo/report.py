@@ -249,7 +249,7 @@ def words(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]]) -> list[str]
             "and `--seeds 3` "
             "shows how much a method moves by itself."
             if seeds == 1
-            else f"The noise above holds the items and {seeds} fine-tuning seeds; all of them start from one base."
+            else f"The noise above holds the items and {seeds} fine-tuning seeds; all start from one base."
         )
     return said
 

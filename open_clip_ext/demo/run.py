@@ -202,7 +202,8 @@ class Demo:
         print(f"\nthe base, before fine-tuning\n{report.gate_text(self.checks)}\n", flush=True)
         if failed and not self.quick:
             raise TrainingError(
-                f"the base does not pass the gate ({', '.join(failed)}): it cannot show what fine-tuning does; "
+                f"the base does not pass the gate ({', '.join(failed)}): it cannot show what "
+                "fine-tuning does; "
                 f"pretrain longer, with a copy of {self.out / 'recipe.json'} and --recipe"
             )
         for loss in self.losses:
@@ -298,10 +299,10 @@ class Demo:
         self.commands.append(recipes.shown(list(words)))
         head = (
             "#!/usr/bin/env bash\n"
-            "# The commands of this demo, in the folder that holds them. A second run needs a fresh --name or --logs:\n"
-            "# here the logs and checkpoints go to $LOGS.\n"
-            "# Between the first command and the others the demo turns the checkpoint into models/base, which\n"
-            "# the others start from.\n"
+            "# The commands of this demo, in the folder that holds them. A second run needs a fresh\n"
+            "# --name or --logs: here the logs and checkpoints go to $LOGS.\n"
+            "# Between the first command and the others the demo turns the checkpoint into models/base,\n"
+            "# which the others start from.\n"
             'set -eu\ncd "$(dirname "$0")"\nexport OMP_NUM_THREADS=1\n'
             "LOGS=${LOGS:-logs-$(date +%s)}\n\n"
         )
