@@ -189,18 +189,24 @@ def train(
     return Finished(process.returncode, output, tmp_path / "logs" / name)
 
 
+def loggers() -> dict[str, logging.Logger]:
+    known = {name: logging.getLogger(name) for name in list(logging.root.manager.loggerDict)}
+    return {"root": logging.root, **known}
+
+
 def train_here(tmp_path: Path, *flags: object, name: str = "run") -> Finished:
     """As `train`, but upstream's `main` in this very process: quick enough to try many flags."""
     import open_clip_train.main  # the trigger installs the plugin
 
     flags = [str(flag) for flag in (*COMMON, "--logs", tmp_path / "logs", "--name", name, *flags)]
-    handlers, level = logging.root.handlers[:], logging.root.level
+    handlers, levels = logging.root.handlers[:], {name: log.level for name, log in loggers().items()}
     try:
         open_clip_train.main.main(flags)
-    finally:  # upstream adds handlers and never takes them away
+    finally:  # upstream adds handlers, makes every logger talk, and takes nothing back
         for handler in set(logging.root.handlers) - set(handlers):
             logging.root.removeHandler(handler)
             handler.close()
-        logging.root.setLevel(level)
+        for known, logger in loggers().items():
+            logger.setLevel(levels.get(known, logging.NOTSET))
     folder = tmp_path / "logs" / name
     return Finished(0, (folder / "out.log").read_text(), folder)
