@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Logits that exist at a time: 2**22 are 16 MB in fp32. A batch with fewer is one block.
-BLOCK = 2**22
+# Logits that exist at a time: 64 MB in fp32. A batch with fewer is one block.
+BLOCK = 2**24
 
 
 def cross_entropy_of_product(
@@ -87,7 +87,7 @@ class _CrossEntropyOfProduct(torch.autograd.Function):
 
 
 def _blocks(rows: int, columns: int) -> list[slice]:
-    """Equal slices of the rows whose logits are `BLOCK` at most."""
-    count = -(-rows * columns // BLOCK)
-    size = max(1, -(-rows // count))
+    """Slices of the rows, about equal, each with `BLOCK` logits at most or a single row."""
+    count = -(-rows // max(1, BLOCK // columns))
+    size = -(-rows // count)
     return [slice(i, i + size) for i in range(0, rows, size)]
