@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO_OUT ?= build/demo
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench clean
 
 demo: .venv/ready  ## the embedded example: about 10 minutes on 2 cores
 	$(BIN)/open-clip-ext demo --out $(DEMO_OUT) $(DEMO_ARGS)
@@ -15,6 +15,9 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: .venv/ready  ## what a step costs: about 8 minutes on 2 quiet cores; figures in build/bench.json
+	$(BIN)/python tests/benchmarks/run.py $(BENCH_ARGS)
 
 .venv/ready: pyproject.toml setup.py
 	$(PYTHON) -m venv .venv

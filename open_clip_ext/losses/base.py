@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from open_clip_ext.losses.functional import Batch
-from open_clip_ext.losses.gather import gather
+from open_clip_ext.losses.gather import average, gather
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -73,9 +73,17 @@ class Loss(nn.Module):
             gather_with_grad=self.gather_with_grad,
         )
 
-    def own_rows(self, x: Tensor) -> Tensor:
-        """The rows this rank scores: its own under `local_loss`, else those of all ranks."""
-        return x if self.local_loss else self.gather(x)
+    def average(self, x: Tensor) -> Tensor:
+        """The mean over ranks of a mean of own rows, with gradients as the flags of this loss say.
+
+        For terms in which a row meets no other row and no logit scale, so that nothing is gathered.
+        """
+        return average(
+            x,
+            world_size=self.world_size,
+            local_loss=self.local_loss,
+            gather_with_grad=self.gather_with_grad,
+        )
 
     def share(
         self, image: Tensor, text: Tensor, neg: Tensor | None = None, valid: Tensor | None = None
@@ -100,11 +108,6 @@ class Loss(nn.Module):
             rows = rows._replace(neg=neg, valid=exists.bool())
             columns = columns._replace(neg=self.gather(neg), valid=self.gather(exists.bool()))
         return (rows if split else columns), columns
-
-    @property
-    def sum_scale(self) -> int:
-        """Factor of a sum over this rank's rows that makes the mean over ranks the global sum."""
-        return self.world_size if self.local_loss else 1
 
     @staticmethod
     def finish(terms: dict[str, Tensor], output_dict: bool) -> Tensor | dict[str, Tensor]:

@@ -146,17 +146,20 @@ class DeGLALoss(Loss):
         base = functional.hard_negative_clip(v, t, n, s, valid, columns=columns)
         if self.igc_weight:
             igc = functional.image_grounded(v, t, n, s, valid)
-        if self.tgc_weight or self.distill_weight:
-            teacher_t = self._teacher_rows("teacher_text_features", teacher_text_features)
+        # Without the logit scale, own rows will do: what the teacher says need not be gathered.
+        v, t, n, valid = image_features, text_features, neg_text_features, neg_valid
         if self.tgc_weight:
-            negatives, exists = (n, valid) if self.tgc == "paper" else _released(rows, columns)
-            tgc = functional.text_grounded(t, teacher_t, negatives, self.tgc_scale, exists)
+            teacher_t = _required("teacher_text_features", teacher_text_features)
+            if self.tgc == "paper":
+                tgc = self.average(functional.text_grounded(t, teacher_t, n, self.tgc_scale, valid))
+            else:
+                tgc = self._released(rows, columns, teacher_t)
         if self.distill_weight:
-            teacher_v = self._teacher_rows("teacher_image_features", teacher_image_features)
-            teacher_n = self._teacher_rows("teacher_neg_text_features", teacher_neg_text_features)
-            distill = self.sum_scale * functional.self_distillation(
-                v, teacher_v, t, teacher_t, n, teacher_n, valid
-            )
+            teacher_v = _required("teacher_image_features", teacher_image_features)
+            teacher_t = _required("teacher_text_features", teacher_text_features)
+            teacher_n = _required("teacher_neg_text_features", teacher_neg_text_features)
+            own = functional.self_distillation(v, teacher_v, t, teacher_t, n, teacher_n, valid)
+            distill = self.world_size * self.average(own)
 
         terms = {
             "contrastive_loss": base,
@@ -184,15 +187,18 @@ class DeGLALoss(Loss):
                 idle |= dict.fromkeys(("ema_decay", "teacher_checkpoint"), reason)
         return idle
 
-    def _teacher_rows(self, name: str, x: Tensor | None) -> Tensor:
-        if x is None:
-            raise ValueError(f"{name} is missing, and a term with a weight above 0 needs it")
-        return self.own_rows(x.detach())
+    def _released(self, rows: functional.Batch, columns: functional.Batch, teacher_t: Tensor) -> Tensor:
+        """The text-grounded contrast with the negatives that the released code takes: anybody's."""
+        assert columns.neg is not None
+        assert columns.valid is not None
+        if not self.local_loss:
+            teacher_t = self.gather(teacher_t.detach())
+        own = slice(columns.first, columns.first + len(rows.text))
+        negatives, exists = functional.tiled(columns.neg)[own], functional.tiled(columns.valid)[own]
+        return functional.text_grounded(rows.text, teacher_t, negatives, self.tgc_scale, exists)
 
 
-def _released(rows: functional.Batch, columns: functional.Batch) -> tuple[Tensor, Tensor]:
-    """The negatives, and their mask, that the released code compares the rows with."""
-    assert columns.neg is not None
-    assert columns.valid is not None
-    own = slice(columns.first, columns.first + len(rows.text))
-    return functional.tiled(columns.neg)[own], functional.tiled(columns.valid)[own]
+def _required(name: str, x: Tensor | None) -> Tensor:
+    if x is None:
+        raise ValueError(f"{name} is missing, and a term with a weight above 0 needs it")
+    return x

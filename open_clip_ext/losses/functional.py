@@ -14,6 +14,9 @@ negatives adds exactly 0 to the terms that look at its own negatives only.
 
 `columns` is for several processes: the functions score the rows they are given against the columns
 of the whole batch. None means that the rows are the whole batch.
+
+Logits with all columns are made by `cross_entropy_of_product`, a block of rows at a time. Those with
+own negatives are `[B, 1+K]`.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from open_clip_ext.losses.product import cross_entropy_of_product
 
 
 class Batch(NamedTuple):
@@ -44,8 +49,8 @@ def clip(v: Tensor, t: Tensor, s: Tensor, *, columns: Batch | None = None) -> Te
     """
     columns = columns or Batch(v, t)
     target = _own_column(v, columns)
-    image_to_text = F.cross_entropy(s * v @ columns.text.T, target)
-    text_to_image = F.cross_entropy(s * t @ columns.image.T, target)
+    image_to_text = cross_entropy_of_product(s * v, columns.text, target)
+    text_to_image = cross_entropy_of_product(s * t, columns.image, target)
     return (image_to_text + text_to_image) / 2
 
 
@@ -69,10 +74,11 @@ def hard_negative_clip(
     """
     columns = columns or Batch(v, t, n, valid)
     target = _own_column(v, columns)
-    captions = s * v @ columns.text.T
-    negatives = _against_all(v, columns, s)
-    image_to_text = F.cross_entropy(torch.cat([captions, negatives], dim=1), target)
-    text_to_image = F.cross_entropy(s * t @ columns.image.T, target)
+    negatives, exists = _all_negatives(columns)
+    texts = torch.cat([columns.text, negatives])
+    exists = torch.cat([exists.new_ones(len(columns.text)), exists])
+    image_to_text = cross_entropy_of_product(s * v, texts, target, exists)
+    text_to_image = cross_entropy_of_product(s * t, columns.image, target)
     return (image_to_text + text_to_image) / 2
 
 
@@ -249,17 +255,15 @@ def intra_modal(
     if form not in ("paper", "release", "head"):
         raise ValueError(f"form is {form!r}, expected one of paper, release, head")
     columns = columns or Batch(v, t, n, valid)
-    positive, negatives = s * _dot(v, t)[:, None], _against_all(t, columns, s)
+    negatives, exists = _all_negatives(columns)
+    positive = None if form == "head" else s * _dot(v, t)
     if form == "paper":
-        return _first_of(torch.cat([positive, negatives], dim=1))
-    assert columns.neg is not None
-    exists = _mask(columns.neg, columns.valid).flatten()
+        target = torch.zeros(len(t), dtype=torch.long, device=t.device)
+        return cross_entropy_of_product(s * t, negatives, target, exists, positive)
+    target = exists.int().argmax().expand(len(t)) + (form == "release")
     # With nothing to choose from, finite logits keep the gradient a number until the end.
-    negatives = torch.where(exists.any(), negatives, 0.0)
-    target = exists.int().argmax().expand(len(t))
-    if form == "release":
-        negatives, target = torch.cat([positive, negatives], dim=1), target + 1
-    return torch.where(exists.any(), F.cross_entropy(negatives, target), 0.0)
+    loss = cross_entropy_of_product(s * t, negatives, target, exists | ~exists.any(), positive)
+    return torch.where(exists.any(), loss, 0.0)
 
 
 def _mask(n: Tensor, valid: Tensor | None) -> Tensor:
@@ -282,11 +286,11 @@ def _dot_own(x: Tensor, n: Tensor, valid: Tensor | None) -> Tensor:
     return torch.einsum("bd,bkd->bk", x, _existing(n, valid))
 
 
-def _against_all(x: Tensor, columns: Batch, s: Tensor) -> Tensor:
-    """Logits of each row with all negatives of the columns, -inf for those that do not exist."""
+def _all_negatives(columns: Batch) -> tuple[Tensor, Tensor]:
+    """All negatives of the columns `[B*K, D]`, and which exist `[B*K]`."""
     assert columns.neg is not None
-    logits = s * x @ _existing(columns.neg, columns.valid).flatten(0, 1).T
-    return logits.masked_fill(~_mask(columns.neg, columns.valid).flatten(), -torch.inf)
+    negatives = _existing(columns.neg, columns.valid).flatten(0, 1)
+    return negatives, _mask(columns.neg, columns.valid).flatten()
 
 
 def _own_column(rows: Tensor, columns: Batch) -> Tensor:

@@ -26,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=200, help="starts of each interpreter")
     parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON, in place of a table")
     args = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
@@ -39,6 +40,9 @@ def main() -> None:
         taken = measure(made, args.runs)
     figures = summarize(taken)
     figures.update(runs=args.runs, python=platform.python_version(), machine=platform.machine())
+    if args.json:
+        print(json.dumps(figures))
+        return
     print(f"Python {figures['python']}, {args.runs} starts each, microseconds")
     print(f"{'':<14}{'min':>9}{'median':>9}{'extra min':>11}{'extra median':>14}")
     for name in made:

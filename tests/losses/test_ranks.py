@@ -12,11 +12,12 @@ import open_clip
 import pytest
 import torch
 import torch.distributed as dist
+import torch.distributed.nn.functional as dist_nn
 from reference import close, features, leaves, set_c, student, teacher
 
 from open_clip_ext.losses import CECLIPLoss, CLIPLoss, DeGLALoss, NegCLIPLoss
 from open_clip_ext.losses import functional as f
-from open_clip_ext.losses.gather import gather
+from open_clip_ext.losses.gather import average, gather
 
 WORLD = 2
 MODES = {
@@ -105,6 +106,10 @@ def work(rank, folder):
         x.m = None if rank else torch.ones_like(x.m)
         out["mask on one rank", mode] = evaluate("negclip", x, **MODES[mode], **where)
     numbers = torch.arange(rank, rank + 3)
+    x = torch.rand(2, 3, 4, requires_grad=True)
+    whole = gather(x, **MODES["with-grad"], **where)
+    crossed = torch.arange(48.0).view(3, 4, 4).permute(1, 0, 2)  # a gradient in another order of memory
+    out["crossed"] = torch.autograd.grad(whole, x, crossed)[0]
     out["gathered"] = gather(numbers % 2 == 0, **where), gather(numbers, **where)
     torch.save(out, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
@@ -225,9 +230,52 @@ def test_gather_keeps_the_order_of_ranks_and_the_type(ranks):
         assert numbers.tolist() == [0, 1, 2, 1, 2, 3]
 
 
+def test_gather_gives_each_rank_the_sum_of_the_gradients_whatever_their_strides(ranks):
+    crossed = torch.arange(48.0).view(3, 4, 4).permute(1, 0, 2)
+    for r, rows in zip(ranks, crossed.split(2), strict=True):
+        assert torch.equal(r["crossed"], WORLD * rows)
+
+
 def test_one_process_does_not_communicate():
     x = torch.ones(3, requires_grad=True)
     assert gather(x) is x
+    assert average(x) is x
+
+
+def sent(monkeypatch, name, b, k, d, **mode):
+    """Bytes that one of two ranks sends in a forward pass, counted where they leave."""
+    count = [0]
+
+    def gathered(slices, x):
+        count[0] += x.nbytes
+        for y in slices:
+            y.copy_(x)
+
+    def gathered_with_grad(x):
+        count[0] += x.nbytes
+        return x, x
+
+    monkeypatch.setattr(dist, "all_gather", gathered)
+    monkeypatch.setattr(dist, "all_reduce", lambda x: count.__setitem__(0, count[0] + x.nbytes))
+    monkeypatch.setattr(dist_nn, "all_gather", gathered_with_grad)
+    x = features(b=b, k=k, d=d)
+    for field in ("v", "t", "n", "tv", "tt", "tn"):
+        setattr(x, field, getattr(x, field).detach().float().requires_grad_(field in "vtn"))
+    LOSSES[name](world_size=2, **mode)(**arguments(name, x))
+    return count[0]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "open_clip"])
+def test_bytes_sent_per_sample_are_those_of_the_docs(monkeypatch, name, mode):
+    for b, k, d in ((3, 4, 7), (5, 2, 16)):
+        per_sample = 8 * d if name == "clip" else 4 * d * (2 + k) + k
+        if name == "degla released" and "local" not in mode:
+            per_sample += 4 * d
+        terms = 0
+        if name.startswith("degla") and "local" not in mode:
+            terms = {"degla": 2, "degla released": 1}[name]
+        assert sent(monkeypatch, name, b, k, d, **MODES[mode]) == b * per_sample + 4 * terms
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -1,0 +1,93 @@
+"""Softmax cross-entropy of a product of features, without the whole matrix of logits.
+
+Legend: R rows, C columns, D embedding width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Logits that exist at a time: 64 MB in fp32. A batch with fewer is one block.
+BLOCK = 2**24
+
+
+def cross_entropy_of_product(
+    x: Tensor,
+    columns: Tensor,
+    target: Tensor,
+    exists: Tensor | None = None,
+    first: Tensor | None = None,
+) -> Tensor:
+    """Mean cross-entropy of the logits `x @ columns.T`, made a block of rows at a time.
+
+        L = mean_i CE([first_i ; x_i.columns], target_i)
+
+    Takes memory for R*D + C*D numbers and one block. The gradient of a mean is known as soon as the
+    row is, so each block leaves its share of it in the forward pass: no logit is kept or computed
+    twice. It can be differentiated once.
+
+    Args:
+        x: `[R, D]`, multiplied by the logit scale.
+        columns: `[C, D]`, of the same dtype.
+        target: `[R]` int64, which logit of its row is the right one.
+        exists: `[C]` bool; the logits of other columns are -inf. None: all exist.
+        first: `[R]`, a logit of its own ahead of each row: number 0 of the row.
+    """
+    if not torch.is_grad_enabled():
+        x, columns, first = x.detach(), columns.detach(), None if first is None else first.detach()
+    return _CrossEntropyOfProduct.apply(x, columns, target, exists, first)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _CrossEntropyOfProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, columns: Tensor, target: Tensor, exists: Tensor | None, first: Tensor | None
+    ) -> Tensor:
+        x_live, columns_live, _, _, first_live = ctx.needs_input_grad
+        grad_x = torch.empty_like(x) if x_live else None
+        grad_columns = torch.zeros_like(columns) if columns_live else None
+        grad_first = torch.empty_like(first) if first_live and first is not None else None
+        losses = x.new_empty(len(x))
+        with torch.autocast(x.device.type, enabled=False):
+            for rows in _blocks(len(x), len(columns)):
+                logits = x[rows] @ columns.T
+                if exists is not None:
+                    logits.masked_fill_(~exists, -torch.inf)
+                if first is not None:
+                    logits = torch.cat([first[rows, None], logits], dim=1)
+                right = target[rows, None]
+                logits -= logits.amax(dim=1, keepdim=True)
+                chosen = logits.gather(1, right)
+                softmax = logits.exp_()
+                total = softmax.sum(dim=1, keepdim=True)
+                losses[rows] = (total.log() - chosen)[:, 0]
+                # The gradient of the mean: (softmax - one at the right place) / R.
+                gradient = softmax.mul_(1 / (total * len(x)))
+                gradient.scatter_add_(1, right, torch.full_like(total, -1 / len(x)))
+                if first is not None:
+                    if grad_first is not None:
+                        grad_first[rows] = gradient[:, 0]
+                    gradient = gradient[:, 1:]
+                if grad_x is not None:
+                    torch.mm(gradient, columns, out=grad_x[rows])
+                if grad_columns is not None:
+                    grad_columns.addmm_(gradient.T, x[rows])
+        ctx.save_for_backward(grad_x, grad_columns, grad_first)
+        return losses.mean()
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, columns, first = (None if g is None else grad * g for g in ctx.saved_tensors)
+        return x, columns, None, None, first
+
+
+def _blocks(rows: int, columns: int) -> list[slice]:
+    """Slices of the rows, about equal, each with `BLOCK` logits at most or a single row."""
+    count = -(-rows // max(1, BLOCK // columns))
+    size = -(-rows // count)
+    return [slice(i, i + size) for i in range(0, rows, size)]

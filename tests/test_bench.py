@@ -1,0 +1,104 @@
+"""The benchmark runs and writes its figures; what they are is no matter of a test."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).with_name("benchmarks")))
+
+import captions
+import fresh
+import straightforward
+from losses import reference
+
+from open_clip_ext.losses import DeGLALoss
+from open_clip_ext.teacher import EMATeacher
+
+BENCHMARKS = Path(__file__).with_name("benchmarks")
+
+
+@pytest.mark.slow
+def test_a_quick_run_writes_every_figure(tmp_path):
+    out = tmp_path / "bench.json"
+    command = [sys.executable, BENCHMARKS / "run.py", "--quick", "--rounds", 1, "--out", out]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(out.read_text())
+    headline = (
+        "degla_step_speedup",
+        "degla_step_memory_ratio",
+        "ema_speedup",
+        "loss_4096_speedup",
+        "loss_4096_memory_ratio",
+    )
+    for key in headline:
+        assert math.isfinite(figures[key])
+        assert figures[key] > 0
+        assert key.replace("_", " ") in done.stdout
+    assert figures["quick"] is True
+    assert {"step", "loss", "ema", "tokenizer", "startup", "machine"} <= set(figures)
+    assert {row["loss"] for row in figures["step"]["variants"]} == {"clip", "negclip", "ce-clip", "degla"}
+    for row in figures["step"]["variants"]:
+        (parts,) = row["rounds"]
+        assert parts["forward"] > 0
+        assert (parts["teacher"] > 0) == (row["loss"] == "degla")
+        assert parts["total"] == pytest.approx(sum(parts.values()) - parts["total"])
+    assert all(row["relative_difference"] < 1e-5 for row in figures["loss"])
+
+
+def test_a_process_of_its_own_returns_what_the_function_does():
+    assert fresh.call("captions", "made", count=2, negatives=1)[0] == captions.made(2, 1)[0]
+
+
+def test_made_captions_are_as_long_as_those_of_coco():
+    texts, negatives = captions.made(4000, 1)
+    lengths = sorted((open_clip.tokenize(texts) != 0).sum(1).tolist())
+    assert 14.4 <= sum(lengths) / len(lengths) <= 15.0
+    assert 23 <= lengths[int(0.99 * len(lengths))] <= 25
+    assert lengths[-1] <= 52
+    assert all(text != other for text, (other,) in zip(texts, negatives, strict=True))
+    assert captions.made(4000, 1) == (texts, negatives)
+
+
+def test_captions_of_a_file_keep_their_negatives_and_get_others_where_they_lack(tmp_path):
+    items = {
+        "0": {"filename": "1.jpg", "caption": "a cat", "negative_caption": "a dog"},
+        "1": {"filename": "1.jpg", "caption": "a cat", "negative_caption": "a cow"},
+        "2": {"filename": "2.jpg", "caption": "a bus", "negative_caption": "a car"},
+    }
+    (tmp_path / "set.json").write_text(json.dumps(items))
+    texts, negatives = captions.choose([str(tmp_path / "set.json")], 20, 2)
+    assert set(texts) == {"a cat", "a bus"}
+    for text, row in zip(texts, negatives, strict=True):
+        assert len(row) == 2
+        assert row[0] == ("a dog" if text == "a cat" else "a car")
+
+
+def test_the_straightforward_loss_is_the_loss():
+    x = reference.features(b=6, k=4)
+    x.m = None
+    teacher = reference.teacher(x)
+    plain = straightforward.degla(x.v, x.t, x.n, x.s, *teacher.values())
+    ours = DeGLALoss()(**reference.student(x), **teacher)
+    torch.testing.assert_close(plain, ours, rtol=1e-12, atol=0)
+    leaves = (x.v, x.t, x.n, x.s)
+    got, want = torch.autograd.grad(ours, leaves), torch.autograd.grad(plain, leaves)
+    torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-12)
+
+
+def test_the_straightforward_average_is_the_teacher_s():
+    student = torch.nn.Linear(3, 2)
+    ours, plain = (EMATeacher(student, decay=0.9) for _ in range(2))
+    with torch.no_grad():
+        student.weight += 1
+    ours.update(student)
+    straightforward.move_teacher(plain.module, student, 0.9)
+    torch.testing.assert_close(ours.module.weight, plain.module.weight)
