@@ -73,7 +73,8 @@ def encode(tower: _Tower, text: Tensor, normalize: bool = False, group_cost: int
     order = torch.tensor([row for _, rows in groups for row in rows], device=text.device)
     parts = text[order].split([len(rows) for _, rows in groups])
     features = [
-        tower.run(part[:, :width], normalize) for (width, _), part in zip(groups, parts, strict=True)
+        tower.run(part[:, :width].contiguous(), normalize)
+        for (width, _), part in zip(groups, parts, strict=True)
     ]
     return torch.cat(features)[order.argsort()]
 
