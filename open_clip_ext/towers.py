@@ -21,10 +21,11 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
 
-# Texts are run at these widths, and at the context length. Captions have 10 to 20 tokens.
+# Texts are run at these widths, and at the context length. Most captions have 10 to 20 tokens.
 WIDTHS = (8, 12, 16, 20, 24, 32, 48, 64)
-# A further group costs a step as much as this many tokens more in another one: on a CPU for reading the weights
-# again and adding up their gradients (measured), on an accelerator for launching small kernels (estimated).
+# A further group costs a step as much as this many tokens more in another one: on a CPU for reading
+# the weights again and adding up their gradients (measured), on an accelerator for launching small
+# kernels (estimated, not measured).
 CPU_GROUP_COST = 40
 GROUP_COST = 4096
 
@@ -32,9 +33,9 @@ STATE = "_open_clip_ext_tower"
 
 
 def trim(model: nn.Module, evaluation: bool = False) -> str | None:
-    """Make `model` encode texts at their real length, in place, where that gives the same features.
+    """Make `model` encode texts at their real length, where that gives the same features; in place.
 
-    Like `armed.arm` it exchanges only the class of this instance, for one with another `encode_text`.
+    Like `armed.arm` it exchanges the class of this one instance, for one with another `encode_text`.
 
     Args:
         model: an open_clip model.
@@ -72,18 +73,19 @@ def encode(tower: _Tower, text: Tensor, normalize: bool = False, group_cost: int
     groups = plan(tower.lengths(text).tolist(), text.shape[1], group_cost)
     order = torch.tensor([row for _, rows in groups for row in rows], device=text.device)
     parts = text[order].split([len(rows) for _, rows in groups])
-    features = [
-        tower.run(part[:, :width].contiguous(), normalize)
-        for (width, _), part in zip(groups, parts, strict=True)
-    ]
+    features = []
+    # A plain loop: a comprehension would be compiled, for every number of groups anew.
+    for (width, _), part in zip(groups, parts, strict=True):
+        # Contiguous, or a compiler would tell texts apart by where in `text` they lie.
+        features.append(tower.run(part[:, :width].contiguous(), normalize))
     return torch.cat(features)[order.argsort()]
 
 
 def plan(lengths: Sequence[int], context: int, group_cost: int) -> list[tuple[int, list[int]]]:
     """Widths and the rows that are run at each, so that every row of `lengths` fits.
 
-    Each row goes to the least width it fits; then, from the narrowest on, a group joins the next wider
-    one where that adds no more than `group_cost` tokens.
+    Each row goes to the least width it fits; then, from the narrowest on, a group joins the next
+    wider one where that adds no more than `group_cost` tokens.
     """
     widths = [width for width in WIDTHS if width < context] + [context]
     groups: dict[int, list[int]] = {}
