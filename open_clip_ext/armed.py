@@ -75,9 +75,8 @@ def arm(model: nn.Module, companions: Mapping[str, int], teacher: nn.Module | No
 
         texts = text if text.ndim == 3 else text[:, None]
         exists = present(texts)  # [B, 1+C]
-        # A row of zeros is no text a tower can take (masked mean pooling divides by its length):
-        # the caption stands in, and its features are zeroed below, which stops the gradient too.
-        rows = torch.where(exists[..., None], texts, texts[:, :1]).flatten(0, 1)
+        exists[:, 0] = True  # so that the tower runs on every rank, whatever the captions are
+        rows = texts[exists]
 
         output: dict[str, Tensor] = base.forward(self, image, rows)
         output |= _split(output["text_features"], exists, arms.companions)
@@ -101,9 +100,12 @@ def arms_of(model: nn.Module) -> Arms:
 
 
 def _split(rows: Tensor, exists: Tensor, companions: Mapping[str, int]) -> dict[str, Tensor]:
-    """Text features `[B*(1+C), D]` as one tensor per kind of text."""
-    features = rows.view(*exists.shape, -1)
-    kinds = _kinds(features[:, 1:].masked_fill(~exists[:, 1:, None], 0), companions)
+    """Features `[N, D]` of the N texts that exist as one tensor per kind of text.
+
+    The others get zeros.
+    """
+    features = rows.new_zeros(*exists.shape, rows.shape[-1]).masked_scatter(exists[..., None], rows)
+    kinds = _kinds(features[:, 1:], companions)
     return {"text_features": features[:, 0]} | {f"{kind}_text_features": part for kind, part in kinds}
 
 

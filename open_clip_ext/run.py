@@ -16,6 +16,7 @@ from open_clip_ext.armed import arm, arms_of
 from open_clip_ext.errors import InputError, TrainingError, reported
 from open_clip_ext.settings import Settings
 from open_clip_ext.teacher import unwrap
+from open_clip_ext.towers import trim
 
 # Key in `checkpoint["optimizer"]`, and the format of what lies there.
 STATE_KEY = "open_clip_ext"
@@ -97,6 +98,8 @@ class Run:
         self._patience = math.inf if scaled else calls_per_step
         # Before arming, or the copy would carry the arms along.
         self.teacher = self.loss.make_teacher(self.model) if hasattr(self.loss, "make_teacher") else None
+        if not self.settings.pad_text:
+            self._trim()
         arm(self.model, self.settings.companions, self.teacher)
         self._load()
         optimizer.register_step_post_hook(self._stepped)
@@ -130,6 +133,14 @@ class Run:
             "loss_state": self.loss.state_dict(),
             "teacher": None if self.teacher is None else self.teacher.module.state_dict(),
         }
+
+    def _trim(self) -> None:
+        reason = trim(self.model)
+        if reason is None and self.teacher is not None:
+            reason = trim(self.teacher.module, evaluation=True)
+        if reason is not None:
+            length = getattr(self.model, "context_length", "all")
+            logging.info(f"open_clip_ext: texts stay at {length} tokens: {reason}")
 
     def _load(self) -> None:
         state = self._restored

@@ -26,6 +26,7 @@ class Settings:
         options: its `--loss-cfg` options, typed.
         companions: kinds of companion texts and how many of each a caption has in a batch.
         sources: the data column or field that each kind is read from.
+        pad_text: whether every text is run at the full context length.
     """
 
     loss: str
@@ -33,6 +34,7 @@ class Settings:
     options: Mapping[str, Any]
     companions: Mapping[str, int]
     sources: Mapping[str, str]
+    pad_text: bool = False
 
     def build_loss(self, **distributed: Any) -> nn.Module:
         """A fresh loss module that knows how many companions it gets."""
@@ -80,9 +82,15 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="The CSV column or webdataset field that carries the negatives (default: negatives).",
     )
+    group.add_argument(
+        "--pad-text",
+        action="store_true",
+        default=None,
+        help="Run every text at the full context length, as upstream does, not at its own.",
+    )
 
 
-FLAGS = ("loss", "loss_cfg", "num_negatives", "negatives", "negatives_key")
+FLAGS = ("loss", "loss_cfg", "num_negatives", "negatives", "negatives_key", "pad_text")
 
 
 def settle(args: argparse.Namespace) -> Settings | None:
@@ -131,4 +139,5 @@ def settle(args: argparse.Namespace) -> Settings | None:
     args.num_negatives = companions.get(NEGATIVES, 0)
     args.negatives_key = args.negatives_key or "negatives"
     sources = {NEGATIVES: args.negatives_key} if NEGATIVES in companions else {}
-    return Settings(args.loss, loss, options, companions, sources)
+    args.pad_text = bool(args.pad_text)
+    return Settings(args.loss, loss, options, companions, sources, args.pad_text)

@@ -1,0 +1,192 @@
+"""Text towers that run each text at its real length.
+
+Under a causal mask nothing that follows a token changes its state, so a tower that pools at the
+end-of-text token computes the same features without the padding behind it. Upstream adds the
+positional embedding and the mask at full length; here both are exchanged for their leading parts
+for the time of a call, and upstream's `encode_text` does the rest.
+
+Shapes: N texts, L tokens (the context length), D embedding.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.transformer import TextTransformer
+from torch import Tensor, nn
+from torch.func import functional_call
+
+# Texts are run at these widths, and at the context length. Most captions have 10 to 20 tokens.
+WIDTHS = (8, 12, 16, 20, 24, 32, 48, 64)
+# A further group costs a step as much as this many tokens more in another one: on a CPU for reading
+# the weights again and adding up their gradients (measured), on an accelerator for launching small
+# kernels (estimated, not measured).
+CPU_GROUP_COST = 40
+GROUP_COST = 4096
+
+STATE = "_open_clip_ext_tower"
+
+
+def trim(model: nn.Module, evaluation: bool = False) -> str | None:
+    """Make `model` encode texts at their real length, where that gives the same features; in place.
+
+    Like `armed.arm` it exchanges the class of this one instance, for one with another `encode_text`.
+
+    Args:
+        model: an open_clip model.
+        evaluation: trim in evaluation mode too, which else goes the stock way.
+
+    Returns:
+        Why the texts must stay at the full context length, and nothing was done; None if they need not.
+    """
+    reason = _obstacle(model) or _difference(_Tower(model))
+    if reason is not None:
+        return reason
+    base: Any = type(model)
+    tower = _Tower(model)
+
+    def encode_text(self: Any, text: Tensor, normalize: bool = False) -> Tensor:
+        if not (self.training or evaluation):
+            return base.encode_text(self, text, normalize)  # type: ignore[no-any-return]
+        return encode(self.__dict__[STATE], text, normalize)
+
+    trimmed = type(base.__name__, (base,), {"encode_text": encode_text, "__doc__": base.__doc__})
+    trimmed.__module__, trimmed.__qualname__ = base.__module__, base.__qualname__
+    model.__class__ = trimmed
+    model.__dict__[STATE] = tower  # past nn.Module, which would make it a part of the model
+    return None
+
+
+@torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
+def encode(tower: _Tower, text: Tensor, normalize: bool = False, group_cost: int | None = None) -> Tensor:
+    """Features `[N, D]` of token ids `text [N, L]`, which are run in groups of about one length.
+
+    The grouping is data; what is compiled under `--torchcompile` is the run of a single group.
+    """
+    if group_cost is None:
+        group_cost = CPU_GROUP_COST if text.device.type == "cpu" else GROUP_COST
+    groups = plan(tower.lengths(text).tolist(), text.shape[1], group_cost)
+    order = torch.tensor([row for _, rows in groups for row in rows], device=text.device)
+    parts = text[order].split([len(rows) for _, rows in groups])
+    features = []
+    # A plain loop: a comprehension would be compiled, for every number of groups anew.
+    for (width, _), part in zip(groups, parts, strict=True):
+        # Contiguous, or a compiler would tell texts apart by where in `text` they lie.
+        features.append(tower.run(part[:, :width].contiguous(), normalize))
+    return torch.cat(features)[order.argsort()]
+
+
+def plan(lengths: Sequence[int], context: int, group_cost: int) -> list[tuple[int, list[int]]]:
+    """Widths and the rows that are run at each, so that every row of `lengths` fits.
+
+    Each row goes to the least width it fits; then, from the narrowest on, a group joins the next
+    wider one where that adds no more than `group_cost` tokens.
+    """
+    widths = [width for width in WIDTHS if width < context] + [context]
+    groups: dict[int, list[int]] = {}
+    for row, length in enumerate(lengths):
+        groups.setdefault(widths[bisect_left(widths, length)], []).append(row)
+    planned = []
+    rows: list[int] = []
+    used = sorted(groups)
+    for width, wider in pairwise([*used, 0]):
+        rows = rows + groups[width]
+        if not wider or len(rows) * (wider - width) > group_cost:
+            planned.append((width, rows))
+            rows = []
+    return planned
+
+
+class _Tower(nn.Module):
+    """The stock `encode_text` of a CLIP, callable at any width up to the context length."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self.stock = type(model).encode_text
+        # CLIP holds the parts of its text tower itself, two of them under other names.
+        self.place, prefix = ("model", "text_") if isinstance(model, CLIP) else ("model.text", "")
+        self.pool_type = getattr(self.text, f"{prefix}pool_type", "argmax")
+        self.eos_id = getattr(self.text, f"{prefix}eos_id", None)
+
+    @property
+    def text(self) -> Any:
+        """The module that holds the positional embedding and the mask."""
+        return self.get_submodule(self.place)
+
+    def forward(self, text: Tensor, normalize: bool) -> Tensor:
+        return self.stock(self.model, text, normalize)  # type: ignore[no-any-return]
+
+    def run(self, text: Tensor, normalize: bool) -> Tensor:
+        """Features of `text [N, width]`."""
+        width = text.shape[1]
+        position, mask = self.text.positional_embedding, self.text.attn_mask
+        if width == len(position):
+            return self(text, normalize)  # type: ignore[no-any-return]
+        parts = {
+            f"{self.place}.positional_embedding": position[:width],
+            # Contiguous: kernels on accelerators want rows of the mask that are aligned.
+            f"{self.place}.attn_mask": mask[:width, :width].contiguous(),
+        }
+        return functional_call(self, parts, (text, normalize), tie_weights=False)  # type: ignore[no-any-return]
+
+    def lengths(self, text: Tensor) -> Tensor:
+        """Tokens up to the pooled one, `[N]`: the first of highest id, or the first end-of-text."""
+        ends = text if self.pool_type == "argmax" else (text == self.eos_id).int()
+        return ends.argmax(-1) + 1
+
+
+def _obstacle(model: Any) -> str | None:
+    """What is known to make features depend on the padding, or is not known not to."""
+    if type(model) not in (CLIP, CustomTextCLIP):
+        return f"{type(model).__name__} is not known to allow less"
+    text = model if type(model) is CLIP else model.text
+    if type(text) not in (CLIP, TextTransformer):
+        return f"its text tower {type(text).__name__} is not known to allow less"
+    if "encode_text" in vars(model) or "forward" in vars(text):
+        return "its encode_text is not upstream's"
+    tower = _Tower(model)
+    mask = getattr(text, "attn_mask", None)
+    length = len(text.positional_embedding)
+    if getattr(text, "cls_emb", None) is not None:
+        return "it has a class token"
+    if mask is None:
+        return "it has no causal mask"
+    if mask.shape != (length, length) or not mask.triu(1).eq(torch.full_like(mask, -torch.inf).triu(1)).all():
+        return "its mask is not causal"
+    if getattr(text, "use_pad_mask", False):
+        return "it masks padding"
+    if tower.pool_type not in ("argmax", "eos"):
+        return f"it pools the token {tower.pool_type!r}"
+    if getattr(text, "output_tokens", False):
+        return "it returns the states of all tokens"
+    return None
+
+
+@torch.no_grad()
+def _difference(tower: _Tower) -> str | None:
+    """Compare with the stock way, on random texts of every width."""
+    model, text = tower.model, tower.text
+    length = len(text.positional_embedding)
+    draw = torch.Generator().manual_seed(0)
+    highest = text.vocab_size - 1
+    ids = torch.randint(1, highest, (2 * len(WIDTHS) + 2, length), generator=draw)
+    end = highest if tower.pool_type == "argmax" else tower.eos_id
+    for row, last in zip(ids, [1, *(w + d for w in WIDTHS for d in (-1, 0)), length - 1], strict=True):
+        last = min(last, length - 1)
+        row[last], row[last + 1 :] = end, 0
+    ids = ids.to(text.positional_embedding.device)
+    was = model.training
+    model.eval()
+    expected = tower(ids, True)
+    features = encode(tower, ids, True, group_cost=0)
+    model.train(was)
+    off = (features - expected).double().norm(dim=-1).max().item()
+    if not off <= torch.finfo(features.dtype).eps ** 0.5:
+        return f"shorter texts change its features by {off:.1e}"
+    return None
