@@ -94,7 +94,7 @@ class Recipe:
     dev_seed: int = 1
     test_seeds: tuple[int, ...] = (11, 12, 13)
     test_size: int = 400
-    gate: float = 0.5
+    gate: float = 0.4
     swap_band: float = 10.0
     alpha: float = 0.6
     curve: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
