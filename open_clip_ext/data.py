@@ -108,7 +108,7 @@ class WordTokenizer(SimpleTokenizer):  # type: ignore[misc]
     """
 
     def __init__(self, tokenizer: SimpleTokenizer) -> None:
-        vars(self).update(vars(tokenizer))
+        self.__dict__.update(vars(tokenizer))
         self.words: dict[str, list[int]] = {}
 
     def encode(self, text: str) -> list[int]:
@@ -128,9 +128,10 @@ class WordTokenizer(SimpleTokenizer):  # type: ignore[misc]
 
 def by_word(tokenizer: Tokenizer) -> Tokenizer:
     """A `WordTokenizer` in place of upstream's `SimpleTokenizer`; any other tokenizer as it is."""
+    stock: Any = tokenizer
     # Special tokens of a user's own, beyond start and end, might contain a space.
-    if type(tokenizer) is SimpleTokenizer and len(tokenizer.all_special_ids) == 2:
-        return WordTokenizer(tokenizer)  # type: ignore[no-any-return]
+    if type(stock) is SimpleTokenizer and len(stock.all_special_ids) == 2:
+        return WordTokenizer(stock)
     return tokenizer
 
 

@@ -53,7 +53,8 @@ def trim(model: nn.Module, evaluation: bool = False) -> str | None:
     def encode_text(self: Any, text: Tensor, normalize: bool = False) -> Tensor:
         if not (self.training or evaluation):
             return base.encode_text(self, text, normalize)  # type: ignore[no-any-return]
-        return encode(self.__dict__[STATE], text, normalize)
+        features: Tensor = encode(self.__dict__[STATE], text, normalize)
+        return features
 
     trimmed = type(base.__name__, (base,), {"encode_text": encode_text, "__doc__": base.__doc__})
     trimmed.__module__, trimmed.__qualname__ = base.__module__, base.__qualname__
@@ -62,7 +63,7 @@ def trim(model: nn.Module, evaluation: bool = False) -> str | None:
     return None
 
 
-@torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator]
+@torch.compiler.disable(recursive=False)  # type: ignore[no-untyped-call, untyped-decorator]
 def encode(tower: _Tower, text: Tensor, normalize: bool = False, group_cost: int | None = None) -> Tensor:
     """Features `[N, D]` of token ids `text [N, L]`, which are run in groups of about one length.
 
@@ -72,7 +73,7 @@ def encode(tower: _Tower, text: Tensor, normalize: bool = False, group_cost: int
         group_cost = CPU_GROUP_COST if text.device.type == "cpu" else GROUP_COST
     groups = plan(tower.lengths(text).tolist(), text.shape[1], group_cost)
     order = torch.tensor([row for _, rows in groups for row in rows], device=text.device)
-    parts = text[order].split([len(rows) for _, rows in groups])
+    parts = torch.split(text[order], [len(rows) for _, rows in groups])
     features = []
     # A plain loop: a comprehension would be compiled, for every number of groups anew.
     for (width, _), part in zip(groups, parts, strict=True):
@@ -112,7 +113,7 @@ class _Tower(nn.Module):
         # CLIP holds the parts of its text tower itself, two of them under other names.
         self.place, prefix = ("model", "text_") if isinstance(model, CLIP) else ("model.text", "")
         self.pool_type = getattr(self.text, f"{prefix}pool_type", "argmax")
-        self.eos_id = getattr(self.text, f"{prefix}eos_id", None)
+        self.eos_id: Any = getattr(self.text, f"{prefix}eos_id", None)
 
     @property
     def text(self) -> Any:
@@ -137,7 +138,7 @@ class _Tower(nn.Module):
 
     def lengths(self, text: Tensor) -> Tensor:
         """Tokens up to the pooled one, `[N]`: the first of highest id, or the first end-of-text."""
-        ends = text if self.pool_type == "argmax" else (text == self.eos_id).int()
+        ends = text if self.pool_type == "argmax" else text.eq(self.eos_id).int()
         return ends.argmax(-1) + 1
 
 

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import ast
+import csv
 import json
+import os
 import pickle
+import random
+import string
+from pathlib import Path
 
 import open_clip
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from open_clip_ext.data import CompanionCollate, HardNegativeCollate, parse_texts, split_texts
+from open_clip_ext.data import (
+    CompanionCollate,
+    HardNegativeCollate,
+    WordTokenizer,
+    by_word,
+    parse_texts,
+    split_texts,
+)
 
 TOKENIZE = open_clip.get_tokenizer("ViT-B-32", context_length=16)
 
@@ -81,6 +94,92 @@ def test_any_dataloader_can_use_it(workers):
 def test_it_can_be_pickled():
     copy = pickle.loads(pickle.dumps(HardNegativeCollate(TOKENIZE, 2, seed=3)))
     assert (copy.counts, copy.seed) == ({"neg": 2}, 3)
+
+
+NASTY = [
+    "",
+    " ",
+    "A  Black Cat\ton a\nwhite sofa. ",
+    "it's the cat's, they'll've 'S 't",
+    "fish &amp; chips &lt;b&gt; &amp;amp; &eacute; & a",
+    "caf\u00e9 na\u00efve \u00fcber \u4e00\u53ea\u732b \U0001f408",
+    "\u00e2\u20ac\u0153mojibake\u00e2\u20ac\u009d caf\u00c3\u00a9",
+    "\u201cquotes\u201d \ufb01ne \uff21 \u3000 \u200b",
+    "\x00a\x07b\x0bc\x1cd\x1be\x7ff\x85g",
+    "\x1b[31mred\x1b[0m",
+    "a\r\nb\rc",
+    "<start_of_text> a <end_of_text><END_OF_TEXT>b",
+    'snake_case 123 4.5e6 #!$%^*()_+-=[]{};:,./<>?\\|`~"',
+    "word " * 200,
+    "x" * 500,
+    "1" * 200,
+]
+
+
+@pytest.fixture(params=["lower", "whitespace", "canonicalize"])
+def stock(request):
+    return open_clip.SimpleTokenizer(clean=request.param, context_length=77)
+
+
+def test_words_give_the_ids_of_upstream(stock):
+    ours = by_word(stock)
+    assert isinstance(ours, WordTokenizer)
+    rng = random.Random(0)
+    alphabets = [
+        string.printable + "\u00e9\u00df\u201c\u2019\ufb01\u3000\x7f\x00\x1b",
+        "abAB '<>_of0.!end_tstart",
+    ]
+    drawn = ["".join(rng.choices(a, k=rng.randrange(40))) for a in alphabets for _ in range(2000)]
+    for _ in range(2):  # words are known by the second time
+        assert torch.equal(ours(NASTY + drawn), stock(NASTY + drawn))
+    assert torch.equal(ours(NASTY, context_length=9), stock(NASTY, context_length=9))
+    assert torch.equal(pickle.loads(pickle.dumps(ours))(NASTY), stock(NASTY))
+
+
+def test_known_words_have_a_bound(monkeypatch):
+    monkeypatch.setattr("open_clip_ext.data.KNOWN_WORDS", 2)
+    ours = by_word(TOKENIZE)
+    assert torch.equal(ours(["a b c d a d"]), TOKENIZE(["a b c d a d"]))
+    assert len(ours.words) == 2
+
+
+def test_other_tokenizers_are_left_alone():
+    class Mine(open_clip.SimpleTokenizer):
+        pass
+
+    spaced = open_clip.SimpleTokenizer(additional_special_tokens=["<a b>"])
+    for tokenizer in (Mine(), spaced, lambda texts: torch.ones(len(texts), 4, dtype=torch.long)):
+        assert by_word(tokenizer) is tokenizer
+
+
+ANNOTATIONS = os.environ.get("OPEN_CLIP_EXT_ANNOTATIONS")
+
+
+def strings(value) -> set[str]:
+    if isinstance(value, str):
+        nested = ast.literal_eval(value) if value.startswith("['") else []
+        return {value} | strings(nested)
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return set().union(*map(strings, inside))
+
+
+@pytest.mark.skipif(not ANNOTATIONS, reason="OPEN_CLIP_EXT_ANNOTATIONS names no folder of captions")
+def test_words_give_the_ids_of_upstream_on_real_captions():
+    texts = set()
+    csv.field_size_limit(10**9)
+    for path in Path(ANNOTATIONS).rglob("*.*"):
+        if path.suffix == ".json":
+            texts |= strings(json.loads(path.read_text()))
+        elif path.suffix in (".csv", ".tsv"):
+            with path.open(newline="") as file:
+                for row in csv.reader(file, delimiter="\t" if path.suffix == ".tsv" else ","):
+                    texts |= strings(row)
+    assert len(texts) > 1000
+    ours = by_word(open_clip.get_tokenizer("ViT-B-32"))
+    ordered = sorted(texts)
+    for start in range(0, len(ordered), 1000):
+        batch = ordered[start : start + 1000]
+        assert torch.equal(ours(batch), open_clip.tokenize(batch))
 
 
 def test_split_texts_wants_three_axes():
