@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import inspect
 import logging
 import statistics
 from contextlib import nullcontext
@@ -19,6 +18,7 @@ from open_clip_ext import losses
 from open_clip_ext.armed import arm
 from open_clip_ext.data import HardNegativeCollate
 from open_clip_ext.teacher import EMATeacher
+from open_clip_ext.towers import trim
 
 K = 4
 LOSSES = {
@@ -28,17 +28,11 @@ LOSSES = {
     "degla": losses.DeGLALoss,
 }
 PARTS = ("forward", "teacher", "loss", "backward", "optimizer", "ema")
-# The one switch of text lengths: 77 tokens for every text, or as many as there are.
-CAN_SHORTEN = "pad_text" in inspect.signature(arm).parameters
 
 
 def variants() -> list[dict]:
     """What is timed: every loss at 77 tokens and at real tokens, and DeGLA written straightforwardly."""
-    made = [
-        {"loss": name, "pad": pad, "plain": False}
-        for name in LOSSES
-        for pad in ([True, False] if CAN_SHORTEN else [True])
-    ]
+    made = [{"loss": name, "pad": pad, "plain": False} for name in LOSSES for pad in (True, False)]
     return [*made, {"loss": "degla", "pad": True, "plain": True}]
 
 
@@ -81,8 +75,11 @@ class Step:
         counts = dict.fromkeys(self.loss.companions, K)
         self.shown = self.texts[:, : 1 + sum(counts.values())]
         self.learner = self.teacher if loss == "degla" else None
-        self.model.__class__ = self.stock
-        arm(self.model, counts, self.learner, **({"pad_text": pad} if CAN_SHORTEN else {}))
+        self.model.__class__ = self.teacher.module.__class__ = self.stock
+        if not pad:
+            trim(self.model)
+            trim(self.teacher.module, evaluation=True)
+        arm(self.model, counts, self.learner)
         self.forward = torch.compile(self.model) if measure.DEVICE.type == "cuda" else self.model
 
     def take(self) -> dict[str, float]:
