@@ -87,8 +87,8 @@ class Recipe:
     workers: int = 1
     at_once: int = 2
     world_seed: int = 0
-    pretraining: Schedule = Schedule(samples=20_480, epochs=4, lr=1.2e-3, warmup=60)
-    fine_tuning: Schedule = Schedule(samples=6_400, epochs=3, lr=5e-4, warmup=20)
+    pretraining: Schedule = Schedule(samples=20_480, epochs=5, lr=1.2e-3, warmup=60)
+    fine_tuning: Schedule = Schedule(samples=5_120, epochs=3, lr=5e-4, warmup=20)
     lr: Mapping[str, float] = field(default_factory=dict)
     select_lr: tuple[float, ...] = (2e-4, 4e-4, 8e-4)
     dev_seed: int = 1

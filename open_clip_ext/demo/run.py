@@ -189,6 +189,7 @@ class Demo:
             words = recipes.command(
                 recipe, name="pretraining", model="models/untrained", data="shards/pretraining",
                 schedule=recipe.pretraining, seed=recipe.world_seed,
+                loss="clip",  # upstream's own loss draws another order of samples in every run
             )  # fmt: skip
             self._note_command(words)
             if not self._model("base").exists():

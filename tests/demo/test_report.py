@@ -72,7 +72,7 @@ def test_tables_are_aligned():
         lines = block.splitlines()
         rule = next(line for line in lines if set(line) == {"-"})
         assert all(len(line) <= len(rule) for line in lines)
-        assert len(rule) <= 110
+        assert len(rule) <= 120
     assert "0.6 degla + 0.4 base" in text
     assert "75.0" not in text
     assert "70.0" in text
