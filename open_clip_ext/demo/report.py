@@ -109,7 +109,7 @@ def _tables(rows: Sequence[Row]) -> list[tuple[str, list[str], list[list[str]]]]
     tables = [(f"Summary, in percent{spread}", ["", *SUMMARIES, "steps", "seconds"], main)]
     for title, columns in (
         ("Composition on held-out pairs, by kind of false caption; chance is 50", KINDS),
-        ("Zero-shot; the first five are never mentioned in fine-tuning", SETS),
+        (f"Zero-shot; the first {len(world.UNMENTIONED)} are never mentioned in fine-tuning", SETS),
     ):
         tables.append((title, ["", *columns], [[r.name, *_cells(r, columns)] for r in rows]))
     return tables

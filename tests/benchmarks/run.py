@@ -2,7 +2,7 @@
 
     make bench
     python tests/benchmarks/run.py --captions add_att.json swap_obj.json
-    python tests/benchmarks/run.py --quick --out /tmp/bench.json
+    python tests/benchmarks/run.py --quick --out build/bench.json
 
 Every speed is a ratio to the straightforward way to do the same (`straightforward.py`), both timed in
 turns in one process: CPU time of one thread, or CUDA events. Every peak of memory is that of a fresh
