@@ -164,8 +164,10 @@ def _difference(a: Row, b: Row, summary: Summary) -> tuple[float, float]:
     return a.value(summary) - b.value(summary), math.hypot(a.error(summary), b.error(summary))
 
 
-def along(curve: Sequence[Row], zero_shot: float) -> float | None:
-    """Composition on a mixing curve where it keeps `zero_shot`; None beyond its ends.
+def along(curve: Sequence[Row], zero_shot: float) -> tuple[float, float] | None:
+    """Composition, and its slope, on a mixing curve where it keeps `zero_shot`; None beyond its ends.
+
+    The curve is straight between its points, so where it bends it is a little too low.
 
     Args:
         curve: one method's rows from the base (alpha 0) to the fine-tuned model (alpha 1).
@@ -175,7 +177,8 @@ def along(curve: Sequence[Row], zero_shot: float) -> float | None:
     found = []
     for (x0, y0), (x1, y1) in itertools.pairwise(points):
         if min(x0, x1) <= zero_shot <= max(x0, x1) and x0 != x1:
-            found.append(y0 + (y1 - y0) * (zero_shot - x0) / (x1 - x0))
+            slope = (y1 - y0) / (x1 - x0)
+            found.append((y0 + slope * (zero_shot - x0), slope))
     return max(found) if found else None
 
 
@@ -273,15 +276,20 @@ def _degla(methods: Mapping[str, Row], curves: Mapping[str, Sequence[Row]]) -> l
                 "cannot be read at equal zero-shot."
             )
             continue
-        difference = degla.value(comp) - there
-        error = math.hypot(degla.error(comp), methods[other].error(comp))
+        reached, slope = there
+        difference = degla.value(comp) - reached
+        # The place on the curve is measured too: an error in zero-shot is one along the slope.
+        error = math.hypot(
+            *(row.error(comp) for row in (degla, methods[other])),
+            *(slope * row.error(kept) for row in (degla, methods[other])),
+        )
         verdict = (
             "degla is above this control" if difference > 2 * error else "degla is not above this control"
         )
         said.append(
             f"At degla's zero-shot of {degla.value(kept):.1f}, {other} mixed with the base reaches "
             "a composition "
-            f"of {there:.1f} (read off its curve), degla {degla.value(comp):.1f}: "
+            f"of {reached:.1f} (read off its curve), degla {degla.value(comp):.1f}: "
             f"{_compared(difference, error)}; {verdict}."
         )
     return said
@@ -321,6 +329,11 @@ def markdown(
         if values
     )
     rates = ", ".join(f"{r.loss} {recipe.schedule(r.loss).lr:g}" for r in rows if r.loss and r.alpha == 1)
+    chosen = (
+        f"Chosen with `--select` on evaluation seed {recipe.dev_seed}: {', '.join(recipe.lr)}."
+        if recipe.lr
+        else "None was chosen for a method by itself; `--select` does that."
+    )
     warning = (
         "\n**A `--quick` run: it shows that every stage works. Its numbers mean nothing.**\n" if quick else ""
     )
@@ -362,8 +375,7 @@ little to teach. Measured on evaluation seed {recipe.dev_seed}, which no table a
 
 ## Settings
 
-* Learning rates ({rates}) were chosen with `--select` on evaluation seed {recipe.dev_seed}, among
-  {", ".join(f"{lr:g}" for lr in recipe.select_lr)}; everything above is measured on seeds
+* Learning rates: {rates}. {chosen} Everything above is measured on seeds
   {", ".join(map(str, recipe.test_seeds))}.
 * The base's logit scale is {base_scale:.1f}, not 100, and the batch {recipe.batch}, not 256.
   Rescaled for that: {tuned or "nothing, in the methods that ran"}. CE-CLIP's cap is in logits, so

@@ -20,6 +20,7 @@ from open_clip_ext.errors import TrainingError
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 PROGRESS = re.compile(r"Train Epoch: (\d+) \[ *(\d+)/(\d+)")
 LOSS = re.compile(r"(?:^|\s)Loss: ([-+.\deE]+|nan|inf)")
+ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")
 LOSS_STARTED = re.compile(r"Start epoch (\d+)")
 
 
@@ -142,7 +143,9 @@ def run(
     if process.returncode != 0 or not checkpoint.exists():
         tail = [line for line in printed.read_text(errors="replace").splitlines() if line.strip()]
         reason = next((s for s in reversed(tail) if s.startswith("open_clip_ext:")), "")
-        reason = reason or next((s.strip() for s in reversed(tail) if "Error" in s), "no checkpoint")
+        # torchrun adds an error of its own that says only that there was one.
+        errors = [line for line in tail if ERROR.match(line) and "ChildFailedError" not in line]
+        reason = reason or (errors[-1].strip() if errors else "it left no checkpoint")
         raise TrainingError(f"the trainer failed on {name} ({reason}); all it printed is in {printed}")
     if "--loss" in words:
         loss = words[words.index("--loss") + 1]

@@ -80,7 +80,7 @@ def test_tables_are_aligned():
 
 def test_along_a_curve():
     points = curve("negclip", 80, 70)
-    assert report.along(points, 80) == pytest.approx(70)
+    assert report.along(points, 80) == pytest.approx((70, -1))
     assert report.along(points, 95) is None
 
 
