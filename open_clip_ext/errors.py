@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,11 @@ def reported() -> Iterator[None]:
     """Turn our errors into one sentence on stderr and an exit status, without a traceback."""
     try:
         yield
+        sys.stdout.flush()
     except (InputError, TrainingError) as error:
         print(f"open_clip_ext: {error}", file=sys.stderr, flush=True)
         sys.exit(2 if isinstance(error, InputError) else 1)
+    except BrokenPipeError:
+        # Whoever read our output has enough, as `head` does. Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

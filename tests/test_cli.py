@@ -1,0 +1,39 @@
+"""The command line: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from open_clip_ext import __version__, cli
+
+
+def test_every_loss_is_listed_with_its_options(capsys):
+    assert cli.main(["losses"]) == 0
+    printed = capsys.readouterr().out
+    for expected in ("\ndegla\n", "distill_weight=0.005", "companions  neg=4", "CVPR 2024"):
+        assert expected in "\n" + printed
+
+
+def test_the_version_is_the_package_s(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.strip() == f"open_clip_ext {__version__}"
+
+
+def test_a_call_that_is_wrong_has_status_2(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["nonsense"])
+    assert "invalid choice: 'nonsense'" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_reading_makes_no_noise():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "open_clip_ext.cli", "losses"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
