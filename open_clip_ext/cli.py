@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     args = parser.parse_args(argv)
     with reported():
-        return int(args.call(args))
+        status = int(args.call(args))
+        sys.stdout.flush()  # here, where a closed pipe is no traceback
+        return status
 
 
 def _losses(args: argparse.Namespace) -> int:

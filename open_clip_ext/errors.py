@@ -27,7 +27,6 @@ def reported() -> Iterator[None]:
     """Turn our errors into one sentence on stderr and an exit status, without a traceback."""
     try:
         yield
-        sys.stdout.flush()
     except (InputError, TrainingError) as error:
         print(f"open_clip_ext: {error}", file=sys.stderr, flush=True)
         sys.exit(2 if isinstance(error, InputError) else 1)

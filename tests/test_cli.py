@@ -34,6 +34,7 @@ def test_a_reader_that_stops_reading_makes_no_noise():
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "open_clip_ext.cli", "losses"]
-    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, env=buffered)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
