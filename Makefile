@@ -16,7 +16,7 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: .venv/ready  ## what a step costs: about 8 minutes on 2 quiet cores; figures in build/bench.json
+bench: .venv/ready  ## what a step costs: about 10 minutes on 2 cores; figures in build/bench.json
 	$(BIN)/python tests/benchmarks/run.py $(BENCH_ARGS)
 
 .venv/ready: pyproject.toml setup.py
