@@ -29,6 +29,8 @@ ALLOWED = {
     "host": ["host", "armed", "data", "errors", "run", "settings", "teacher"],
     "losses": ["losses", "teacher"],
     "demo": ["demo", "", "errors", "registry"],
+    "meeting": [],
+    "doctor": ["", "_startup", "host", "meeting", "registry"],
 }
 
 
