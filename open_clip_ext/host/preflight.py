@@ -3,21 +3,59 @@
 from __future__ import annotations
 
 import argparse
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from open_clip_train import params
+from open_clip_train.data import expand_urls
 
-from open_clip_ext.host.released import Adapter
+from open_clip_ext.host import released
 
 
 def parse(flags: Sequence[str]) -> argparse.Namespace:
     """Upstream's flags and ours, checked as a run checks them; exits with a sentence if they are wrong."""
-    return Adapter().parse_args(params.parse_args, list(flags))
+    return released.parse(params.parse_args, list(flags))[0]
 
 
-def problems(args: argparse.Namespace, world_size: int) -> Iterator[str]:
+def problems(args: argparse.Namespace, world_size: int, writes: bool = True) -> Iterator[str]:
     """What keeps a run of `world_size` processes from starting here, each in one sentence.
 
-    `args` are upstream's, after `parse`.
+    `args` are upstream's, after `parse`. Each node looks for itself, because a path may be there on
+    one and not on another; whether the output folder is as it must be, only where a process `writes`.
     """
-    yield from ()
+    if args.train_data and args.dataset_type != "synthetic":
+        if args.dataset_type == "webdataset" or args.train_data.endswith(".tar"):
+            yield from _shards(args, world_size)
+        elif not os.path.isfile(args.train_data):
+            yield f"--train-data {args.train_data}: there is no such file on this node"
+    if writes and args.logs and args.logs.lower() != "none":
+        yield from _output(args)
+
+
+def _shards(args: argparse.Namespace, world_size: int) -> Iterator[str]:
+    shards = [url for part in args.train_data.split("::") for url in expand_urls(part)[0]]
+    local = (shard for shard in shards if ":" not in shard)  # not pipe:, s3:// and the like
+    missing = next((shard for shard in local if not os.path.isfile(shard)), None)
+    if missing is not None:
+        yield f"--train-data {args.train_data}: there is no file {missing} on this node"
+    workers = max(1, args.workers)
+    if len(shards) < workers * world_size and not args.dataset_resampled:
+        yield (
+            f"--train-data {args.train_data}: {len(shards)} shards are too few for {world_size} processes of "
+            f"{workers} workers; give --workers {max(1, len(shards) // world_size)}, more shards or "
+            "--dataset-resampled"
+        )
+
+
+def _output(args: argparse.Namespace) -> Iterator[str]:
+    folder = Path(args.logs, args.name or "")
+    if args.name and args.resume != "latest" and (folder / "out.log").exists():
+        yield f"{folder} holds a run already; go on with it by --resume latest, or choose another --name"
+    there = next(path for path in (folder / "checkpoints", folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        yield f"--logs {args.logs}: {there} cannot be written to ({error.strerror})"
