@@ -64,7 +64,7 @@ echo "job $SLURM_JOB_ID, restart $restart of at most $MAX_RESTARTS, $nodes x $pr
 
 running() { [[ $(squeue --noheader --job "$SLURM_JOB_ID" --format %T) == RUNNING ]]; }
 again() { # again WHY: put the job back into the queue, unless it was ended by someone or too often
-  running || { echo "no requeue: the job was ended from outside ($1)"; return 1; }
+  running || { echo "SLURM has ended this job itself ($1)"; return 1; }
   ((restart < MAX_RESTARTS)) || { echo "no requeue after $MAX_RESTARTS restarts: $1"; return 1; }
   echo "requeue: $1"
   scontrol requeue "$SLURM_JOB_ID" && sleep 600       # until SLURM ends this script

@@ -54,7 +54,9 @@ def _come(host: str, port: int, end: float, alone: bool) -> str:
             waiting = isinstance(error, ConnectionRefusedError | TimeoutError) and not alone
             if not waiting or time.monotonic() > end:
                 whose = "does not lead to this node" if alone else "cannot be reached"
-                return f"{host} {whose} ({error.strerror or error}); set RDZV_HOST to a name of the first node"
+                return (
+                    f"{host} {whose} ({error.strerror or error}); set RDZV_HOST to a name of the first node"
+                )
         time.sleep(0.1)
 
 
