@@ -4,7 +4,7 @@
 # docs/clusters.md says what each setting does. The environment of NCCL is left to the site.
 
 : "${LOGS:=logs}"                               # on a file system that every node sees
-: "${SAVE_EVERY:=200}"                          # steps between checkpoints; 0: at the end of an epoch only
+: "${SAVE_EVERY:=200}"                          # steps between checkpoints within an epoch
 : "${MAX_RESTARTS:=5}"                          # of all kinds together, then the job stays down
 : "${GRACE:=240}"                               # seconds to save in, once the time limit is near
 : "${TRAINER:=-m -- open_clip_train.main}"      # what torchrun starts; `-m -- open_clip_ext` where start-up files are not read
@@ -35,11 +35,9 @@ flags=(
   --loss "$LOSS" --num-negatives "$NUM_NEGATIVES" ${LOSS_CFG:+--loss-cfg $LOSS_CFG}
   --batch-size $((GLOBAL_BATCH / per_step)) --accum-freq "$ACCUM" --epochs "$EPOCHS"
   --lr "$LR" --wd "$WD" --warmup "$WARMUP" --precision "$PRECISION" --seed "$SEED" --workers "$WORKERS"
-  --local-loss --gather-with-grad
-  --logs "$LOGS" --name "$NAME" --save-most-recent --resume latest "$@"
+  --local-loss --gather-with-grad ${TRAIN_NUM_SAMPLES:+--train-num-samples "$TRAIN_NUM_SAMPLES"}
+  --logs "$LOGS" --name "$NAME" --save-most-recent --save-every-steps "$SAVE_EVERY" --resume latest "$@"
 )
-((SAVE_EVERY)) && flags+=(--save-every-steps "$SAVE_EVERY")
-[[ -z ${TRAIN_NUM_SAMPLES:-} ]] || flags+=(--train-num-samples "$TRAIN_NUM_SAMPLES")
 
 # One task on each node. A node without the plugin must stop the job, not train plain CLIP.
 # shellcheck disable=SC2016  # expanded on the node
@@ -69,17 +67,8 @@ again() { # again WHY: put the job back into the queue, unless it was ended by s
   echo "requeue: $1"
   scontrol requeue "$SLURM_JOB_ID" && sleep 600       # until SLURM ends this script
 }
-near_the_limit() {
-  echo "time limit near: the ranks are told to save"
-  warned=1
-  [[ -n ${step:-} ]] || return 0
-  { # a rank that is still loading misses the signal
-    for ((i = 0; i < GRACE; i += 10)); do scancel --signal=USR1 "$SLURM_JOB_ID"; sleep 10; done
-    again "nothing saved within $GRACE s"
-  } &
-}
 warned=
-trap near_the_limit USR1
+trap 'warned=$SECONDS; echo "time limit near: the ranks are told to save"' USR1
 trap : TERM   # preemption; what it means is decided when the step has ended
 
 ((restart <= MAX_RESTARTS)) || stop "restart $restart is more than MAX_RESTARTS=$MAX_RESTARTS; see the log above for what ends the job"
@@ -89,11 +78,17 @@ trap : TERM   # preemption; what it means is decided when the step has ended
 "${on_every_node[@]}" "${train[@]}" --max-restarts 0 \
   --rdzv-id "$SLURM_JOB_ID.$restart" --rdzv-backend c10d --rdzv-endpoint "$rendezvous" $TRAINER "${flags[@]}" &
 step=$!
-while # a signal ends the wait early
-  rc=0
-  wait "$step" || rc=$?
-  kill -0 "$step" 2>/dev/null
-do :; done
+while kill -0 "$step" 2>/dev/null; do
+  if [[ $warned ]]; then # again and again: a rank that is still loading misses the signal
+    ((SECONDS - warned < GRACE)) || again "nothing saved within $GRACE s" || exit 1
+    scancel --signal=USR1 "$SLURM_JOB_ID"
+    sleep 5
+  else
+    wait "$step" || true # until it ends or a signal comes
+  fi
+done
+rc=0
+wait "$step" || rc=$?
 ((rc)) || exit 0
 why="the step ended with status $rc"
 [[ ! -f $LOGS/$NAME/stopped ]] || why="saved and stopped on $(<"$LOGS/$NAME/stopped")"

@@ -91,7 +91,13 @@ class Cluster:
     def submit(self, script: Path, *flags: object, options: tuple = (), cwd: Path, **settings) -> Job:
         """`sbatch` a script with `settings` in its environment."""
         log = self.folder / f"job-{time.monotonic_ns()}.log"
-        command = ["env", f"--chdir={cwd}", *(f"{name}={value}" for name, value in settings.items()), "sbatch", "--parsable"]
+        command = [
+            "env",
+            f"--chdir={cwd}",
+            *(f"{name}={value}" for name, value in settings.items()),
+            "sbatch",
+            "--parsable",
+        ]
         command += ["--nodes=2", "--gpus-per-node=1", "--cpus-per-task=1", f"--output={log}", *options]
         return Job(self, self.run(*command, script, *flags).splitlines()[-1], log)
 

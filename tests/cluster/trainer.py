@@ -1,6 +1,6 @@
 """tests/ddp_on_cpu.py, recorded and held: what the launcher starts in these tests.
 
-RECORD: a folder; every rank appends the total of each step to `RECORD/RANK`.
+RECORD: a folder; every rank appends restart, time and total of each step to `RECORD/RANK`.
 HOLD: a step; after that many, every rank waits in it for as long as the file `RECORD/held` exists, and makes
 `RECORD/told-RANK` when it gets a signal meanwhile.
 """
@@ -27,7 +27,8 @@ steps = 0
 def record(module, inputs, terms):
     if isinstance(module, Loss):
         with mine.open("a") as file:
-            print(sum(term.item() for term in terms.values()), file=file)
+            total = sum(term.item() for term in terms.values())
+            print(os.environ.get("SLURM_RESTART_COUNT", 0), time.time(), total, file=file)
 
 
 def hold(*_):
