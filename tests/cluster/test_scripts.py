@@ -56,7 +56,8 @@ def launch(tmp_path):
     def launch(*command, nodes=1, gpus=8, then=None, **settings) -> Launched:
         env = {
             "PATH": f"{stands}:{os.environ['PATH']}", "LAUNCHER": LAUNCH / "train.sh",
-            "TRAIN_DATA": "captions.csv", "SLURM_JOB_ID": 30123, "SLURM_JOB_NUM_NODES": nodes, "SLURM_JOB_NODELIST": "node[1-2]",
+            "TRAIN_DATA": "captions.csv", "SLURM_JOB_ID": 30123, "SLURM_JOB_NUM_NODES": nodes,
+            "SLURM_JOB_NODELIST": "node[1-2]",
         } | ({"SLURM_GPUS_ON_NODE": gpus} if gpus else {})  # fmt: skip
         command = [str(part) for part in command or ("degla",)]
         if command[0] in RECIPES:

@@ -80,8 +80,8 @@ def submit(cluster, tmp_path, model, photos):
         settings = {
             "MODEL": model, "TRAIN_DATA": photos, "GLOBAL_BATCH": 8, "EPOCHS": EPOCHS, "LR": 1e-3,
             "WARMUP": 1, "PRECISION": "fp32", "WORKERS": 1, "SAVE_EVERY": SAVE_EVERY, "LOGS": logs,
-            "NAME": "run", "TRAINER": f"-- {HERE / 'trainer.py'}", "RECORD": record, "HOLD": HOLD, "OMP_NUM_THREADS": 1,
-            "PATH": f"{Path(sys.executable).parent}:{slurm.SEARCH}",
+            "NAME": "run", "TRAINER": f"-- {HERE / 'trainer.py'}", "RECORD": record, "HOLD": HOLD,
+            "OMP_NUM_THREADS": 1, "PATH": f"{Path(sys.executable).parent}:{slurm.SEARCH}",
         } | settings  # fmt: skip
         script = ROOT / "launch" / f"{recipe}.slurm"
         job = cluster.submit(script, *CPU, *flags, options=options, cwd=ROOT, **settings)

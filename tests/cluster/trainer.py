@@ -12,6 +12,7 @@ import runpy
 import select
 import signal
 import sys
+import time
 from pathlib import Path
 
 from torch.nn.modules.module import register_module_forward_hook
