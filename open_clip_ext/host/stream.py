@@ -64,10 +64,12 @@ class Stream:
         self.epoch, self.first, self.read, self.between = epoch, first, read, between
 
     def __iter__(self) -> Iterator[Any]:
+        between = self.between
+        del self.between  # it leads back here, and a cycle would keep the loader's workers
         whole = self.first >= self.num_batches
         batches = iter(()) if whole else self.source.batches(self.epoch, self.first, self.read)
         for done in itertools.count(self.first):
-            self.between(done)
+            between(done)
             batch = next(batches, None)
             if batch is None:
                 return
