@@ -26,6 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     doctor_command.add_arguments(doctor)
     doctor.set_defaults(call=doctor_command.main)
+    traffic = commands.add_parser("traffic", help="what GPUs send each other in a step, computed")
+    from open_clip_ext import traffic as traffic_command
+
+    traffic_command.add_arguments(traffic)
+    traffic.set_defaults(call=traffic_command.main)
     demo = commands.add_parser("demo", help="the embedded example, end to end")
     from open_clip_ext.demo import run as demo_run
 

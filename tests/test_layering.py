@@ -32,6 +32,7 @@ ALLOWED = {
     "losses": ["losses", "teacher"],
     "demo": ["demo", "", "errors", "registry"],
     "meeting": [],
+    "traffic": [],
     "doctor": ["", "_startup", "host", "meeting", "registry"],
 }
 
