@@ -70,7 +70,7 @@ def _checks(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
             yield f"loss {name} ({entry.value})", str(error)
     flags = args.flags[1:] if args.flags[:1] == ["--"] else args.flags
     if flags:
-        yield from _run(flags, args.nodes * args.processes, args.processes)
+        yield from _run(flags, args)
 
 
 def _unarmed() -> str:
@@ -84,23 +84,27 @@ def _unarmed() -> str:
     return ""
 
 
-def _run(flags: Sequence[str], world_size: int, processes: int) -> Iterator[tuple[str, str]]:
+def _run(flags: Sequence[str], args: argparse.Namespace) -> Iterator[tuple[str, str]]:
     """Whether a run with these flags of upstream's could start on this node."""
     from open_clip_ext.host import preflight
 
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            args = preflight.parse(flags)
+            run, settings = preflight.parse(flags)
     except SystemExit:  # with the sentence in its last line
-        yield "flags", printed.getvalue().strip().splitlines()[-1]
+        last = printed.getvalue().strip().splitlines()[-1]
+        yield "flags", last.removeprefix("open_clip_ext: ").rpartition(": error: ")[2]
         return
     yield "flags", ""
-    if args.device.startswith("cuda"):
+    if run.device.startswith("cuda"):
         import torch
 
         seen = torch.cuda.device_count()
-        few = f"torch sees {seen} GPU(s), and {processes} process(es) would start; look at the driver"
-        yield f"{seen} GPU(s)", few if seen < processes else ""
-    for problem in preflight.problems(args, world_size):
+        few = f"torch sees {seen} GPU(s), and {args.processes} process(es) would start; look at the driver"
+        yield "GPUs", few if seen < args.processes else ""
+    for problem in preflight.problems(run, args.nodes * args.processes):
         yield "run", problem
+    if args.node == 0:
+        for problem in preflight.checkpoint(run, settings):
+            yield "run", problem

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,12 +13,39 @@ from pathlib import Path
 from open_clip_train import params
 from open_clip_train.data import expand_urls
 
+from open_clip_ext.errors import InputError
 from open_clip_ext.host import released
+from open_clip_ext.settings import Settings
+
+LATEST = "epoch_latest.pt"  # upstream's name for it
 
 
-def parse(flags: Sequence[str]) -> argparse.Namespace:
+def parse(flags: Sequence[str]) -> tuple[argparse.Namespace, Settings | None]:
     """Upstream's flags and ours, checked as a run checks them; exits with a sentence if they are wrong."""
-    return released.parse(params.parse_args, list(flags))[0]
+    return released.parse(inspect.unwrap(params.parse_args), list(flags))
+
+
+def checkpoint(args: argparse.Namespace, settings: Settings | None) -> Iterator[str]:
+    """What is wrong with the checkpoint that `--save-most-recent --resume latest` will find, if there is one.
+
+    It is mapped, not read.
+    """
+    path = Path(args.logs, args.name or "", "checkpoints", LATEST)
+    if settings is None or args.resume != "latest" or not path.exists():
+        return
+    import torch
+
+    from open_clip_ext.run import Run
+
+    if shutil.disk_usage(path.parent).free < path.stat().st_size:
+        yield f"--logs {args.logs}: no room for a second {path}, which is written before it is replaced"
+    try:
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        Run(settings).restore(state.get("optimizer"), str(path), latest=True)
+    except InputError as error:
+        yield str(error)
+    except Exception as error:
+        yield f"{path} cannot be read ({type(error).__name__}); move it away to resume from an older one"
 
 
 def problems(args: argparse.Namespace, world_size: int, writes: bool = True) -> Iterator[str]:
