@@ -41,7 +41,7 @@ flags=(
 
 # One task on each node. A node without the plugin must stop the job, not train plain CLIP.
 # shellcheck disable=SC2016  # expanded on the node
-preflight='command -v open-clip-ext >/dev/null || {
+preflight='[[ -x $(command -v open-clip-ext) ]] || {
   echo "open_clip_ext: $HOSTNAME: open-clip-ext is not on the PATH of this node; install the plugin there" >&2; exit 1; }
 exec open-clip-ext doctor --quiet --node "${SLURM_NODEID:-0}" "$@"'
 doctor=(bash -c "$preflight" preflight --nodes "$nodes" --processes "$processes")
