@@ -22,7 +22,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     losses = commands.add_parser("losses", help="the registered losses and their options")
     losses.set_defaults(call=_losses)
     doctor = commands.add_parser("doctor", help="is the plugin armed, and does the installed upstream fit?")
-    doctor.set_defaults(call=_doctor)
+    from open_clip_ext import doctor as doctor_command
+
+    doctor_command.add_arguments(doctor)
+    doctor.set_defaults(call=doctor_command.main)
+    traffic = commands.add_parser("traffic", help="what GPUs send each other in a step, computed")
+    from open_clip_ext import traffic as traffic_command
+
+    traffic_command.add_arguments(traffic)
+    traffic.set_defaults(call=traffic_command.main)
     demo = commands.add_parser("demo", help="the embedded example, end to end")
     from open_clip_ext.demo import run as demo_run
 
@@ -54,37 +62,6 @@ def _losses(args: argparse.Namespace) -> int:
             print(f"  {option.name + '=' + str(option.default):<26}  {registry.describe(option.hint)}")
         print()
     return 0
-
-
-def _doctor(args: argparse.Namespace) -> int:
-    from open_clip_ext import _startup, registry
-    from open_clip_ext.host import seams
-
-    problems = 0
-
-    def check(what: str, problem: str) -> None:
-        nonlocal problems
-        problems += bool(problem)
-        print(f"{'FAIL' if problem else 'ok':<5} {what}{': ' + problem if problem else ''}")
-
-    print(f"open_clip_ext {__version__}, {seams.upstream()}, Python {sys.version.split()[0]}")
-    if not _startup.enabled():
-        unarmed = "OPEN_CLIP_EXT=0 turns it off"
-    elif not (_startup.armed() or seams.hooked()):
-        unarmed = "no start-up file was read here; train with `python -m open_clip_ext`"
-    else:
-        unarmed = ""
-    check("armed in this interpreter", unarmed)
-    for seam in seams.SEAMS:
-        check(f"{seam.module}.{seam.name}", seam.misfit())
-    for name, entry in registry.entries().items():
-        try:
-            registry.load(name)
-            check(f"loss {name}", "")
-        except Exception as error:
-            check(f"loss {name} ({entry.value})", str(error))
-    print("all well" if not problems else f"{problems} problem(s): do not train with --loss here")
-    return 1 if problems else 0
 
 
 if __name__ == "__main__":

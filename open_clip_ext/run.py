@@ -33,19 +33,27 @@ class Run:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.steps = 0
-        self.begun = False
         # Whatever keeps the contract: their methods are more than nn.Module declares.
         self.loss: Any = None
         self.teacher: Any = None
+        # Where in an epoch the run is, while a checkpoint is written there; and where it was resumed.
+        self.position: Mapping[str, Any] | None = None
+        self.resumed_at: Mapping[str, Any] | None = None
         self._restored: Mapping[str, Any] | None = None
         self._loss_calls = 0
 
-    def restore(self, optimizer_state: dict[str, Any] | None, path: str) -> None:
+    def restore(self, optimizer_state: dict[str, Any] | None, path: str, *, latest: bool = False) -> None:
         """Take out of a checkpoint's optimizer state what is ours.
 
         The checkpoint of a run without `--loss` has nothing of ours.
 
-        Raises InputError if it is of another loss or of a format that this version does not know.
+        Args:
+            optimizer_state: as the checkpoint has it; our part is taken out.
+            path: of the checkpoint.
+            latest: whether it was found by `--resume latest`, so must be of this very run.
+
+        Raises InputError if it is of another loss, model or data, or of a format that this version
+        does not know.
         """
         state = optimizer_state.pop(STATE_KEY, None) if isinstance(optimizer_state, dict) else None
         if state is None:
@@ -66,12 +74,31 @@ class Run:
                 f"{path}: a run with companions {state['companions']}, resumed with "
                 f"{wanted['companions']}; give the same --num-negatives"
             )
+        state = {"origin": self.settings.origin, "position": None, **state}  # new in 0.2
+        self._same("model", state["origin"], path)
+        if latest or state["position"]:
+            self._same("data", state["origin"], path)
         if state["options"] != wanted["options"]:
             logging.warning(
                 f"open_clip_ext: {path} was written with options {state['options']}, "
                 f"the run goes on with {wanted['options']}"
             )
         self._restored = state
+        self.resumed_at = state["position"]
+
+    def _same(self, what: str, origin: Mapping[str, str], path: str) -> None:
+        was, now = origin[what], self.settings.origin[what]
+        if was != now:
+            raise InputError(
+                f"{path}: a checkpoint of {what} {was}, resumed with {now}; a new run needs another --name, "
+                "and --pretrained to start from these weights"
+            )
+
+    @staticmethod
+    def wrote(checkpoint: Any) -> bool:
+        """Whether this is a checkpoint with our state in it."""
+        optimizer = checkpoint.get("optimizer") if isinstance(checkpoint, dict) else None
+        return isinstance(optimizer, dict) and STATE_KEY in optimizer
 
     def build_loss(self, device: torch.device, **distributed: Any) -> nn.Module:
         """The loss module upstream will call, on `device`, watched by `_watch`."""
@@ -88,7 +115,6 @@ class Run:
             scaled: whether a GradScaler may skip steps.
             calls_per_step: how often the loss is called for one optimizer step (`--accum-freq`).
         """
-        self.begun = True
         self.model = unwrap(model)
         if getattr(self.model, "logit_bias", None) is not None:
             raise InputError(
@@ -129,6 +155,8 @@ class Run:
             "format": STATE_FORMAT,
             "version": __version__,
             **self.settings.identity(),
+            "origin": dict(self.settings.origin),
+            "position": self.position,
             "steps": self.steps,
             "loss_state": self.loss.state_dict(),
             "teacher": None if self.teacher is None else self.teacher.module.state_dict(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,9 @@ class Settings:
         options: its `--loss-cfg` options, typed.
         companions: kinds of companion texts and how many of each a caption has in a batch.
         sources: the data column or field that each kind is read from.
+        origin: what the model and the data are called, wherever they lie.
         pad_text: whether every text is run at the full context length.
+        save_every: optimizer steps between two checkpoints within an epoch; 0 for none.
     """
 
     loss: str
@@ -34,7 +37,9 @@ class Settings:
     options: Mapping[str, Any]
     companions: Mapping[str, int]
     sources: Mapping[str, str]
+    origin: Mapping[str, str]
     pad_text: bool = False
+    save_every: int = 0
 
     def build_loss(self, **distributed: Any) -> nn.Module:
         """A fresh loss module that knows how many companions it gets."""
@@ -88,9 +93,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="Run every text at the full context length, as upstream does, not at its own.",
     )
+    group.add_argument(
+        "--save-every-steps",
+        metavar="N",
+        type=int,
+        help="Save a checkpoint that resumes in the middle of an epoch every N optimizer steps too "
+        "(default: only when SIGUSR1 or SIGTERM asks the run to save and stop).",
+    )
 
 
-FLAGS = ("loss", "loss_cfg", "num_negatives", "negatives", "negatives_key", "pad_text")
+FLAGS = (
+    "loss",
+    "loss_cfg",
+    "num_negatives",
+    "negatives",
+    "negatives_key",
+    "pad_text",
+    "save_every_steps",
+)
 
 
 def settle(args: argparse.Namespace) -> Settings | None:
@@ -110,6 +130,10 @@ def settle(args: argparse.Namespace) -> Settings | None:
         raise InputError(
             f"--negatives {args.negatives}: this version has no negatives store; put the negatives "
             "into a column or field of the training data and name it with --negatives-key"
+        )
+    if args.save_every_steps is not None and args.save_every_steps < 1:
+        raise InputError(
+            f"--save-every-steps {args.save_every_steps}: give a number of steps, at least 1, or leave it out"
         )
     loss = registry.load(args.loss)
     options = registry.parse_options(args.loss, loss, args.loss_cfg or ())
@@ -140,4 +164,9 @@ def settle(args: argparse.Namespace) -> Settings | None:
     args.negatives_key = args.negatives_key or "negatives"
     sources = {NEGATIVES: args.negatives_key} if NEGATIVES in companions else {}
     args.pad_text = bool(args.pad_text)
-    return Settings(args.loss, loss, options, companions, sources, args.pad_text)
+    args.save_every_steps = args.save_every_steps or 0
+    # Without the folder: data are copied to another one for each job.
+    origin = {"model": os.path.basename(args.model), "data": os.path.basename(args.train_data or "")}
+    return Settings(
+        args.loss, loss, options, companions, sources, origin, args.pad_text, args.save_every_steps
+    )

@@ -1,7 +1,8 @@
 """Run upstream's trainer with DDP on CPU, for tests in several gloo processes.
 
 open_clip_torch 3.3.0 passes `device_ids=[device]` to DistributedDataParallel, which refuses it for
-a CPU device. The rank in `UNARMED_RANK` plays a node on which no start-up file was read.
+a CPU device. The rank in `UNARMED_RANK` plays a node on which no start-up file was read. With
+`SIGNAL_AT=RANK:STEP` that rank gets SIGUSR1 in that optimizer step.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import functools
 import os
 import runpy
+import signal
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from open_clip_ext import _startup
+from open_clip_ext.run import Run
 
 torch.set_num_threads(1)
 _init = DistributedDataParallel.__init__
@@ -24,7 +27,20 @@ def init(self, module, device_ids=None, **options):
     _init(self, module, **options)
 
 
+def signal_at(rank: str, step: str) -> None:
+    stepped = Run._stepped
+
+    def signalled(self, *arguments):
+        stepped(self, *arguments)
+        if self.steps == int(step) and os.environ["RANK"] == rank:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    Run._stepped = signalled
+
+
 if __name__ == "__main__":
+    if "SIGNAL_AT" in os.environ:
+        signal_at(*os.environ["SIGNAL_AT"].split(":"))
     DistributedDataParallel.__init__ = init
     if os.environ.get("UNARMED_RANK") == os.environ["RANK"]:
         _startup.disarm()

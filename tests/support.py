@@ -189,6 +189,22 @@ def train(
     return Finished(process.returncode, output, tmp_path / "logs" / name)
 
 
+def assert_same(a, b, where=""):
+    """Equal to the bit, whatever is nested."""
+    assert type(a) is type(b), where
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}/{key}")
+    elif isinstance(a, list):
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{where}/{i}")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == b, where
+
+
 def loggers() -> dict[str, logging.Logger]:
     known = {name: logging.getLogger(name) for name in list(logging.root.manager.loggerDict)}
     return {"root": logging.root, **known}
@@ -199,10 +215,13 @@ def train_here(tmp_path: Path, *flags: object, name: str = "run") -> Finished:
     import open_clip_train.main  # the trigger installs the plugin
 
     flags = [str(flag) for flag in (*COMMON, "--logs", tmp_path / "logs", "--name", name, *flags)]
+    taken = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM)}
     handlers, levels = logging.root.handlers[:], {name: log.level for name, log in loggers().items()}
     try:
         open_clip_train.main.main(flags)
     finally:  # upstream adds handlers, makes every logger talk, and takes nothing back
+        for number, handler in taken.items():
+            signal.signal(number, handler)
         for handler in set(logging.root.handlers) - set(handlers):
             logging.root.removeHandler(handler)
             handler.close()

@@ -17,6 +17,8 @@ ALLOWED = {
     "_startup": ["host"],
     "__main__": ["_startup"],
     "errors": [],
+    "files": [],
+    "signals": [],
     "data": [],
     "teacher": ["errors"],
     "armed": ["data"],
@@ -26,9 +28,12 @@ ALLOWED = {
     "registry": ["errors", "plugins"],
     "settings": ["errors", "registry"],
     "run": ["", "armed", "errors", "peers", "settings", "teacher", "towers"],
-    "host": ["host", "armed", "data", "errors", "run", "settings", "teacher"],
+    "host": ["host", "armed", "data", "errors", "files", "peers", "run", "settings", "signals", "teacher"],
     "losses": ["losses", "teacher"],
     "demo": ["demo", "", "errors", "registry"],
+    "meeting": [],
+    "traffic": [],
+    "doctor": ["", "_startup", "host", "meeting", "registry"],
 }
 
 

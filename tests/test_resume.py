@@ -10,28 +10,12 @@ import time
 import open_clip
 import pytest
 import torch
-from support import COMMON, ENVIRONMENT, train, train_here
+from support import COMMON, ENVIRONMENT, assert_same, train, train_here
 
 
 @pytest.fixture
 def flags(model, csv_data):
     return ["--model", model, "--train-data", csv_data, "--csv-separator", ","]
-
-
-def assert_same(a, b, where=""):
-    """Equal to the bit, whatever is nested."""
-    assert type(a) is type(b), where
-    if isinstance(a, dict):
-        assert a.keys() == b.keys(), where
-        for key in a:
-            assert_same(a[key], b[key], f"{where}/{key}")
-    elif isinstance(a, list):
-        for i, (x, y) in enumerate(zip(a, b, strict=True)):
-            assert_same(x, y, f"{where}/{i}")
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b), where
-    else:
-        assert a == b, where
 
 
 @pytest.mark.parametrize("loss", ["clip", "negclip", "ce-clip", "degla"])

@@ -310,7 +310,7 @@ def flags(tmp_path_factory, long_model):
 
 
 def armed_run(clip, pad_text):
-    run = Run(Settings("degla", DeGLALoss, {}, {"neg": 4}, {"neg": "negatives"}, pad_text))
+    run = Run(Settings("degla", DeGLALoss, {}, {"neg": 4}, {"neg": "negatives"}, {}, pad_text))
     run.build_loss(torch.device("cpu"))
     run.begin(clip, torch.optim.SGD(clip.parameters(), 0.1), scaled=False, calls_per_step=1)
     return run

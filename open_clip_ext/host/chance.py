@@ -1,13 +1,14 @@
-"""Randomness as a function of seed, epoch, rank and worker, so that a resumed run repeats it.
+"""Randomness as a function of a place in the run, so that a resumed run repeats it.
 
-Upstream seeds once per process. What an epoch draws (sample order, augmentation, dropout) then
-depends on all epochs before it, and webdataset's sample shuffle on the process id and the clock.
+Upstream seeds once per process. What a step draws (sample order, augmentation, dropout) then
+depends on all steps before it, and webdataset's sample shuffle on the process id and the clock.
+Here the order depends on seed and epoch, the draws of a sample on its place in the epoch, and those
+of a step on rank and batch.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,28 +19,22 @@ from webdataset.filters import FilterFunction, _shuffle
 
 
 def derive(seed: int, *path: int) -> int:
-    """A 32-bit seed for the place `path` (epoch, rank, worker) of the run with `seed`."""
+    """A 32-bit seed for the place `path` (epoch, rank, worker, ...) of the run with `seed`."""
     return int(np.random.SeedSequence([seed, *path]).generate_state(1)[0])
 
 
-def seed_everything(seed: int, *path: int) -> None:
-    """Seed Python's, numpy's and torch's global generators of this process."""
+def seed_sample(seed: int, *path: int) -> None:
+    """Seed the generators that a sample's transforms draw from: Python's, numpy's, torch's on the CPU."""
     derived = derive(seed, *path)
     random.seed(derived)
     np.random.seed(derived)
-    torch.manual_seed(derived)
+    torch.default_generator.manual_seed(derived)
 
 
-class SeedWorker:
-    """A webdataset stage that seeds its worker anew when an epoch begins."""
-
-    def __init__(self, seed: int, rank: int, epoch: SharedEpoch) -> None:
-        self.seed, self.rank, self.epoch = seed, rank, epoch
-
-    def __call__(self, source: Iterable[Any]) -> Iterator[Any]:
-        """Pass everything on."""
-        seed_everything(self.seed, self.epoch.get_value(), self.rank, _worker())
-        yield from source
+def seed_step(seed: int, *path: int) -> None:
+    """Seed all that a step may draw from: those of `seed_sample` and torch's on every device."""
+    seed_sample(seed, *path)
+    torch.manual_seed(derive(seed, *path))
 
 
 class ResampleSeed:
@@ -50,19 +45,19 @@ class ResampleSeed:
 
     def __call__(self) -> int:
         """The seed of this worker."""
-        return derive(self.seed, self.rank, _worker())
+        return derive(self.seed, self.rank, worker())
 
 
-def settle_webdataset(stages: list[Any], epoch: SharedEpoch, seed: int, rank: int) -> None:
-    """Make the stages of upstream's webdataset pipeline repeatable, in place."""
+def settle_order(stages: list[Any], epoch: SharedEpoch, seed: int, rank: int) -> None:
+    """Make the order in which upstream's webdataset pipeline reads repeatable, in place."""
     if hasattr(stages[0], "worker_seed"):
         stages[0].worker_seed = ResampleSeed(seed, rank)
-    stages.insert(1, SeedWorker(seed, rank, epoch))
     for i, stage in enumerate(stages):
         if isinstance(stage, FilterFunction) and stage.f is _shuffle:
             stages[i] = detshuffle2(**stage.kw, seed=seed, epoch=epoch)
 
 
-def _worker() -> int:
+def worker() -> int:
+    """The number of this loader worker; 0 in the main process."""
     info = get_worker_info()
     return 0 if info is None else info.id

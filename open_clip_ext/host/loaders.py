@@ -27,7 +27,7 @@ from webdataset.filters import FilterFunction, _decode, _select
 
 from open_clip_ext.data import CompanionCollate, Tokenizer, parse_texts
 from open_clip_ext.errors import InputError
-from open_clip_ext.host import chance
+from open_clip_ext.host.stream import Indexed, Shards, Source, Stream, index
 from open_clip_ext.settings import Settings
 
 # Samples of the first shard that are looked at before training.
@@ -80,14 +80,15 @@ class Unpack:
         self.collate = collate
         self.batched = batched  # webdataset makes the batch itself
 
-    def __call__(self, samples: Any) -> tuple[Tensor, Tensor]:
-        """Images `[B,3,H,W]` and texts `[B,1+C,L]` of a batch."""
-        images: Any
-        images, packed = samples if self.batched else zip(*samples, strict=True)
+    def __call__(self, samples: Any) -> tuple[Tensor, ...] | None:
+        """Images `[B,3,H,W]` and texts `[B,1+C,L]` of a batch, and what else a `Stream` adds to it."""
+        if samples is None:  # a batch before the one that a resumed run begins with
+            return None
+        images, packed, *rest = samples if self.batched else zip(*samples, strict=True)
         captions, companions = zip(*map(unpack, packed), strict=True)
         if not self.batched:
             images = default_collate(list(images))
-        return images, self.collate.texts(captions, companions)
+        return images, self.collate.texts(captions, companions), *rest
 
 
 def pack(caption: str, companions: Texts) -> str:
@@ -119,14 +120,20 @@ def build(
     )
     feed = Feed(CompanionCollate(tokenizer, settings.companions, seed=args.seed))
     info._open_clip_ext = feed
-    if isinstance(info.dataloader, wds.DataPipeline):
+    loader = info.dataloader
+    source: Source
+    if isinstance(loader, wds.DataPipeline):
         _lead_webdataset(info, feed, settings, args)
-    elif wanted:
-        info.dataloader.collate_fn = Unpack(feed.collate, batched=False)
-        if hasattr(info.dataloader.dataset, "captions"):
-            _lead_csv(info.dataloader.dataset, feed, settings, args)
-        else:
-            _lead_synthetic(info.dataloader.dataset, feed, settings)
+        source = Shards(loader.pipeline[0], info.shared_epoch, args.batch_size, args.seed, args.rank)
+    else:
+        if wanted:
+            loader.collate_fn = Unpack(feed.collate, batched=False)
+            if hasattr(loader.dataset, "captions"):
+                _lead_csv(loader.dataset, feed, settings, args)
+            else:
+                _lead_synthetic(loader.dataset, feed, settings)
+        source = Indexed(loader, args.seed)
+    info.dataloader = Stream(source, loader, args.seed, args.rank)
     return info
 
 
@@ -188,14 +195,12 @@ def _lead_webdataset(info: Any, feed: Feed, settings: Settings, args: argparse.N
             stages[i] = partial(stage, handler=feed.broken)
         elif isinstance(stage, FilterFunction) and stage.f is _decode:
             stage.kw["handler"] = feed.broken
-    chance.settle_webdataset(stages, info.shared_epoch, args.seed, args.rank)
     if not settings.companions:
         return
     packer = PackSample(settings.sources)
     _peek(args.train_data, packer, settings)
-    selected = [isinstance(stage, FilterFunction) and stage.f is _select for stage in stages].index(True)
     # A sample whose companions cannot be read is broken: counted and passed over like any other.
-    stages.insert(selected + 1, wds.map(packer, handler=feed.broken))
+    stages.insert(index(stages, _select) + 1, wds.map(packer, handler=feed.broken))
     loader.collate_fn = Unpack(feed.collate, batched=True)
     feed.summary = f"companion texts from the fields {', '.join(settings.sources.values())} of each sample"
 

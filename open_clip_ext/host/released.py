@@ -12,6 +12,7 @@ import importlib
 import logging
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,8 +20,10 @@ import torch
 from open_clip_ext.errors import InputError, reported
 from open_clip_ext.host import seams
 from open_clip_ext.settings import Settings, add_flags, settle
+from open_clip_ext.signals import Signals
 
 if TYPE_CHECKING:
+    from open_clip_ext.host.saving import Saver
     from open_clip_ext.run import Run
 
 # Upstream's options that a --loss run refuses, and why.
@@ -41,30 +44,59 @@ class Adapter:
 
     def __init__(self) -> None:
         self.run: Run | None = None
+        self.saver: Saver | None = None
+        self.signals = Signals()
 
     def parse_args(self, upstream: Upstream, args: Any) -> argparse.Namespace:
         """Add our flags to upstream's parser, and begin a run if `--loss` is among them."""
-        self.run = None
-        namespace: argparse.Namespace = _with_flags(upstream)(args)
-        with reported():
-            settings = settle(namespace)
-            if settings is not None:
-                _refuse(namespace)
-                # A plain run loads nothing of this.
-                from open_clip_ext.run import Run
+        self.run = self.saver = None
+        namespace, settings = parse(upstream, args)
+        if settings is not None:
+            # A plain run loads nothing of this.
+            from open_clip_train.distributed import world_info_from_env
 
-                self.run = Run(settings)
+            from open_clip_ext.host import preflight
+            from open_clip_ext.run import Run
+
+            _, rank, world_size = world_info_from_env()
+            with reported():
+                for problem in preflight.problems(namespace, world_size, writes=rank == 0):
+                    raise InputError(problem)
+            self.latest = namespace.resume == "latest"  # upstream puts the path in its place
+            self.signals = Signals()
+            self.signals.listen()
+            self.run = Run(settings)
         return namespace
 
     def pt_load(self, upstream: Upstream, file_path: str, map_location: Any = None) -> Any:
         """Take our state out of the checkpoint that is resumed."""
-        checkpoint = upstream(file_path, map_location=map_location)
         if self.run is None:
-            return checkpoint  # upstream's optimizers take no notice of our key
-        optimizer = checkpoint.get("optimizer") if isinstance(checkpoint, dict) else None
+            # Upstream's optimizers take no notice of our key.
+            return upstream(file_path, map_location=map_location)
         with reported():
-            self.run.restore(optimizer, file_path)
+            try:
+                checkpoint = upstream(file_path, map_location=map_location)
+            except Exception as error:
+                reason = str(error).splitlines()[0]
+                raise InputError(
+                    f"{file_path}: cannot be read as a checkpoint ({reason}); if it was cut off while it "
+                    "was written, delete it: --resume latest then takes the one before it"
+                ) from error
+            optimizer = checkpoint.get("optimizer") if isinstance(checkpoint, dict) else None
+            self.run.restore(optimizer, file_path, latest=self.latest)
         return checkpoint
+
+    def save(self, upstream: Upstream, obj: Any, f: Any, *args: Any, **options: Any) -> None:
+        """Write upstream's checkpoints, as ours, whole or not at all."""
+        if self.run is None or not (str(f).endswith(".pt") and self.run.wrote(obj)):
+            upstream(obj, f, *args, **options)
+            return
+        from open_clip_ext.host import saving
+
+        path = Path(f)
+        with reported():
+            saving.save(lambda part: upstream(obj, part, *args, **options), path)
+            saving.prune(path.parent, path, epoch=obj["epoch"])
 
     def get_dataset_fn(self, upstream: Upstream, data_path: str, dataset_type: str) -> Upstream:
         """Upstream's builder of a loader; the one for training brings the companion texts."""
@@ -99,7 +131,7 @@ class Adapter:
         args: argparse.Namespace,
         tb_writer: Any = None,
     ) -> None:
-        """Before the first epoch arm the model; before each, start its randomness anew."""
+        """Before the first epoch arm the model; enter each where it begins, or was left."""
         train = functools.partial(
             upstream,
             model,
@@ -116,15 +148,17 @@ class Adapter:
         if self.run is None:
             train()
             return
-        from open_clip_ext.host import chance, loaders
+        from open_clip_ext.host import loaders, saving
 
         with reported():
-            if not self.run.begun:
+            if self.saver is None:
                 self.run.begin(model, optimizer, scaled=scaler is not None, calls_per_step=args.accum_freq)
+                stream = data["train"].dataloader
+                self.saver = saving.Saver(self.run, self.signals, args, model, optimizer, scaler, stream)
             self.run.begin_epoch()
-        loaders.begin_epoch(data["train"], epoch)
-        chance.seed_everything(args.seed, epoch, args.rank)
-        train()
+            loaders.begin_epoch(data["train"], epoch)
+            with saving.counting(upstream, self.saver.begin_epoch(epoch)):
+                train()
         loaders.end_epoch(data["train"], epoch)
 
 
@@ -150,6 +184,17 @@ def install() -> None:
         wrapper = functools.partial(getattr(adapter, seam.wrapper), function)
         owner = importlib.import_module(seam.module)
         setattr(owner, seam.name, functools.update_wrapper(wrapper, function))
+    torch.save = functools.update_wrapper(functools.partial(adapter.save, torch.save), torch.save)
+
+
+def parse(upstream: Upstream, args: Any) -> tuple[argparse.Namespace, Settings | None]:
+    """Upstream's flags and ours, and what ours come to; exits with a sentence if they are wrong."""
+    namespace: argparse.Namespace = _with_flags(upstream)(args)
+    with reported():
+        settings = settle(namespace)
+        if settings is not None:
+            _refuse(namespace)
+        return namespace, settings
 
 
 def _guard_parser(problems: list[str]) -> None:
@@ -207,6 +252,8 @@ def _refuse(args: argparse.Namespace) -> None:
     for option, reason in REFUSED.items():
         if getattr(args, option, None):
             raise InputError(f"--{option.replace('_', '-')} cannot go with --loss: {reason}")
+    if args.save_every_steps and args.logs.lower() == "none":
+        raise InputError(f"--save-every-steps {args.save_every_steps} has no effect under --logs none")
     if "coca" in args.model.lower():
         raise InputError(f"--model {args.model} cannot go with --loss: CoCa has a loss of its own")
 

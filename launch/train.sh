@@ -1,0 +1,95 @@
+# shellcheck shell=bash disable=SC2154  # the recipes set the variables
+# What the recipes in this folder share: sourced after their settings, with the flags of the call as arguments.
+# Under SLURM it trains on all nodes of the job and requeues it; elsewhere on the GPUs of this machine.
+# docs/clusters.md says what each setting does. The environment of NCCL is left to the site.
+
+: "${LOGS:=logs}"                               # on a file system that every node sees
+: "${SAVE_EVERY:=200}"                          # steps between checkpoints within an epoch
+: "${MAX_RESTARTS:=5}"                          # of all kinds together, then the job stays down
+: "${GRACE:=240}"                               # seconds to save in, once the time limit is near
+: "${TRAINER:=-m -- open_clip_train.main}"      # what torchrun starts; `-m -- open_clip_ext` where start-up files are not read
+
+stop() { echo "open_clip_ext: ${HOSTNAME:-here}: $*" >&2; exit 2; }
+
+restart=${SLURM_RESTART_COUNT:-0}
+if [[ -n ${SLURM_JOB_ID:-} ]]; then
+  nodes=$SLURM_JOB_NUM_NODES processes=${SLURM_GPUS_ON_NODE:-0}
+  mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+  : "${RDZV_HOST:=${hosts[0]}}"                 # a name of the first node that all others reach
+  rendezvous=$RDZV_HOST:$((20000 + (SLURM_JOB_ID + restart) % 20000))
+  advice="ask SLURM for some, as with --gpus-per-node"
+else
+  nodes=1 processes=${GPUS:-$(python -c 'import torch; print(torch.cuda.device_count())')}
+  advice="set GPUS to the number of processes to start all the same"
+fi
+((processes)) || stop "no GPU was allocated; $advice"
+
+per_step=$((nodes * processes * ACCUM))
+((GLOBAL_BATCH % per_step == 0)) ||
+  stop "a global batch of $GLOBAL_BATCH cannot be split over $nodes x $processes GPUs and ACCUM=$ACCUM; change one of them"
+
+# shellcheck disable=SC2206  # LOSS_CFG is a list of KEY=VALUE
+flags=(
+  --model "$MODEL" --pretrained "$PRETRAINED"
+  --train-data "$TRAIN_DATA" --dataset-type "$DATASET_TYPE" --csv-separator "$CSV_SEPARATOR"
+  --loss "$LOSS" --num-negatives "$NUM_NEGATIVES" ${LOSS_CFG:+--loss-cfg $LOSS_CFG}
+  --batch-size $((GLOBAL_BATCH / per_step)) --accum-freq "$ACCUM" --epochs "$EPOCHS"
+  --lr "$LR" --wd "$WD" --warmup "$WARMUP" --precision "$PRECISION" --seed "$SEED" --workers "$WORKERS"
+  --local-loss --gather-with-grad ${TRAIN_NUM_SAMPLES:+--train-num-samples "$TRAIN_NUM_SAMPLES"}
+  --logs "$LOGS" --name "$NAME" --save-most-recent --save-every-steps "$SAVE_EVERY" --resume latest "$@"
+)
+
+# One task on each node. A node without the plugin must stop the job, not train plain CLIP.
+# shellcheck disable=SC2016  # expanded on the node
+preflight='[[ -x $(command -v open-clip-ext) ]] || {
+  echo "open_clip_ext: $HOSTNAME: open-clip-ext is not on the PATH of this node; install the plugin there" >&2; exit 1; }
+exec open-clip-ext doctor --quiet --node "${SLURM_NODEID:-0}" "$@"'
+doctor=(bash -c "$preflight" preflight --nodes "$nodes" --processes "$processes")
+# USR1 is for the ranks: torchrun lets it pass.
+# shellcheck disable=SC2206,SC2016  # TRAINER is a list of words
+train=(bash -c 'trap "" USR1; exec torchrun "$@"' train --nnodes "$nodes" --nproc-per-node "$processes")
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=$GRACE PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
+
+if [[ -z ${SLURM_JOB_ID:-} ]]; then
+  "${doctor[@]}" -- "${flags[@]}"
+  # shellcheck disable=SC2086
+  exec "${train[@]}" --standalone --max-restarts "$MAX_RESTARTS" $TRAINER "${flags[@]}"
+fi
+
+on_every_node=(srun --ntasks-per-node=1 --kill-on-bad-exit=1)
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}   # srun does not inherit it from sbatch
+echo "job $SLURM_JOB_ID, restart $restart of at most $MAX_RESTARTS, $nodes x $processes on ${hosts[*]}"
+
+running() { [[ $(squeue --noheader --job "$SLURM_JOB_ID" --format %T) == RUNNING ]]; }
+again() { # again WHY: put the job back into the queue, unless it was ended by someone or too often
+  running || { echo "SLURM has ended this job itself ($1)"; return 1; }
+  ((restart < MAX_RESTARTS)) || { echo "no requeue after $MAX_RESTARTS restarts: $1"; return 1; }
+  echo "requeue: $1"
+  scontrol requeue "$SLURM_JOB_ID" && sleep 600       # until SLURM ends this script
+}
+warned=
+trap 'warned=$SECONDS; echo "time limit near: the ranks are told to save"' USR1
+trap : TERM   # preemption; what it means is decided when the step has ended
+
+((restart <= MAX_RESTARTS)) || stop "restart $restart is more than MAX_RESTARTS=$MAX_RESTARTS; see the log above for what ends the job"
+"${on_every_node[@]}" "${doctor[@]}" --meet "$rendezvous" -- "${flags[@]}" || { [[ $warned ]] && again "time limit near"; exit 2; }
+
+# shellcheck disable=SC2086
+"${on_every_node[@]}" "${train[@]}" --max-restarts 0 \
+  --rdzv-id "$SLURM_JOB_ID.$restart" --rdzv-backend c10d --rdzv-endpoint "$rendezvous" $TRAINER "${flags[@]}" &
+step=$!
+while kill -0 "$step" 2>/dev/null; do
+  if [[ $warned ]]; then # again and again: a rank that is still loading misses the signal
+    ((SECONDS - warned < GRACE)) || again "nothing saved within $GRACE s" || exit 1
+    scancel --signal=USR1 "$SLURM_JOB_ID"
+    sleep 5
+  else
+    wait "$step" || true # until it ends or a signal comes
+  fi
+done
+rc=0
+wait "$step" || rc=$?
+((rc)) || exit 0
+why="the step ended with status $rc"
+[[ ! -f $LOGS/$NAME/stopped ]] || why="saved and stopped on $(<"$LOGS/$NAME/stopped")"
+again "$why" || exit "$rc"

@@ -1,0 +1,90 @@
+"""Whether a run with given flags could start on this machine, found out before anything is loaded."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from open_clip_train import params
+from open_clip_train.data import expand_urls
+
+from open_clip_ext.errors import InputError
+from open_clip_ext.host import released
+from open_clip_ext.settings import Settings
+
+LATEST = "epoch_latest.pt"  # upstream's name for it
+
+
+def parse(flags: Sequence[str]) -> tuple[argparse.Namespace, Settings | None]:
+    """Upstream's flags and ours, checked as a run checks them; exits with a sentence if they are wrong."""
+    return released.parse(inspect.unwrap(params.parse_args), list(flags))
+
+
+def checkpoint(args: argparse.Namespace, settings: Settings | None) -> Iterator[str]:
+    """What is wrong with the checkpoint that `--save-most-recent --resume latest` will find, if there is one.
+
+    It is mapped, not read.
+    """
+    path = Path(args.logs, args.name or "", "checkpoints", LATEST)
+    if settings is None or args.resume != "latest" or not path.exists():
+        return
+    import torch
+
+    from open_clip_ext.run import Run
+
+    if shutil.disk_usage(path.parent).free < path.stat().st_size:
+        yield f"--logs {args.logs}: no room for a second {path}, which is written before it is replaced"
+    try:
+        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        Run(settings).restore(state.get("optimizer"), str(path), latest=True)
+    except InputError as error:
+        yield str(error)
+    except Exception as error:
+        yield f"{path} cannot be read ({type(error).__name__}); move it away to resume from an older one"
+
+
+def problems(args: argparse.Namespace, world_size: int, writes: bool = True) -> Iterator[str]:
+    """What keeps a run of `world_size` processes from starting here, each in one sentence.
+
+    `args` are upstream's, after `parse`. Each node looks for itself, because a path may be there on
+    one and not on another; whether the output folder is as it must be, only where a process `writes`.
+    """
+    if args.train_data and args.dataset_type != "synthetic":
+        if args.dataset_type == "webdataset" or args.train_data.endswith(".tar"):
+            yield from _shards(args, world_size)
+        elif not os.path.isfile(args.train_data):
+            yield f"--train-data {args.train_data}: there is no such file on this node"
+    if writes and args.logs and args.logs.lower() != "none":
+        yield from _output(args)
+
+
+def _shards(args: argparse.Namespace, world_size: int) -> Iterator[str]:
+    shards = [url for part in args.train_data.split("::") for url in expand_urls(part)[0]]
+    local = (shard for shard in shards if ":" not in shard)  # not pipe:, s3:// and the like
+    missing = next((shard for shard in local if not os.path.isfile(shard)), None)
+    if missing is not None:
+        yield f"--train-data {args.train_data}: there is no file {missing} on this node"
+    workers = max(1, args.workers)
+    if len(shards) < workers * world_size and not args.dataset_resampled:
+        yield (
+            f"--train-data {args.train_data}: {len(shards)} shards are too few for {world_size} processes of "
+            f"{workers} workers; give --workers {max(1, len(shards) // world_size)}, more shards or "
+            "--dataset-resampled"
+        )
+
+
+def _output(args: argparse.Namespace) -> Iterator[str]:
+    folder = Path(args.logs, args.name or "")
+    if args.name and args.resume != "latest" and (folder / "out.log").exists():
+        yield f"{folder} holds a run already; go on with it by --resume latest, or choose another --name"
+    there = next(path for path in (folder / "checkpoints", folder, *folder.parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        yield f"--logs {args.logs}: {there} cannot be written to ({error.strerror})"

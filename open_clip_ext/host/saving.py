@@ -1,0 +1,242 @@
+"""Checkpoints within an epoch, written between two steps and resumed at the same place.
+
+Upstream saves after an epoch only. Its training loop asks the loader for the next batch when a step
+is over: weights updated, logit scale clamped, values logged. There `Saver` writes what upstream
+writes after an epoch, with the place in the data beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import logging
+import multiprocessing
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from open_clip_train import file_utils
+
+from open_clip_ext import peers
+from open_clip_ext.errors import STOPPED, InputError, TrainingError
+from open_clip_ext.files import sweep, write_whole
+from open_clip_ext.host import seams
+from open_clip_ext.host.stream import Stream
+from open_clip_ext.run import Run
+from open_clip_ext.signals import Signals
+
+LATEST = "epoch_latest.pt"
+# Sorts behind epoch_E.pt and before epoch_(E+1).pt, as `--resume latest` sorts.
+WITHIN = re.compile(r"epoch_(\d+)_step_\d+\.pt")
+# In the folder of the run: there if it was asked to stop, and saved.
+MARKER = "stopped"
+
+
+class Saver:
+    """Saves between two steps: every so many of them, and when the run is asked to stop.
+
+    Args:
+        run: ours.
+        signals: what asks to stop.
+        args: upstream's.
+        model: as upstream's loop has it.
+        optimizer: upstream's.
+        scaler: upstream's GradScaler, if the precision needs one.
+        stream: the training data.
+
+    Raises InputError if the resumed checkpoint is of other data.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        signals: Signals,
+        args: argparse.Namespace,
+        model: Any,
+        optimizer: Any,
+        scaler: Any,
+        stream: Stream,
+    ) -> None:
+        self.run, self.signals, self.args = run, signals, args
+        # Upstream saves the model beneath the compiler, and inside DDP.
+        self.model = getattr(model, "_orig_mod", model)
+        self.optimizer, self.scaler, self.stream = optimizer, scaler, stream
+        self.stop = peers.Stop()
+        self.folder = Path(args.checkpoint_path)
+        self.steps_per_epoch = stream.num_batches // args.accum_freq
+        if args.save_logs:
+            sweep(self.folder)
+            (self.folder.parent / MARKER).unlink(missing_ok=True)
+
+    def begin_epoch(self, epoch: int) -> int:
+        """Set the stream to where `epoch` begins, or goes on after a resume; the first batch."""
+        self.epoch, self.first, read = epoch, 0, None
+        resumed, self.run.resumed_at = self.run.resumed_at, None
+        if resumed is not None and resumed["epoch"] == epoch:
+            self.first, read = self._place(resumed)
+            logging.info(f"open_clip_ext: resumed in the middle of epoch {epoch} at batch {self.first}")
+        self.stream.begin(epoch, self.first, read, self._between)
+        return self.first
+
+    def _place(self, saved: Mapping[str, Any]) -> tuple[int, list[int] | None]:
+        """Batches to pass over, and how far each worker of this rank had read for them."""
+        was, now = saved["layout"], self._layout()
+        if was == now and saved["samples"] != self.stream.num_samples:
+            raise InputError(
+                f"{self.args.resume}: stopped within an epoch of {saved['samples']} samples, and "
+                f"--train-data {self.args.train_data} has {self.stream.num_samples}; a new run needs "
+                "another --name, or no --resume"
+            )
+        if was == now:
+            return saved["batch"], saved["read"][self.args.rank]
+        logging.warning(
+            f"open_clip_ext: stopped with {was}, goes on with {now}: after as many samples, but with other "
+            "draws than an unstopped run"
+        )
+        seen = saved["batch"] * was["batch_size"] * was["ranks"]
+        steps = seen // (now["batch_size"] * now["ranks"] * self.args.accum_freq)
+        return min(steps * self.args.accum_freq, self.stream.num_batches), None
+
+    def _layout(self) -> dict[str, int]:
+        """What the meaning of a number of batches depends on."""
+        return {
+            "batch_size": self.args.batch_size,
+            "ranks": self.args.world_size,
+            "workers": self.stream.source.workers,
+        }
+
+    def _between(self, batch: int) -> None:
+        """After `batch` batches of the epoch: save, or save and stop."""
+        last = batch == self.stream.num_batches
+        if batch % self.args.accum_freq and not last:
+            return
+        step = self.steps_per_epoch * self.epoch + batch // self.args.accum_freq
+        signal = self.stop.due(step, self.signals.received, last, torch.device(self.args.device))
+        if signal is not None:
+            self._stop(signal, batch, step)
+        every = self.run.settings.save_every
+        if every and batch > self.first and batch % self.args.accum_freq == 0 and step % every == 0:
+            try:
+                self._save(batch, step)
+            except TrainingError as error:  # a safety net that tears must not end the run
+                logging.warning(f"open_clip_ext: {error}; the run goes on")
+
+    def _stop(self, signal: str, batch: int, step: int) -> None:
+        try:
+            if self.args.rank == 0 and not self.args.save_logs:
+                raise TrainingError(
+                    f"stopped on {signal} at step {step}, and nothing is saved under --logs none"
+                )
+            path = self._save(batch, step)
+            if self.args.save_logs:
+                if self.args.remote_sync is not None:
+                    self._sync()
+                line = f"{signal} step {step} {path.relative_to(self.folder.parent)}\n"
+                write_whole(self.folder.parent / MARKER, lambda part: _write(part, line))
+                logging.info(f"open_clip_ext: stopped on {signal} at step {step}; checkpoint {path}")
+        except BaseException:
+            peers.follow(f"stopped/{step}", "no")
+            raise
+        if peers.follow(f"stopped/{step}", "yes") == "no":
+            raise TrainingError(f"stopped on {signal} at step {step}, but rank 0 could not save")
+        sys.exit(STOPPED)
+
+    def _save(self, batch: int, step: int) -> Path:
+        """Write a checkpoint of the place after `batch` batches; rank 0 does."""
+        path = self.folder / (LATEST if self.args.save_most_recent else f"epoch_{self.epoch}_step_{step}.pt")
+        read = peers.gather(f"read/{step}", json.dumps(self.stream.source.read))
+        if not self.args.save_logs:
+            return path
+        self.run.position = {
+            "epoch": self.epoch,
+            "batch": batch,
+            "samples": self.stream.num_samples,
+            "layout": self._layout(),
+            "read": [json.loads(workers) for workers in read],
+        }
+        try:
+            checkpoint = {
+                "epoch": self.epoch,
+                "name": self.args.name,
+                "state_dict": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+        finally:
+            self.run.position = None
+        if self.scaler is not None:
+            checkpoint["scaler"] = self.scaler.state_dict()
+        save(lambda part: torch.save(checkpoint, part), path)
+        prune(self.folder, path)
+        return path
+
+    def _sync(self) -> None:
+        """Upstream's last synchronization, which it would not come to."""
+        for child in multiprocessing.active_children():
+            if not child.daemon:  # its periodic one, which never ends by itself
+                child.terminate()
+        run = self.args.name
+        file_utils.remote_sync(
+            os.path.join(self.args.logs, run),
+            os.path.join(self.args.remote_sync, run),
+            self.args.remote_sync_protocol,
+        )
+
+
+def save(write: Callable[[Path], None], path: Path) -> None:
+    """Write a checkpoint whole or not at all.
+
+    Raises TrainingError, with the file at `path` as it was.
+    """
+    try:
+        write_whole(path, write)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        reason = str(error).splitlines()[0]
+        raise TrainingError(
+            f"{path} could not be written ({reason}); the checkpoint before it is whole"
+        ) from error
+
+
+def prune(folder: Path, written: Path, epoch: int | None = None) -> None:
+    """Remove checkpoints from within an epoch that the one at `written` takes the place of.
+
+    All others of a running epoch; those before `epoch` when that many are complete.
+    """
+    for path in folder.iterdir():
+        within = WITHIN.fullmatch(path.name)
+        if within and path != written and (epoch is None or int(within[1]) < epoch):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def counting(upstream: Callable[..., Any], first: int) -> Iterator[None]:
+    """Let upstream's loop number its batches from `first` on.
+
+    The loop takes its numbers, and from them the scheduler's and the logs' steps, from `enumerate`:
+    for the time of the call that name in its module stands for one that begins at `first`.
+    """
+    if first == 0:
+        yield
+        return
+    function: Any = inspect.unwrap(upstream)
+    if "enumerate" not in function.__code__.co_names:
+        raise InputError(
+            f"{seams.upstream()} numbers batches in another way than {seams.TESTED} do; resume from a "
+            "checkpoint that was written after an epoch"
+        )
+    names = function.__globals__
+    names["enumerate"] = partial(enumerate, start=first)
+    try:
+        yield
+    finally:
+        del names["enumerate"]
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")

@@ -1,0 +1,50 @@
+"""Signals that ask a run to save and stop: SIGUSR1, and SIGTERM as batch systems send it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from types import FrameType
+
+ASKING = (signal.SIGUSR1, signal.SIGTERM)
+
+
+class Signals:
+    """Remembers the first signal that asks this process to stop.
+
+    The process is asked in between two steps whether one came; until then it goes on. A process
+    forked from it, such as upstream's remote sync, takes these signals as if we were not here.
+    """
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+        self._pid = os.getpid()
+
+    def listen(self) -> None:
+        """From now on, do not die of them."""
+        for number in ASKING:
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._pid:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif self.received is None:
+            self.received = signal.Signals(number).name
+
+
+def spare_worker(worker: int) -> None:
+    """A `worker_init_fn`: a signal to every process of a job must not cost the loader its workers.
+
+    They are needed for the last step. Their parent ends them with SIGTERM, which they still obey.
+    """
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)

@@ -1,0 +1,299 @@
+"""The launch scripts with stand-ins for SLURM and torchrun: what they start, and when they requeue."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+LAUNCH = ROOT / "launch"
+RECIPES = ("degla", "ce-clip", "negclip")
+# Each notes its arguments in a file of its name; srun becomes the command of node 0.
+STANDINS = {
+    "srun": 'while [[ $1 == -* ]]; do shift; done; SLURM_NODEID=0 exec "$@"',
+    "torchrun": 'printf "%s\\n" "$@" > torchrun; eval "${STEP:-}"; exit "${STATUS:-0}"',
+    "open-clip-ext": 'printf "%s\\n" "$@" > open-clip-ext; exit "${PREFLIGHT:-0}"',
+    "squeue": 'echo "${STATE:-RUNNING}"',
+    "scancel": 'echo "$@" >> scancel; touch told',
+    "scontrol": """case $1 in
+        show) printf 'node%s\\n' $(seq "$SLURM_JOB_NUM_NODES") ;;
+        requeue) echo "$@" > requeue; kill -KILL 0 ;;   # as SLURM ends the script
+    esac""",
+}
+
+
+class Launched:
+    """A script that ran: its exit status, what it printed, and what it called."""
+
+    def __init__(self, folder: Path, status: int, output: str) -> None:
+        self.folder, self.status, self.output = folder, status, output
+
+    def called(self, program: str) -> list[str] | None:
+        """The arguments of the last call of a stand-in; None if there was none."""
+        path = self.folder / program
+        return path.read_text().splitlines() if path.exists() else None
+
+    def flag(self, name: str) -> str:
+        """The value of a flag that torchrun, or the trainer, got."""
+        words = self.called("torchrun")
+        return words[words.index(name) + 1]
+
+
+@pytest.fixture
+def launch(tmp_path):
+    stands = tmp_path / "bin"
+    stands.mkdir()
+    for name, body in STANDINS.items():
+        (stands / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (stands / name).chmod(0o755)
+
+    def launch(*command, nodes=1, gpus=8, then=None, **settings) -> Launched:
+        env = {
+            "PATH": f"{stands}:{os.environ['PATH']}", "LAUNCHER": LAUNCH / "train.sh",
+            "TRAIN_DATA": "captions.csv", "SLURM_JOB_ID": 30123, "SLURM_JOB_NUM_NODES": nodes,
+            "SLURM_JOB_NODELIST": "node[1-2]",
+        } | ({"SLURM_GPUS_ON_NODE": gpus} if gpus else {})  # fmt: skip
+        command = [str(part) for part in command or ("degla",)]
+        if command[0] in RECIPES:
+            command[0] = str(LAUNCH / f"{command[0]}.slurm")
+        process = subprocess.Popen(
+            ["bash", *command],
+            cwd=tmp_path,
+            env={key: str(value) for key, value in (env | settings).items()},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            if then:
+                then(process)
+            output, _ = process.communicate(timeout=60)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return Launched(tmp_path, process.returncode, output)
+
+    return launch
+
+
+# --- the text ---
+
+
+@pytest.mark.parametrize("path", sorted(LAUNCH.iterdir()), ids=lambda path: path.name)
+def test_bash_reads_the_script(path):
+    subprocess.run(["bash", "-n", path], check=True)
+
+
+@pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
+def test_shellcheck_finds_nothing():
+    paths = sorted(LAUNCH.iterdir())
+    done = subprocess.run(["shellcheck", "-x", *paths], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("path", sorted(LAUNCH.iterdir()), ids=lambda path: path.name)
+def test_no_path_of_a_machine_is_in_it(path):
+    code = [line for line in path.read_text().splitlines() if not re.match(r"#($|[^!S])", line)]
+    assert not re.findall(r"(?<![\w.}])/(?!usr/bin/env|dev/null)\w+/\w+", "\n".join(code))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_directives(recipe):
+    directives = re.findall(r"^#SBATCH (--\S+)$", (LAUNCH / f"{recipe}.slurm").read_text(), re.MULTILINE)
+    for wanted in ("--ntasks-per-node=1", "--signal=B:USR1@300", "--requeue", "--open-mode=append"):
+        assert wanted in directives
+    assert f"--job-name={recipe}" in directives
+
+
+# --- what is started ---
+
+
+@pytest.mark.parametrize(
+    ("recipe", "lr", "wd", "negatives", "options"),
+    [
+        ("degla", "1e-6", "0.1", "4", ["distill_weight=0.005"]),
+        ("ce-clip", "5e-6", "0.1", "4", ["cmr_weight=0.2", "imc_weight=0.2", "threshold_cap=10"]),
+        ("negclip", "1e-6", "0.2", "1", []),
+    ],
+)
+def test_a_recipe_has_the_paper_s_settings(launch, recipe, lr, wd, negatives, options):
+    run = launch(recipe, "--wandb-notes", "mine")
+    assert run.status == 0, run.output
+    words = run.called("torchrun")
+    assert [run.flag(name) for name in ("--loss", "--lr", "--wd", "--num-negatives")] == [
+        recipe,
+        lr,
+        wd,
+        negatives,
+    ]
+    assert run.flag("--model") == "ViT-B-32-quickgelu"
+    assert [run.flag(name) for name in ("--epochs", "--warmup", "--precision", "--seed")] == [
+        "5",
+        "50",
+        "amp",
+        "42",
+    ]
+    if options:
+        at = words.index("--loss-cfg") + 1
+        assert words[at : at + len(options)] == options
+    assert run.flag("--name") == recipe
+    assert "--save-most-recent" in words
+    assert run.flag("--resume") == "latest"
+    assert words[-2:] == ["--wandb-notes", "mine"]
+
+
+def test_torchrun_starts_the_trainer_on_every_node(launch):
+    run = launch(nodes=2, gpus=4)
+    words = run.called("torchrun")
+    at = words.index("-m")
+    assert words[at : at + 3] == ["-m", "--", "open_clip_train.main"]
+    assert [run.flag(name) for name in ("--nnodes", "--nproc-per-node", "--max-restarts")] == ["2", "4", "0"]
+    assert run.flag("--rdzv-endpoint") == "node1:30123"
+    assert run.flag("--rdzv-id") == "30123.0"
+    again = launch(nodes=2, gpus=4, SLURM_RESTART_COUNT=2)
+    assert again.flag("--rdzv-endpoint") == "node1:30125"
+    assert again.flag("--rdzv-id") == "30123.2"
+
+
+def test_the_preflight_gets_the_flags_of_the_run(launch):
+    run = launch(nodes=2, gpus=4)
+    words, flags = run.called("open-clip-ext"), run.called("torchrun")
+    assert words[:4] == ["doctor", "--quiet", "--node", "0"]
+    assert words[4 : words.index("--")] == ["--nodes", "2", "--processes", "4", "--meet", "node1:30123"]
+    assert words[words.index("--") + 1 :] == flags[flags.index("open_clip_train.main") + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "gpus", "accum", "batch"), [(1, 8, 1, 32), (2, 4, 1, 32), (1, 1, 4, 64), (4, 8, 1, 8)]
+)
+def test_the_global_batch_is_held(launch, nodes, gpus, accum, batch):
+    assert launch(nodes=nodes, gpus=gpus, ACCUM=accum).flag("--batch-size") == str(batch)
+
+
+def test_a_batch_that_cannot_be_split_stops(launch):
+    run = launch(nodes=3, gpus=8)
+    assert run.status == 2
+    assert (
+        "a global batch of 256 cannot be split over 3 x 8 GPUs and ACCUM=1; change one of them" in run.output
+    )
+    assert run.called("open-clip-ext") is None
+
+
+def test_the_distillation_of_another_batch_is_scaled(launch):
+    assert launch(GLOBAL_BATCH=1024).flag("--loss-cfg") == "distill_weight=0.00125"
+
+
+def test_no_gpu_stops(launch):
+    run = launch(gpus=0, HOSTNAME="here")
+    assert run.status == 2
+    assert "no GPU was allocated; ask SLURM for some, as with --gpus-per-node" in run.output
+
+
+def test_another_trainer_can_be_started(launch):
+    words = launch(TRAINER="-m -- open_clip_ext").called("torchrun")
+    assert words[words.index("-m") : words.index("-m") + 3] == ["-m", "--", "open_clip_ext"]
+
+
+def test_no_secret_is_printed(launch):
+    assert "abracadabra" not in launch(WANDB_API_KEY="abracadabra", STATUS=1, STATE="COMPLETING").output
+
+
+# --- how it ends ---
+
+
+def test_a_failed_step_is_requeued(launch):
+    run = launch(STATUS=7)
+    assert run.called("requeue") == ["requeue 30123"]
+    assert "requeue: the step ended with status 7" in run.output
+
+
+def test_the_status_is_passed_through_when_restarts_are_used_up(launch):
+    run = launch(STATUS=7, MAX_RESTARTS=2, SLURM_RESTART_COUNT=2)
+    assert (run.status, run.called("requeue")) == (7, None)
+    assert "no requeue after 2 restarts: the step ended with status 7" in run.output
+
+
+def test_slurm_s_own_restarts_count_too(launch):
+    run = launch(MAX_RESTARTS=2, SLURM_RESTART_COUNT=3)
+    assert run.status == 2
+    assert run.called("torchrun") is None
+
+
+def test_a_cancelled_job_is_not_requeued(launch):
+    run = launch(STATUS=7, STATE="COMPLETING")
+    assert (run.status, run.called("requeue")) == (7, None)
+
+
+def test_a_failed_preflight_ends_the_job(launch):
+    run = launch(PREFLIGHT=1)
+    assert run.status == 2
+    assert run.called("torchrun") is None
+    assert run.called("requeue") is None
+
+
+def warn(process):
+    """The signal before the time limit, once the step runs."""
+    folder = Path(os.readlink(f"/proc/{process.pid}/cwd"))
+    while not (folder / "torchrun").exists():
+        assert process.poll() is None
+    process.send_signal(signal.SIGUSR1)
+
+
+SAVE = (
+    "until [[ -f told ]]; do sleep .1; done; mkdir -p logs/degla; echo SIGUSR1 step 12 > logs/degla/stopped"
+)
+
+
+def test_near_the_time_limit_the_ranks_save_and_the_job_is_requeued(launch):
+    run = launch(then=warn, STEP=SAVE, STATUS=1)
+    assert run.called("scancel")[0] == "--signal=USR1 30123"
+    assert run.called("requeue") == ["requeue 30123"]
+    assert "requeue: saved and stopped on SIGUSR1 step 12" in run.output
+
+
+def test_a_run_that_finishes_after_the_signal_is_done(launch):
+    run = launch(then=warn, STEP="until [[ -f told ]]; do sleep .1; done")
+    assert (run.status, run.called("requeue")) == (0, None)
+
+
+def test_a_run_that_does_not_save_in_time_is_requeued_all_the_same(launch):
+    run = launch(then=warn, STEP="sleep 30", GRACE=1)
+    assert "requeue: nothing saved within 1 s" in run.output
+
+
+def test_ranks_ignore_a_signal_that_comes_before_they_listen(launch):
+    run = launch(STEP="kill -USR1 $$; echo still here")
+    assert run.status == 0
+    assert "still here" in run.output
+
+
+# --- without SLURM ---
+
+
+def test_local_trains_the_same_without_slurm(launch):
+    there = launch("degla", gpus=2).called("torchrun")
+    run = launch(LAUNCH / "local.sh", "degla", GPUS=2)
+    words = run.called("torchrun")
+    assert "--standalone" in words
+    assert run.flag("--max-restarts") == "5"
+    assert words[words.index("-m") :] == there[there.index("-m") :]
+    assert run.called("open-clip-ext")[0] == "doctor"
+
+
+def test_local_without_a_gpu_stops(launch):
+    run = launch(LAUNCH / "local.sh", "degla", GPUS=0)
+    assert run.status == 2
+    assert "no GPU was allocated; set GPUS to the number of processes to start all the same" in run.output
+
+
+def test_local_names_the_recipes(launch):
+    run = launch(LAUNCH / "local.sh", "deglo")
+    assert run.status == 2
+    assert "deglo: no such recipe" in run.output

@@ -1,0 +1,291 @@
+"""`sbatch launch/*.slurm` on a real Slurm cluster of two nodes, and what clusters do to jobs.
+
+Every disturbed run is held in a step between two checkpoints, disturbed there, and must end with the
+losses of a run that nothing happened to.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import slurm
+import support
+import torch
+from support import train_here
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+STEPS, EPOCHS, HOLD, SAVE_EVERY = 4, 3, 6, 5  # of an epoch; saved at 4 (its end) and 5
+CPU = ("--device", "cpu", "--pretrained", "", "--log-every-n-steps", 1)
+PLAIN = ("--aug-cfg", "scale=(1.0,1.0)", "--opt", "timm/momentum", "--momentum", 0)
+
+
+class Step(NamedTuple):
+    """A step of a rank, as trainer.py records it."""
+
+    restart: float
+    time: float
+    loss: float
+
+
+@dataclass
+class Run:
+    """A submitted run of a recipe, and what it leaves behind."""
+
+    job: slurm.Job
+    folder: Path
+    record: Path
+
+    def steps(self, rank: int) -> list[Step]:
+        path = self.record / str(rank)
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [Step(*map(float, line.split())) for line in lines]
+
+    def losses(self, rank: int) -> list[float]:
+        return [step.loss for step in self.steps(rank)]
+
+    def final(self) -> list[float]:
+        """The last epoch's losses, of both ranks."""
+        return [loss for rank in range(2) for loss in self.losses(rank)[-STEPS:]]
+
+    def log(self) -> str:
+        return (self.folder / "out.log").read_text()
+
+    def release(self) -> None:
+        (self.record / "held").unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    return support.write_csv(tmp_path_factory.mktemp("photos"), support.photos(32))
+
+
+@pytest.fixture
+def submit(cluster, tmp_path, model, photos):
+    """Submit a recipe with tiny settings; what is still there at the end of the test is ended."""
+    jobs = []
+
+    def submit(*flags, recipe="degla", options=(), held=False, logs=tmp_path / "logs", **settings) -> Run:
+        record = tmp_path / f"record-{len(jobs)}"
+        record.mkdir()
+        if held:
+            (record / "held").touch()
+        settings = {
+            "MODEL": model, "TRAIN_DATA": photos, "GLOBAL_BATCH": 8, "EPOCHS": EPOCHS, "LR": 1e-3,
+            "WARMUP": 1, "PRECISION": "fp32", "WORKERS": 1, "SAVE_EVERY": SAVE_EVERY, "LOGS": logs,
+            "NAME": "run", "TRAINER": f"-- {HERE / 'trainer.py'}", "RECORD": record, "HOLD": HOLD,
+            "OMP_NUM_THREADS": 1, "PATH": f"{Path(sys.executable).parent}:{slurm.SEARCH}",
+        } | settings  # fmt: skip
+        script = ROOT / "launch" / f"{recipe}.slurm"
+        job = cluster.submit(script, *CPU, *flags, options=options, cwd=ROOT, **settings)
+        jobs.append(job)
+        return Run(job, cluster.path(logs / "run"), record)
+
+    yield submit
+    for job in jobs:
+        cluster.run("scancel", job.number, check=False)
+
+
+def test_two_nodes_of_two_processes_give_the_losses_of_one_process(submit, model, tmp_path):
+    data = support.write_csv(tmp_path / "one_batch", support.photos(16, seed=1))
+    run = submit(*PLAIN, options=["--gpus-per-node=2"], TRAIN_DATA=data, GLOBAL_BATCH=16, EPOCHS=4)
+    weight = 0.005 * 256 / 16  # as the recipe scales it
+    one = train_here(
+        tmp_path, "--model", model, "--train-data", data, "--csv-separator", ",", "--batch-size", 16,
+        "--epochs", 4, "--loss", "degla", "--loss-cfg", f"distill_weight={weight}", "--wd", 0.1,
+        "--seed", 42, *PLAIN,
+    )  # fmt: skip
+    assert run.job.end() == "COMPLETED", run.job.output
+    each = [run.losses(rank) for rank in range(4)]
+    mean = [sum(losses) / 4 for losses in zip(*each, strict=True)]
+    assert mean == pytest.approx(one.values("loss"), rel=1e-3)
+    for node in (1, 2):
+        assert f"node{node}" in run.job.output
+
+
+# --- what happens to jobs ---
+
+
+def kill_a_rank(cluster, run):
+    cluster.run("kill", "-KILL", (run.record / "at-1").read_text(), node=2)
+
+
+def crash_a_node(cluster, run):
+    cluster.crash(2)
+    back_in_the_queue(run)
+    cluster.start(2)
+
+
+def pull_a_cable(cluster, run):
+    cluster.cable(2, "down")
+    run.release()
+    back_in_the_queue(run)
+    cluster.cable(2, "up")
+
+
+def preempt(cluster, run):
+    command = "#!/bin/sh\nsleep 1"
+    submit = [
+        "sbatch",
+        "--parsable",
+        "--partition=urgent",
+        "--nodes=2",
+        "--gpus-per-node=2",
+        "--output=/dev/null",
+    ]
+    cluster.run("sh", "-c", f"printf '{command}' | {' '.join(submit)}")
+    told_to_save(run)
+
+
+def reach_the_time_limit(cluster, run):
+    # Two minutes more: less than the 300 s before the limit that the recipe asks to be told.
+    hours, minutes, _ = map(int, run.job.field("RunTime").split(":"))
+    limit = f"TimeLimit={60 * hours + minutes + 3}"
+    cluster.run("scontrol", "update", f"JobId={run.job.number}", limit)
+    run.job.until(lambda: "time limit near" in run.job.output, "the signal before the time limit")
+    told_to_save(run)
+
+
+def fill_the_disk(cluster, run):
+    """The run goes on to the end of an epoch, where it must save and cannot."""
+    filler = cluster.folder / "disk" / "filler"
+    cluster.run("sh", "-c", f"cat /dev/zero > {filler}", check=False)
+    run.release()
+    run.job.until(lambda: "requeue: " in run.job.output, "it gives up")
+    cluster.path(filler).unlink()
+
+
+def back_in_the_queue(run):
+    run.job.until(lambda: run.job.field("Restarts") == "1", "SLURM requeues the job")
+
+
+def told_to_save(run):
+    """Wait until the ranks have the signal; then they may end their step."""
+    run.job.until(lambda: (run.record / "told-0").exists(), "a rank gets the signal")
+
+
+# And how many steps are made once more, at most: those since the last checkpoint.
+HAPPENINGS = {
+    "killed rank": (kill_a_rank, HOLD - SAVE_EVERY),
+    "crashed node": (crash_a_node, HOLD - SAVE_EVERY),
+    "pulled cable": (pull_a_cable, HOLD - SAVE_EVERY),
+    "preemption": (preempt, 0),
+    "time limit": (reach_the_time_limit, 0),
+    "full disk": (fill_the_disk, 2 * STEPS - SAVE_EVERY),
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    """The final losses of a run that nothing happened to, by the first of the tests below."""
+    return []
+
+
+def test_a_run_that_nothing_happens_to(submit, undisturbed):
+    run = submit()
+    assert run.job.end() == "COMPLETED", run.job.output
+    assert [len(run.losses(rank)) for rank in range(2)] == [STEPS * EPOCHS] * 2
+    undisturbed += run.final()
+
+
+@pytest.mark.parametrize("happening", HAPPENINGS)
+def test_a_disturbed_run_ends_as_an_undisturbed_one(cluster, submit, undisturbed, happening):
+    if not undisturbed:
+        pytest.skip("there is no undisturbed run to compare with")
+    logs = {"logs": cluster.folder / "disk"} if happening == "full disk" else {}
+    run = submit(held=True, **logs)
+    run.job.until(lambda: all((run.record / f"at-{rank}").exists() for rank in range(2)), "both ranks train")
+    start = time.time()
+    happen, most = HAPPENINGS[happening]
+    happen(cluster, run)
+    run.release()
+    assert run.job.end() == "COMPLETED", run.job.output
+    assert run.job.field("Restarts") == "1"
+    lost = next(step.time for step in run.steps(0) if step.restart) - start
+    repeated = len(run.losses(0)) - STEPS * EPOCHS
+    print(f"\n| {happening} | {lost:.0f} s | {repeated} | {run.losses(0)[-1]} | {undisturbed[STEPS - 1]} |")
+    assert run.final() == undisturbed
+    assert 0 <= repeated <= most
+    assert "resumed loss and teacher state" in run.log()
+
+
+# --- what stops before training ---
+
+
+def stopped(run):
+    """Our sentences in the log of a job that failed before it trained."""
+    assert run.job.end() == "FAILED", run.job.output
+    assert run.losses(0) == []
+    assert "requeue" not in run.job.output
+    found = re.findall(r"^open_clip_ext: (.*)$", run.job.output, re.MULTILINE)
+    assert found, run.job.output
+    return sorted(found)
+
+
+@pytest.fixture
+def hidden(cluster):
+    """Hide files of node 2 behind other ones, until the end of the test."""
+    paths = []
+
+    def hide(path, behind="/dev/null"):
+        cluster.run("mount", "--bind", behind, path, node=2)
+        paths.append(path)
+
+    yield hide
+    for path in paths:
+        cluster.run("umount", path, node=2)
+
+
+def test_a_node_without_the_plugin_stops_the_job(submit, hidden):
+    hidden(Path(sys.executable).with_name("open-clip-ext"))
+    assert stopped(submit()) == [
+        "node2: open-clip-ext is not on the PATH of this node; install the plugin there"
+    ]
+
+
+def test_a_node_where_no_start_up_file_is_read_stops_the_job(submit, hidden):
+    hidden(Path(torch.__file__).parents[1] / "open_clip_ext.pth")
+    assert stopped(submit()) == [
+        "node2: armed in this interpreter: no start-up file was read here; "
+        "train with `python -m open_clip_ext`"
+    ]
+
+
+def test_what_one_node_does_not_see_or_may_not_write_stops_the_job(submit, hidden, photos, tmp_path):
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    hidden(photos.parent, behind=tmp_path)
+    hidden(logs, behind="/proc/sys")  # where nobody makes files
+    assert stopped(submit()) == [
+        f"node2: run: --logs {logs}: {logs} cannot be written to (No such file or directory)",
+        f"node2: run: --train-data {photos}: there is no such file on this node",
+    ]
+
+
+def test_a_wrong_rendezvous_address_fails_fast(submit):
+    start = time.monotonic()
+    found = stopped(submit(RDZV_HOST="10.77.0.99"))
+    assert (
+        "node1: rendezvous at 10.77.0.99:PORT: 10.77.0.99 does not lead to this node (No route to host); "
+        "set RDZV_HOST to a name of the first node"
+    ) in [re.sub(r":\d{5}:", ":PORT:", sentence) for sentence in found]
+    assert time.monotonic() - start < 60  # torchrun gives up after ten minutes
+
+
+def test_no_gpu_stops_the_job(submit):
+    assert stopped(submit(options=["--gpus-per-node=0"])) == [
+        "node1: no GPU was allocated; ask SLURM for some, as with --gpus-per-node"
+    ]
+
+
+def test_a_wrong_partition_is_refused_by_sbatch(submit):
+    with pytest.raises(AssertionError, match="invalid partition specified: gpu"):
+        submit(options=["--partition=gpu"])

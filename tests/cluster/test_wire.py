@@ -1,0 +1,47 @@
+"""The formulas of `open-clip-ext traffic` against what crosses the cable between two nodes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from open_clip_ext import cli, registry
+from open_clip_ext.traffic import RANKS, Traffic
+
+SENDER = Path(__file__).with_name("sender.py")
+
+
+@pytest.mark.slow
+def test_what_crosses_the_wire_is_what_the_formulas_say(cluster):
+    def rank(i):
+        command = ["env", "OMP_NUM_THREADS=1", "timeout", "300", sys.executable, SENDER, i]
+        return json.loads(cluster.run(*command, node=i + 1).splitlines()[-1])
+
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(rank, range(2)))
+    assert len(both[0]) == 2 * len(registry.entries()) + 1
+    for found in both:
+        for case, (sent, computed) in found.items():
+            print(f"{case}: {sent:,.0f} of {computed:,.0f} bytes: {sent / computed:.3f}")
+            # Above it: headers, acknowledgements and the barrier.
+            assert computed < sent < 1.03 * computed, case
+
+
+def test_two_ranks_send_what_each_has():
+    t = Traffic(batch=3, negatives=4, width=7, ranks=2, parameters=100)
+    assert t.features == 3 * (4 * 7 * 6 + 4)
+    assert t.feature_gradients == 3 * 4 * 7 * 6
+    assert t.gradients == 400
+    assert Traffic(batch=3, negatives=0, width=7, ranks=5).features == 4 * 3 * 4 * 7 * 2
+
+
+def test_the_command_prints_and_draws(tmp_path, capsys):
+    assert cli.main(["traffic", "--plot", str(tmp_path / "plot.png")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("Computed, not measured")
+    assert shown.count("\n") >= 2 * (len(RANKS) + 2)
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

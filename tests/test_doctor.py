@@ -1,0 +1,149 @@
+"""`open-clip-ext doctor` as the launcher calls it: would this run start on this node?"""
+
+from __future__ import annotations
+
+import platform
+import socket
+import threading
+
+import pytest
+import torch
+from support import train_here
+
+from open_clip_ext import _startup, cli, meeting
+
+
+@pytest.fixture
+def doctor(capsys, model, tmp_path):
+    """The sentences that `doctor --quiet` prints for a run with these flags; one line for each problem."""
+
+    def doctor(*flags, options=()):
+        _startup.arm()  # once more, after a run in this process
+        capsys.readouterr()
+        common = ["--model", model, "--device", "cpu", "--logs", tmp_path / "logs", "--name", "run"]
+        command = ["doctor", "--quiet", *options, "--", *common, "--loss", "degla", *flags]
+        status = cli.main(list(map(str, command)))
+        lines = capsys.readouterr().err.splitlines()
+        assert status == bool(lines)
+        node = f"open_clip_ext: {platform.node()}: "
+        assert all(line.startswith(node) for line in lines)
+        return [line.removeprefix(node) for line in lines]
+
+    return doctor
+
+
+@pytest.fixture
+def data(csv_data):
+    return ["--train-data", csv_data, "--csv-separator", ","]
+
+
+def test_a_run_that_would_start_prints_nothing(doctor, data):
+    assert doctor(*data) == []
+
+
+def test_wrong_flags_of_upstream_and_of_ours(doctor, data):
+    assert doctor(*data, "--epoch-count", 3) == ["flags: unrecognized arguments: --epoch-count 3"]
+    sentence = doctor(*data, "--loss-cfg", "weight=3")[0]
+    assert sentence.startswith("flags: --loss-cfg weight: --loss degla has no such option")
+
+
+def test_data_that_are_not_on_this_node(doctor, tmp_path):
+    path = tmp_path / "captions.csv"
+    assert doctor("--train-data", path) == [f"run: --train-data {path}: there is no such file on this node"]
+
+
+def test_fewer_shards_than_workers_of_all_nodes(doctor, shards):
+    flags = [
+        "--train-data",
+        shards,
+        "--dataset-type",
+        "webdataset",
+        "--train-num-samples",
+        32,
+        "--workers",
+        1,
+    ]
+    assert doctor(*flags) == []
+    few = doctor(*flags, options=["--nodes", 2, "--processes", 2])
+    assert few[0].startswith(f"run: --train-data {shards}: 2 shards are too few for 4 processes of 1 workers")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_gpus_that_torch_does_not_see(doctor, data):
+    assert doctor(*data, "--device", "cuda", options=["--processes", 2]) == [
+        "GPUs: torch sees 0 GPU(s), and 2 process(es) would start; look at the driver"
+    ]
+
+
+def test_the_checkpoint_of_another_run(doctor, data, tmp_path, model):
+    latest = ["--save-most-recent", "--resume", "latest"]
+    train_here(tmp_path, "--model", model, *data, "--loss", "negclip", "--save-most-recent")
+    path = tmp_path / "logs" / "run" / "checkpoints" / "epoch_latest.pt"
+    assert doctor(*data, *latest)[0].startswith(f"run: {path}: a checkpoint of --loss negclip, resumed with")
+    assert doctor(*data, *latest, options=["--nodes", 2, "--node", 1]) == []  # node 0 looks
+    path.write_bytes(b"torn")
+    assert doctor(*data, *latest)[0].startswith(f"run: {path} cannot be read")
+
+
+def test_a_full_disk(doctor, data, tmp_path, monkeypatch):
+    path = tmp_path / "logs" / "run" / "checkpoints" / "epoch_latest.pt"
+    path.parent.mkdir(parents=True)
+    torch.save({"optimizer": {}}, path)
+    latest = ["--save-most-recent", "--resume", "latest"]
+    assert doctor(*data, *latest) == []
+    full = type("Usage", (), {"free": path.stat().st_size - 1})
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: full)
+    assert doctor(*data, *latest) == [
+        f"run: --logs {tmp_path / 'logs'}: no room for a second {path}, "
+        "which is written before it is replaced"
+    ]
+
+
+# --- the nodes meet ---
+
+
+@pytest.fixture
+def port():
+    with socket.create_server(("", 0)) as free:
+        return free.getsockname()[1]
+
+
+def meet(address, node, nodes, found):
+    found[node] = meeting.meet(address, node, nodes, patience=20)
+
+
+def test_all_nodes_meet_whoever_is_first(port):
+    found = {}
+    nodes = [threading.Thread(target=meet, args=(f"localhost:{port}", i, 3, found)) for i in (2, 1, 0)]
+    for node in nodes:
+        node.start()
+        node.join(0.2)
+    for node in nodes:
+        node.join()
+    assert found == {0: "", 1: "", 2: ""}
+
+
+def test_a_node_that_does_not_come(port):
+    assert meeting.meet(f"localhost:{port}", 0, 2, patience=0.3) == "only 1 of 2 nodes came within 0.3 s"
+
+
+def test_an_address_that_answers_nothing(port):
+    found = meeting.meet(f"localhost:{port}", 1, 2, patience=0.3)
+    assert found == (
+        "localhost cannot be reached (Connection refused); set RDZV_HOST to a name of the first node"
+    )
+
+
+def test_an_unknown_name_ends_at_once():
+    found = meeting.meet("no.such.host.invalid:23456", 1, 2)
+    assert found == "the name no.such.host.invalid is not known on this node; set RDZV_HOST to one that is"
+
+
+def test_a_port_in_use(port):
+    with socket.create_server(("", port), reuse_port=False):
+        found = meeting.meet(f"localhost:{port}", 0, 1)
+    assert found.startswith(f"cannot listen on port {port} (Address already in use")
+
+
+def test_an_address_without_a_port():
+    assert meeting.meet("localhost", 0, 1) == "localhost is not HOST:PORT"
