@@ -28,6 +28,7 @@ ALLOWED = {
     "run": ["", "armed", "errors", "peers", "settings", "teacher", "towers"],
     "host": ["host", "armed", "data", "errors", "run", "settings", "teacher"],
     "losses": ["losses", "teacher"],
+    "evaluation": ["evaluation", "", "errors", "plugins", "towers"],
     "demo": ["demo", "", "errors", "registry"],
 }
 

@@ -1,0 +1,248 @@
+"""`open-clip-ext eval run`: one model on benchmarks, into a result folder.
+
+The folder holds `result.json` and a JSONL of rows per benchmark; docs/evaluation.md has the format.
+`result.json` is written last, so a folder that has it is whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from open_clip_ext import __version__
+from open_clip_ext.errors import InputError
+from open_clip_ext.evaluation.items import Benchmark, Encoder, Row
+
+FORMAT = 1
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow", "ftfy")
+
+
+def evaluate(
+    encoder: Encoder,
+    benchmarks: Sequence[Benchmark],
+    *,
+    allow_missing: bool = False,
+    seen: Callable[[str], bool] | None = None,
+    ties: str = "strict",
+    intervals: bool = True,
+) -> dict[str, Any]:
+    """Score a model on benchmarks.
+
+    Args:
+        encoder: the model.
+        benchmarks: with different names.
+        allow_missing: leave out the items whose pictures are not there.
+        seen: whether the picture of that path was trained on.
+        ties: `strict`, or `argmax` for the order of the authors' code where items have one.
+        intervals: with bootstrap intervals.
+
+    Returns:
+        What `result.json` has in `benchmarks`, with the rows as `rows`.
+
+    Raises:
+        InputError: pictures are missing, or a benchmark has nothing left.
+    """
+    return {b.name: _evaluate(encoder, b, allow_missing, seen, ties, intervals) for b in benchmarks}
+
+
+def _evaluate(
+    encoder: Encoder,
+    benchmark: Benchmark,
+    allow_missing: bool,
+    seen: Callable[[str], bool] | None,
+    ties: str,
+    intervals: bool,
+) -> dict[str, Any]:
+    from open_clip_ext.evaluation import aggregate, scoring
+
+    items, missing = present(benchmark, allow_missing)
+    score = benchmark.score or partial(scoring.rows, ties=ties)  # type: ignore[arg-type]
+    rows = score(encoder, items)
+    if seen:
+        for row in rows:
+            row["seen"] = any(map(seen, row["pictures"]))
+    notes = list(benchmark.notes)
+    scores: dict[str, Any] = {}
+    for name in benchmark.aggregations:
+        if gone := aggregate.absent(name, rows):
+            notes.append(f"{name} is not given: no item of {', '.join(gone)}")
+            continue
+        scores[name] = aggregate.score(name, rows)
+        if intervals:
+            scores[name]["interval"] = list(_interval(rows, name))
+    if not scores:
+        raise InputError(f"{benchmark.name}: none of its averages can be given: {'; '.join(notes)}")
+    result = {
+        "family": benchmark.family,
+        "n": len(items),
+        "missing": missing,
+        "files": dict(benchmark.files),
+        "notes": notes,
+        "ties": ties,
+        "primary": next(iter(scores)),
+        "scores": scores,
+        "subsets": subsets(rows),
+        "items": f"items/{benchmark.name}.jsonl",
+        "rows": rows,
+    }
+    if seen:
+        parts = {"seen": [r for r in rows if r["seen"]], "unseen": [r for r in rows if not r["seen"]]}
+        result["seen"] = {
+            part: {
+                name: aggregate.score(name, chosen) for name in scores if not aggregate.absent(name, chosen)
+            }
+            for part, chosen in parts.items()
+            if chosen
+        }
+    return result
+
+
+def _interval(rows: Sequence[Row], name: str) -> tuple[float, float]:
+    """The 95 % interval of an aggregation, by the bootstrap over pictures."""
+    from open_clip_ext.evaluation import aggregate, bootstrap
+
+    metric, _ = aggregate.split(name)
+    chosen = aggregate.of_metric(name, rows)
+    groups = [row["group"] for row in chosen]
+    (made,) = bootstrap.replicates(
+        [cluster(row) for row in chosen],
+        groups,
+        [[row["correct"][metric] for row in chosen]],
+        [partial(aggregate.apply, aggregate.plan(name, Counter(groups)))],
+    )
+    return bootstrap.interval(made.drawn[:, 0])
+
+
+def cluster(row: Row) -> str:
+    """What a row is resampled with: its first picture, or itself."""
+    return str(row["pictures"][0] if row["pictures"] else row["id"])
+
+
+def present(benchmark: Benchmark, allow_missing: bool) -> tuple[list[Any], int]:
+    """The items whose pictures are there, and how many are not.
+
+    Raises InputError if one is missing and that is not allowed, or if none is left.
+    """
+    pictures = {picture.path: picture for item in benchmark.items for picture in item.pictures}
+    paths = pictures.keys()
+    gone = sorted(path for path, picture in pictures.items() if not picture.exists())
+    lost = set(gone)
+    items = [i for i in benchmark.items if not any(picture.path in lost for picture in i.pictures)]
+    if gone and not allow_missing:
+        raise InputError(
+            f"{benchmark.name}: {len(gone)} of {len(paths)} pictures are not there (first: {gone[0]}); "
+            "mend the path, or leave their items out with --allow-missing"
+        )
+    if not items:
+        raise InputError(f"{benchmark.name}: none of its {len(paths)} pictures is there (first: {gone[0]})")
+    return items, len(benchmark.items) - len(items)
+
+
+def subsets(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+    """`{group: {metric: {"value", "n", "ties", "half"}}}`."""
+    from open_clip_ext.evaluation import aggregate
+
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row["group"], []).append(row)
+    return {
+        group: {
+            metric: aggregate.score(f"{metric} micro", chosen)
+            for metric in dict.fromkeys(name for row in chosen for name in row["correct"])
+        }
+        for group, chosen in groups.items()
+    }
+
+
+# --- the result folder ----------------------------------------------------------------------------
+
+
+def write(out: Path, model: Mapping[str, Any], results: Mapping[str, Any]) -> None:
+    """Write a result folder: the rows first, `result.json` last."""
+    (out / "items").mkdir(parents=True, exist_ok=True)
+    benchmarks = {}
+    for name, result in results.items():
+        rows = result["rows"]
+        benchmarks[name] = {key: value for key, value in result.items() if key != "rows"}
+        _replace(out / result["items"], "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    content = {
+        "format": FORMAT,
+        "package": __version__,
+        "versions": versions(),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "model": dict(model),
+        "benchmarks": benchmarks,
+    }
+    _replace(out / "result.json", json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The `result.json` of a result folder.
+
+    Raises InputError if it has none, or one of another format.
+    """
+    path = folder / "result.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: no result of `open-clip-ext eval run` (it has no result.json)")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        known = content["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a result of `open-clip-ext eval run` ({error})") from error
+    if known != FORMAT:
+        raise InputError(f"{path}: format {known}, but this version reads {FORMAT}; evaluate again")
+    return content
+
+
+def read_rows(folder: Path, result: Mapping[str, Any]) -> list[Row]:
+    """The rows of one benchmark of a result folder, `result` being its entry in `benchmarks`.
+
+    Raises InputError if they are not there or broken.
+    """
+    path = folder / result["items"]
+    try:
+        with path.open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; the result folder is not whole") from error
+    except ValueError as error:
+        raise InputError(f"{path}: broken JSON ({error})") from error
+
+
+def versions() -> dict[str, str]:
+    """The packages that numbers depend on."""
+    found = {"python": sys.version.split()[0]}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `eval run`."""
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the result goes")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run from parsed arguments."""
+    raise InputError("not in this version")
