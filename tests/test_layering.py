@@ -22,14 +22,15 @@ ALLOWED = {
     "armed": ["data"],
     "peers": ["errors"],
     "towers": [],
+    "tables": [],
     "plugins": ["errors"],
     "registry": ["errors", "plugins"],
     "settings": ["errors", "registry"],
     "run": ["", "armed", "errors", "peers", "settings", "teacher", "towers"],
     "host": ["host", "armed", "data", "errors", "run", "settings", "teacher"],
     "losses": ["losses", "teacher"],
-    "evaluation": ["evaluation", "", "errors", "plugins", "towers"],
-    "demo": ["demo", "", "errors", "registry"],
+    "evaluation": ["evaluation", "", "errors", "plugins", "tables", "towers"],
+    "demo": ["demo", "", "errors", "registry", "tables"],
 }
 
 
