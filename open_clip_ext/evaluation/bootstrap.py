@@ -140,9 +140,12 @@ def of_rows(
 
 
 def interval(drawn: Array, level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of one score's replicates [R]."""
+    """The percentile interval of one score's replicates [R].
+
+    Draws without any item that counts, which a small group may have, are left out.
+    """
     tail = (1 - level) / 2
-    low, high = np.quantile(drawn, (tail, 1 - tail))
+    low, high = np.nanquantile(drawn, (tail, 1 - tail))
     return float(low), float(high)
 
 
@@ -153,7 +156,7 @@ def p_value(drawn: Array) -> float:
     so that it is never 0: the level at which the percentile interval just touches 0.
     """
     sides = ((drawn <= 0).sum(), (drawn >= 0).sum())
-    return float(min(1.0, 2 * (min(sides) + 1) / (len(drawn) + 1)))
+    return float(min(1.0, 2 * (min(sides) + 1) / (np.isfinite(drawn).sum() + 1)))
 
 
 def mcnemar(wins: int, losses: int) -> float:
