@@ -51,7 +51,7 @@ class Classes:
         for start in range(0, len(self.names), step):
             names = self.names[start : start + step]
             features = encoder.texts([prompt for name in names for prompt in self.prompts(name)])
-            parts.append(features.unflatten(0, (len(names), -1)).mean(1))
+            parts.append(features.view(len(names), -1, features.shape[-1]).mean(1))
         return normalize(torch.cat(parts), dim=-1)
 
 
@@ -77,7 +77,10 @@ def benchmark(
         raise InputError(f"{name}: there is a label {high}, but {len(classes.names)} class names")
     twice = sorted({c for c in classes.names if classes.names.count(c) > 1})
     if twice:
-        notes = [*notes, f"classes of one name ({', '.join(twice)}) are one: the name is right for each of them"]
+        notes = [
+            *notes,
+            f"classes of one name ({', '.join(twice)}) are one: the name is right for each of them",
+        ]
     items = [
         Item(str(index), (picture,), (), "i2t", (label,), classes.names[label])
         for index, (picture, label) in enumerate(zip(pictures, labels, strict=True))

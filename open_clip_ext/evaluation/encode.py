@@ -69,8 +69,8 @@ class Encoder:
         Raises InputError if a file is missing or does not decode, or a feature is not finite.
         """
         with ThreadPoolExecutor(WORKERS) as pool:
-            hashes = dict.fromkeys(picture.path for picture in pictures)
-            hashes = dict(zip(hashes, pool.map(_file_digest, hashes), strict=True))
+            files = {picture.path: picture for picture in pictures}
+            hashes = dict(zip(files, pool.map(_digest, files.values()), strict=True))
             keys = [hashlib.sha256(hashes[p.path] + repr(p.box).encode()).digest() for p in pictures]
 
             def batches(places: list[int]) -> Iterator[tuple[list[int], Tensor]]:
@@ -105,7 +105,7 @@ class Encoder:
     def _pixels(self, picture: Picture) -> Tensor:
         """A decoded, cropped and preprocessed picture `[3, H, W]`."""
         try:
-            with Image.open(picture.path) as image:
+            with Image.open(io.BytesIO(picture.read())) as image:
                 image = image.convert("RGB")
         except Exception as error:  # what a decoder raises is its own affair
             raise InputError(f"{picture.path}: does not decode as a picture ({error})") from error
@@ -217,12 +217,8 @@ def weights_digest(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _file_digest(path: str) -> bytes:
+def _digest(picture: Picture) -> bytes:
     try:
-        with open(path, "rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(io.DEFAULT_BUFFER_SIZE * 16):
-                digest.update(block)
+        return hashlib.sha256(picture.read()).digest()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read as a picture ({error.strerror})") from error
-    return digest.digest()
+        raise InputError(f"{picture.path}: cannot be read as a picture ({error.strerror})") from error

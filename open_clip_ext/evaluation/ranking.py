@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from open_clip_ext.errors import InputError
+
 # Similarities held at one time: 128 MiB in fp32. An N x N matrix is never made.
 AT_ONCE = 2**25
 
@@ -60,6 +62,8 @@ def rank(queries: Tensor, candidates: Tensor, true: Sequence[Sequence[int]]) -> 
         queries: `[Q,D]`.
         candidates: `[C,D]`; at least one of them is false for each query.
         true: for each query the candidates that are true, at least one.
+
+    Raises InputError if all candidates of a query are true.
     """
     # Equal candidates get one column, or the last bits of a product, which depend on where in a
     # matrix it is computed, would decide between them.
@@ -76,6 +80,8 @@ def rank(queries: Tensor, candidates: Tensor, true: Sequence[Sequence[int]]) -> 
         is_true = is_true.to(similar.device)
         best, best_id = similar.masked_fill(~is_true, -torch.inf).max(1)
         rival, rival_id = similar.masked_fill(is_true, -torch.inf).max(1)
+        if rival.isinf().any():
+            raise InputError("there is nothing to choose from: every candidate is a right answer")
         level = similar == best[:, None]
         yield from (
             Ranked(*values)

@@ -65,7 +65,9 @@ def retrieve(encoder: Encoder, items: Sequence[Item]) -> list[Row]:
         for item, path, found in zip(items, paths, rank(pictures, texts, own), strict=True)
     ]
     return rows + [
-        _row("t2i", f"{items[place].id}/t2i/{index}", [paths[found.best], paths[found.rival]], [caption], found)
+        _row(
+            "t2i", f"{items[place].id}/t2i/{index}", [paths[found.best], paths[found.rival]], [caption], found
+        )
         for index, (caption, place, found) in enumerate(
             zip(captions, owner, rank(texts, pictures, [owners[c] for c in captions]), strict=True)
         )

@@ -49,6 +49,13 @@ class Fields(dict[str, Any]):
             raise InputError(f"{self.where}: {key} must be a list of texts, not {_short(value)}")
         return value
 
+    def entries(self, key: str) -> list[Any]:
+        """A field that must be a list."""
+        value = self[key]
+        if not isinstance(value, list):
+            raise InputError(f"{self.where}: {key} must be a list, not {_short(value)}")
+        return value
+
 
 class Annotations:
     """A folder with the files of a benchmark, or the only file of it.

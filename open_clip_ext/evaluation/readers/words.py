@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
 from open_clip_ext.errors import InputError
+from open_clip_ext.evaluation.readers.files import sha256
 
 
 def lines(path: Path, files: dict[str, str]) -> list[str]:
@@ -16,14 +16,13 @@ def lines(path: Path, files: dict[str, str]) -> list[str]:
 
     Raises InputError if it cannot be read or has none.
     """
+    files[str(path)] = sha256(path)
     try:
-        content = path.read_bytes()
-        found = [line.strip() for line in content.decode("utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as text ({error})") from error
+        found = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not text in UTF-8") from error
     if not found:
         raise InputError(f"{path}: no line in it")
-    files[str(path)] = hashlib.sha256(content).hexdigest()
     return found
 
 
