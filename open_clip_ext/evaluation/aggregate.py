@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from open_clip_ext import plugins
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.items import Row
+from open_clip_ext.evaluation.relations import DROPPED
 
 Floats = NDArray[np.float64]
 
@@ -58,9 +59,98 @@ def macro(parts: Iterable[Tree | str]) -> Mean:
     return Mean(tuple(Pool((part,)) if isinstance(part, str) else part for part in parts))
 
 
+def nested(sizes: Mapping[str, int]) -> Tree:
+    """The mean at every level of groups that are named like `a/b/c`."""
+    parts: dict[str, dict[str, int]] = {}
+    for group, size in sizes.items():
+        parts.setdefault(group.partition("/")[0], {})[group.partition("/")[2]] = size
+
+    def under(head: str, rest: Mapping[str, int]) -> Tree:
+        if list(rest) == [""]:
+            return Pool((head,))
+        return _prefixed(nested(rest), f"{head}/")
+
+    return Mean(tuple(under(head, rest) for head, rest in parts.items()))
+
+
+def _prefixed(tree: Tree, prefix: str) -> Tree:
+    if isinstance(tree, Pool):
+        return Pool(tuple(prefix + group for group in tree.groups))
+    return Mean(tuple(_prefixed(part, prefix) for part in tree.parts))
+
+
+SUGARCREPE = (
+    ("replace_obj", "replace_att", "replace_rel"),
+    ("swap_obj", "swap_att"),
+    ("add_obj", "add_att"),
+)
+VALSE = {
+    "existence": ("existence",),
+    "plurality": ("plurals",),
+    "counting": ("counting-hard", "counting-small-quant", "counting-adversarial"),
+    "relations": ("relations",),
+    "actions": ("action-replacement", "actant-swap"),
+    "coreference": ("coreference-standard", "coreference-hard"),
+    "noun phrases": ("foil-it",),
+}
 SHAPES: dict[str, Shape] = {
     "micro": Shape("all items together", lambda sizes: Pool(tuple(sizes))),
     "macro": Shape("the mean over groups", lambda sizes: macro(sizes)),
+    "sugarcrepe3": Shape(
+        "the mean over replace, swap and add, all items of each together (vl_compo, FSC-CLIP)",
+        lambda sizes: Mean(tuple(map(Pool, SUGARCREPE))),
+    ),
+    "valse7": Shape(
+        "the mean over seven phenomena, each the mean of its instruments (vl_compo, FSC-CLIP)",
+        lambda sizes: Mean(tuple(macro(instruments) for instruments in VALSE.values())),
+    ),
+    "valse11": Shape(
+        "the mean over the eleven instruments (CE-CLIP, DeGLA)",
+        lambda sizes: macro(instrument for instruments in VALSE.values() for instrument in instruments),
+    ),
+    "aro_vgr": Shape(
+        "the mean over relations without the 157 that are symmetric or rare (ARO's notebook)",
+        lambda sizes: macro(group for group in sizes if group not in DROPPED),
+    ),
+    "aro_vga": Shape(
+        "the mean over attribute pairs with at least 25 items (ARO)",
+        lambda sizes: macro(group for group, size in sizes.items() if size >= 25),
+    ),
+    "vlchecklist3": Shape(
+        "the mean over object, attribute and relation, each the mean over its aspects, each over its sources",
+        nested,
+    ),
+    "eqben5": Shape(
+        "the mean over five sets, the three of Kubric as one, which is their mean (EqBen, vl_compo)",
+        lambda sizes: Mean(
+            (
+                *(Pool((f"eqben{name}",)) for name in ("ag", "youcook2", "gebc", "sd")),
+                macro(f"eqbenkubric_{name}" for name in ("loc", "cnt", "attr")),
+            )
+        ),
+    ),
+    "spec_i2t": Shape(
+        "the mean over subsets, picture to text",
+        lambda sizes: macro(group for group in sizes if group.endswith("/i2t")),
+    ),
+    "spec_t2i": Shape(
+        "the mean over subsets, text to picture",
+        lambda sizes: macro(group for group in sizes if group.endswith("/t2i")),
+    ),
+    "whatsup6": Shape(
+        "the mean over A, B and the four question sets, single pictures",
+        lambda sizes: macro(("A", "B", "COCO-QA one", "COCO-QA two", "VG-QA one", "VG-QA two")),
+    ),
+    "whatsup_pair": Shape(
+        "the mean over A and B, both of two pictures", lambda sizes: macro(("A pair", "B pair"))
+    ),
+    "whatsup_set": Shape(
+        "the mean over A and B, all of four pictures", lambda sizes: macro(("A set", "B set"))
+    ),
+    "hardpos2": Shape(
+        "the mean over SWAP and REPLACE, which is the mean of attributes and relations",
+        lambda sizes: Mean((Pool(("swap",)), macro(("replace_att", "replace_rel")))),
+    ),
 }
 
 
@@ -109,7 +199,8 @@ def leaves(tree: Tree) -> list[str]:
 def absent(name: str, rows: Iterable[Row]) -> list[str]:
     """The groups that an aggregation is made of and that have no row."""
     sizes = Counter(row["group"] for row in of_metric(name, rows))
-    return [group for group in dict.fromkeys(leaves(plan(name, sizes))) if not sizes[group]]
+    wanted = dict.fromkeys(leaves(plan(name, sizes)))
+    return [group for group in wanted if not sizes[group]] if wanted else ["any group that counts"]
 
 
 def of_metric(name: str, rows: Iterable[Row]) -> list[Row]:

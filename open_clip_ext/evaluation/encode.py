@@ -105,8 +105,8 @@ class Encoder:
     def _pixels(self, picture: Picture) -> Tensor:
         """A decoded, cropped and preprocessed picture `[3, H, W]`."""
         try:
-            with Image.open(io.BytesIO(picture.read())) as image:
-                image = image.convert("RGB")
+            with Image.open(io.BytesIO(picture.read())) as file:
+                image = file.convert("RGB")
         except Exception as error:  # what a decoder raises is its own affair
             raise InputError(f"{picture.path}: does not decode as a picture ({error})") from error
         if picture.box:
@@ -117,7 +117,7 @@ class Encoder:
                 raise InputError(
                     f"{picture.path}: the box {picture.box} is outside of it ({image.width} x {image.height})"
                 )
-            image = image.crop((x, y, x + w, y + h))  # type: ignore[arg-type]
+            image = image.crop((x, y, x + w, y + h))
         return self.preprocess(image)
 
     def _features(
@@ -181,7 +181,10 @@ class _Store:
             return
         from safetensors.numpy import save
 
-        content = {"keys": np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1), "features": rows}
+        content: dict[str, NDArray[Any]] = {
+            "keys": np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1),
+            "features": rows,
+        }
         name = hashlib.sha256(b"".join(keys)).hexdigest()[:32]
         part = self.folder / f"{self.kind}-{name}.{os.getpid()}.part"
         part.write_bytes(save(content))

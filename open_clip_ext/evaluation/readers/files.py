@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from open_clip_ext.errors import InputError
+from open_clip_ext.evaluation.items import Item, Picture
 
 
 class Fields(dict[str, Any]):
@@ -89,10 +91,10 @@ class Annotations:
         except ValueError as error:
             raise InputError(f"{path}: broken JSON ({error})") from error
 
-    def items(self, *names: str) -> Iterator[tuple[str, Fields]]:
-        """The items of a JSON list or dict, or of a JSONL file, with their keys or places."""
+    def items(self, *names: str, lines: bool = False) -> Iterator[tuple[str, Fields]]:
+        """The items of a JSON list or dict, or of a file with a JSON object per line, with their keys."""
         path = self.path(*names)
-        if path.suffix == ".jsonl":
+        if lines or path.suffix == ".jsonl":
             yield from self._lines(path)
             return
         content = self.json(*names)
@@ -150,3 +152,14 @@ def _listed(content: Any, path: Path) -> list[Any]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def picture(images: Path, *names: str, box: tuple[float, float, float, float] | None = None) -> Picture:
+    """The first of some names under `images` that is a file; the first one if none is."""
+    paths = [os.path.join(images, name) for name in names]
+    return Picture(next((path for path in paths if os.path.isfile(path)), paths[0]), box)
+
+
+def pair(row: Fields, key: str, picture: Picture, true: str, false: str, group: str = "") -> Item:
+    """A caption and a wrong one for one picture."""
+    return Item(key, (picture,), (row.text(true), row.text(false)), "i2t", (0,), group)
