@@ -422,7 +422,7 @@ def judged(composition: Measure | None, kept: Measure | None, margin: float, k: 
         change = kept.changes[k]
         held = 1 if change.low > -margin else -1 if change.high <= -margin else 0
         word = {1: "is kept within", 0: "is not shown to be kept within", -1: "fell by more than"}[held]
-        limit = f"the margin of {100 * margin:g} points"
+        limit = f"the {100 * margin:g}-point margin"
         second = f"zero-shot {word} {limit}: {spread(change)} points ({_ground(kept)})"
     word = IMPROVED if up == held == 1 else WORSE if -1 in (up, held) else NOT_SHOWN
     return Verdict(word, f"{first}; {second}.")

@@ -9,9 +9,37 @@ from pathlib import Path
 
 from open_clip_ext import tables
 from open_clip_ext.evaluation import bootstrap, published
-from open_clip_ext.evaluation.comparison import Comparison, Measure, Paired, Score, extremes, spread
+from open_clip_ext.evaluation.comparison import (
+    COMPOSITION,
+    Comparison,
+    Measure,
+    Paired,
+    Score,
+    extremes,
+    spread,
+)
+from open_clip_ext.evaluation.items import Row
 
 EXAMPLES = 6
+_SIGN = {True: "✓ ", False: "✗ ", None: ""}
+
+
+@dataclass(frozen=True)
+class Example:
+    """An item that two models answer differently.
+
+    Attributes:
+        group: its subset.
+        pictures: paths, with whether it is the true one; None where there is no such thing.
+        captions: likewise.
+        leads: how far the true one is nearer than the best false one, of the base and the model.
+    """
+
+    id: str
+    group: str
+    pictures: Sequence[tuple[str, bool | None]]
+    captions: Sequence[tuple[str, bool | None]]
+    leads: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -25,6 +53,7 @@ class Part:
         head: of the table; empty if there is none.
         body: of the table.
         level: of the heading.
+        examples: what the lines of the table are about, where they are items.
     """
 
     key: str
@@ -33,6 +62,7 @@ class Part:
     head: Sequence[str] = ()
     body: Sequence[Sequence[str]] = ()
     level: int = 2
+    examples: Sequence[Example] = ()
 
 
 def percent(score: Score) -> str:
@@ -127,8 +157,8 @@ def details(found: Comparison, one: Paired) -> list[Part]:
     entries = [result.benchmarks[one.name] for result in found.results]
     text = [f"{note}." for note in entries[0]["notes"]]
     text += [
-        f"{label}: {entry['missing']:,} of {entry['n'] + entry['missing']:,} items are left out, because their "
-        "pictures are missing."
+        f"{label}: {entry['n']:,} of {entry['n'] + entry['missing']:,} items; the pictures of the others are "
+        "missing."
         for label, entry in zip(labels, entries, strict=True)
         if entry["missing"]
     ]
@@ -179,17 +209,35 @@ def _measures(
 
 
 def examples(one: Paired, k: int, labels: Sequence[str], title: str, places: Sequence[int]) -> Part:
-    """Items that model k + 1 won or lost: captions, and by how much the true one led."""
+    """Items that model k + 1 won or lost."""
+    made = [_example(one, one.rows[0][i], one.rows[k + 1][i]) for i in places]
     head = ["captions", "id", *(f"lead, {label}" for label in (labels[0], labels[k + 1]))]
     body = [
         [
-            " / ".join(one.rows[0][i]["captions"]), str(one.rows[0][i]["id"]),
-            *(f"{one.rows[m][i]['margin']:+.3f}" for m in (0, k + 1)),
+            " / ".join(f"{_SIGN[right]}{words}" for words, right in e.captions),
+            e.id,
+            *(f"{lead:+.3f}" for lead in e.leads),
         ]
-        for i in places
-    ]  # fmt: skip
+        for e in made
+    ]
     text = ["The largest changes of how far the true one is nearer than the best false one (cosine)."]
-    return Part(f"{title}/{one.name}", f"{one.name}: what {title}", text, head, body, 3)
+    return Part(f"examples/{one.name}", f"{one.name}: what {title}", text, head, body, 3, made)
+
+
+def _example(one: Paired, base: Row, other: Row) -> Example:
+    # Where all captions of the set are candidates, a row has the right one first.
+    truth = base.get("truth", ()) if one.family == COMPOSITION else (0,)
+    pictures, captions = _marked(base["pictures"], ()), _marked(base["captions"], ())
+    if len(pictures) == 1 and len(captions) > 1:
+        captions = _marked(base["captions"], truth)
+    elif len(captions) == 1 and len(pictures) > 1:
+        pictures = _marked(base["pictures"], truth)
+    return Example(str(base["id"]), base["group"], pictures, captions, (base["margin"], other["margin"]))
+
+
+def _marked(choices: Sequence[str], truth: Sequence[int]) -> list[tuple[str, bool | None]]:
+    """Choices with whether they are true; None if that is not known or there is no such thing."""
+    return [(choice, place in truth if truth else None) for place, choice in enumerate(choices)]
 
 
 def references(found: Comparison) -> list[Part]:
@@ -207,7 +255,7 @@ def references(found: Comparison) -> list[Part]:
         body = [
             [
                 f"{line.measure} ({line.convention})" if line.convention else line.measure,
-                *(f"{line.values[m]:g}" if m in line.values else "" for m in models),
+                *(str(line.values.get(m, "")) for m in models),
             ]
             for line in table.lines
         ]
