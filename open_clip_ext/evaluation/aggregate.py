@@ -182,7 +182,8 @@ def apply(tree: Tree, groups: Sequence[str], sums: Floats, counts: Floats) -> Fl
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         if isinstance(tree, Pool):
-            places = [i for i, group in enumerate(groups) if group in set(tree.groups)]
+            pooled = set(tree.groups)
+            places = [i for i, group in enumerate(groups) if group in pooled]
             return np.asarray(sums[..., places].sum(-1) / counts[..., places].sum(-1))
         values = np.stack([apply(part, groups, sums, counts) for part in tree.parts])
         there = ~np.isnan(values)

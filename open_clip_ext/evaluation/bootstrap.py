@@ -34,11 +34,13 @@ class Replicates:
     Attributes:
         value: [M], on the items as they are.
         drawn: [R, M].
+        items: how many were drawn with their images.
         clusters: the number of images.
     """
 
     value: Array
     drawn: Array
+    items: int
     clusters: int
 
 
@@ -97,7 +99,7 @@ def replicates(
         for done in range(0, resamples, CHUNK)
     ]
     return [
-        Replicates(value[0], np.concatenate(drawn), total)
+        Replicates(value[0], np.concatenate(drawn), len(clusters), total)
         for value, *drawn in zip(scores(sizes[None]), *parts, strict=True)
     ]
 
@@ -107,13 +109,30 @@ def cluster(benchmark: str, row: Row) -> str:
     return str(row["pictures"][0]) if row["pictures"] else f"{benchmark}\n{row['id']}"
 
 
+def taking_part(
+    name: str, rows: Sequence[Row], sizes: Mapping[str, int] | None = None
+) -> tuple[aggregate.Tree, list[int]]:
+    """The tree of an aggregation, and the places of the rows that count in it.
+
+    Args:
+        name: of the aggregation.
+        rows: of one benchmark.
+        sizes: items per group of the whole benchmark, where `rows` are a part of it.
+    """
+    metric, _ = aggregate.split(name)
+    places = [i for i, row in enumerate(rows) if metric in row["correct"]]
+    tree = aggregate.plan(name, sizes or Counter(rows[i]["group"] for i in places))
+    counting = set(aggregate.leaves(tree))
+    return tree, [i for i in places if rows[i]["group"] in counting]
+
+
 def of_rows(
     benchmark: str,
     rows: Sequence[Sequence[Row]],
     names: Sequence[str],
     sizes: Mapping[str, int] | None = None,
 ) -> dict[str, Replicates]:
-    """Replicates of one benchmark's aggregations.
+    """Replicates of one benchmark's aggregations; those over the same rows are on the same draws.
 
     Args:
         benchmark: its name.
@@ -121,21 +140,20 @@ def of_rows(
         names: aggregations.
         sizes: items per group of the whole benchmark, where `rows` are a part of it.
     """
-    found: dict[str, Replicates] = {}
-    by_metric: dict[str, list[str]] = {}
+    alike: dict[tuple[str, tuple[int, ...]], dict[str, aggregate.Tree]] = {}
     for name in names:
-        by_metric.setdefault(aggregate.split(name)[0], []).append(name)
-    for metric, alike in by_metric.items():
-        chosen = [aggregate.of_metric(alike[0], own) for own in rows]
-        groups = [row["group"] for row in chosen[0]]
-        trees = [aggregate.plan(name, sizes or Counter(groups)) for name in alike]
+        tree, places = taking_part(name, rows[0], sizes)
+        alike.setdefault((aggregate.split(name)[0], tuple(places)), {})[name] = tree
+    found: dict[str, Replicates] = {}
+    for (metric, chosen), trees in alike.items():
+        base = [rows[0][i] for i in chosen]
         drawn = replicates(
-            [cluster(benchmark, row) for row in chosen[0]],
-            groups,
-            [[row["correct"][metric] for row in own] for own in chosen],
-            [partial(aggregate.apply, tree) for tree in trees],
+            [cluster(benchmark, row) for row in base],
+            [row["group"] for row in base],
+            [[own[i]["correct"][metric] for i in chosen] for own in rows],
+            [partial(aggregate.apply, tree) for tree in trees.values()],
         )
-        found.update(zip(alike, drawn, strict=True))
+        found.update(zip(trees, drawn, strict=True))
     return {name: found[name] for name in names}
 
 

@@ -279,7 +279,7 @@ def _short(digest: str | None) -> str:
 # --- measuring ------------------------------------------------------------------------------------
 
 
-def measure(name: str, n: int, found: Replicates) -> Measure:
+def measure(name: str, found: Replicates) -> Measure:
     """Scores and paired changes from replicates."""
     scores = [
         Score(float(value), *bootstrap.interval(drawn))
@@ -290,7 +290,7 @@ def measure(name: str, n: int, found: Replicates) -> Measure:
         Change(float(value - found.value[0]), *bootstrap.interval(drawn), bootstrap.p_value(drawn))
         for value, drawn in zip(found.value[1:], differences.T, strict=True)
     ]
-    return Measure(name, n, found.clusters, scores, changes)
+    return Measure(name, found.items, found.clusters, scores, changes)
 
 
 def paired(results: Sequence[Result], name: str) -> Paired:
@@ -300,16 +300,15 @@ def paired(results: Sequence[Result], name: str) -> Paired:
     primary = entry["primary"]
     names = [primary, *(a for a in entry["scores"] if a != primary)]
     found = bootstrap.of_rows(name, rows, names)
-    measures = [measure(a, len(aggregate.of_metric(a, rows[0])), found[a]) for a in names]
+    measures = [measure(a, found[a]) for a in names]
     if unseen := _unseen(name, rows, primary):
         measures.append(unseen)
     metric, _ = aggregate.split(primary)
+    _, places = bootstrap.taking_part(primary, rows[0])
     flips = []
     for other in rows[1:]:
         pairs = Counter(
-            (bool(one["correct"][metric]), bool(two["correct"][metric]))
-            for one, two in zip(rows[0], other, strict=True)
-            if metric in one["correct"]
+            (bool(rows[0][i]["correct"][metric]), bool(other[i]["correct"][metric])) for i in places
         )
         flips.append(Flips(wins=pairs[False, True], losses=pairs[True, False]))
     return Paired(name, entry["family"], rows, measures, *_groups(name, rows, primary), flips)
@@ -318,21 +317,24 @@ def paired(results: Sequence[Result], name: str) -> Paired:
 def _groups(name: str, rows: Sequence[Sequence[Row]], primary: str) -> tuple[list[Measure], int]:
     """The groups that changed most, by the metric of the primary aggregation, and how many are left out."""
     metric, _ = aggregate.split(primary)
-    chosen = [aggregate.of_metric(primary, own) for own in rows]
-    right: dict[str, list[int]] = {row["group"]: [0] * len(rows) for row in chosen[0]}
-    for m, own in enumerate(chosen):
-        for row in own:
-            right[row["group"]][m] += row["correct"][metric]
-    sizes = Counter(row["group"] for row in chosen[0])
+    _, places = bootstrap.taking_part(primary, rows[0])
+    groups = [rows[0][i]["group"] for i in places]
+    correct = [[own[i]["correct"][metric] for i in places] for own in rows]
+    right: dict[str, list[int]] = {group: [0] * len(rows) for group in groups}
+    for m, own in enumerate(correct):
+        for group, one in zip(groups, own, strict=True):
+            right[group][m] += one
+    sizes = Counter(groups)
     by_change = sorted(right, key=lambda g: -max(abs(x - right[g][0]) / sizes[g] for x in right[g]))
     shown = [group for group in right if group in set(by_change[:GROUPS])]
     drawn = bootstrap.replicates(
-        [bootstrap.cluster(name, row) for row in chosen[0]],
-        [row["group"] for row in chosen[0]],
-        [[row["correct"][metric] for row in own] for own in chosen],
+        [bootstrap.cluster(name, rows[0][i]) for i in places],
+        groups,
+        correct,
         [partial(aggregate.apply, Pool((group,))) for group in shown],
     )
-    return [measure(g, sizes[g], one) for g, one in zip(shown, drawn, strict=True)], len(right) - len(shown)
+    measures = [replace(measure(g, one), n=sizes[g]) for g, one in zip(shown, drawn, strict=True)]
+    return measures, len(right) - len(shown)
 
 
 def extremes(one: Paired, k: int, count: int) -> tuple[list[int], list[int]]:
@@ -360,7 +362,7 @@ def _unseen(name: str, rows: Sequence[Sequence[Row]], primary: str) -> Measure |
     if all(keep) or aggregate.absent(primary, part[0]):
         return None
     found = bootstrap.of_rows(name, part, [primary])[primary]
-    return measure(f"{primary}, unseen images", len(aggregate.of_metric(primary, part[0])), found)
+    return measure(f"{primary}, unseen images", found)
 
 
 def _prefixed(tree: Tree, name: str) -> Tree:
@@ -377,18 +379,17 @@ def family(benchmarks: Sequence[Paired]) -> Measure:
     correct: list[list[int]] = [[] for _ in benchmarks[0].rows]
     trees = []
     for one in benchmarks:
-        primary, metric = one.primary.name, one.metric
-        chosen = [aggregate.of_metric(primary, own) for own in one.rows]
-        clusters += [bootstrap.cluster(one.name, row) for row in chosen[0]]
-        groups += [f"{one.name}\n{row['group']}" for row in chosen[0]]
-        for own, rows in zip(correct, chosen, strict=True):
-            own += [row["correct"][metric] for row in rows]
-        sizes = Counter(row["group"] for row in chosen[0])
-        trees.append(_prefixed(aggregate.plan(primary, sizes), one.name))
+        tree, places = bootstrap.taking_part(one.primary.name, one.rows[0])
+        base = [one.rows[0][i] for i in places]
+        clusters += [bootstrap.cluster(one.name, row) for row in base]
+        groups += [f"{one.name}\n{row['group']}" for row in base]
+        for own, rows in zip(correct, one.rows, strict=True):
+            own += [rows[i]["correct"][one.metric] for i in places]
+        trees.append(_prefixed(tree, one.name))
     of = partial(aggregate.apply, Mean(tuple(trees)))
     [found] = bootstrap.replicates(clusters, groups, correct, [of])
     name = ", ".join(f"{one.name} {one.primary.name}" for one in benchmarks)
-    return measure(name if len(benchmarks) == 1 else f"mean of {name}", len(groups), found)
+    return measure(name if len(benchmarks) == 1 else f"mean of {name}", found)
 
 
 # --- the verdict ----------------------------------------------------------------------------------
