@@ -1,77 +1,100 @@
-"""`open-clip-ext merge`: the weights between two checkpoints.
+"""`open-clip-ext merge`: the weights between two checkpoints (WiSE-FT).
 
-WiSE-FT (Wortsman et al., CVPR 2022, arXiv 2109.01903): the model with weights
-
-    theta(alpha) = (1 - alpha) theta_A + alpha theta_B
-
-of a base A and its fine-tuned B often keeps most of what B gained and most of what A knew.
+(1 - alpha) A + alpha B, key by key in fp32. Optimizer state is left behind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import torch
-from torch import Tensor
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from open_clip_ext.errors import InputError
 
+if TYPE_CHECKING:
+    from torch import Tensor
 
-def interpolate(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor], alpha: float, names: tuple[str, str] = ("A", "B")
-) -> dict[str, Tensor]:
-    """`(1 - alpha) a + alpha b`, key by key, `logit_scale` (a logarithm) among them.
+    from open_clip_ext.evaluation.models import Loaded
 
-    The arithmetic is fp32 (fp64 where the weights are), the result has the weights' own type.
-    Alpha 0 gives `a` and alpha 1 gives `b`, bit for bit. Integer buffers, such as BatchNorm's count of
-    batches, are those of the nearer end.
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `merge`."""
+    end = "a checkpoint, a tag of --model, or local-dir:FOLDER"
+    parser.add_argument("base", metavar="A", help=end)
+    parser.add_argument("tuned", metavar="B", help=f"what was made of it: {end}")
+    parser.add_argument(
+        "--alpha", type=float, required=True, metavar="X", help="the share of B, from 0 (A) to 1 (B)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="a .safetensors file, or any other in torch's format",
+    )
+    add_model_arguments(parser)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for what the two checkpoints do not say themselves."""
+    from open_clip_ext.evaluation.models import ACTIVATIONS
+
+    parser.add_argument(
+        "--model", metavar="NAME", help="of both (default: what the params.txt beside a checkpoint says)"
+    )
+    parser.add_argument(
+        "--activation", choices=ACTIVATIONS, help="of both, where nothing beside a checkpoint says so"
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Merge, from parsed arguments."""
+    from open_clip_ext.evaluation import models, weights
+
+    if args.out.is_dir() or not args.out.parent.is_dir():
+        raise InputError(f"--out {args.out}: name a file in a folder that exists")
+    base, tuned = ends(args.base, args.tuned, args.model, args.activation)
+    mixed = between(base, tuned, args.alpha)
+    parts = f"{1 - args.alpha:g} of {base.record['sha256']}, {args.alpha:g} of {tuned.record['sha256']}"
+    weights.save(args.out, mixed, {**models.origin(tuned), "merge": parts})
+    print(
+        f"{args.out}: {1 - args.alpha:g} of {args.base} and {args.alpha:g} of {args.tuned}, "
+        f"{base.record['name']}, {base.record['activation']}"
+    )
+    return 0
+
+
+def ends(base: str, tuned: str, model: str | None, activation: str | None) -> tuple[Loaded, Loaded]:
+    """The two models, on the CPU.
 
     Args:
-        a: state dict of the base.
-        b: state dict of what was made of it.
-        alpha: from 0 to 1.
-        names: what to call the two in a sentence.
+        base: a checkpoint, a tag of `model`, or `local-dir:FOLDER`.
+        tuned: the same.
+        model: a name, or None if params.txt has it.
+        activation: `gelu` or `quickgelu`, or None if that is known.
 
     Raises:
-        InputError: alpha is out of range, or the two are not of one architecture, or not finite.
+        InputError: one cannot be loaded, or they are not the same but for their weights.
     """
-    if not 0 <= alpha <= 1:
-        raise InputError(f"--alpha {alpha:g}: it must lie between 0 ({names[0]}) and 1 ({names[1]})")
-    _require_one_architecture(a, b, names)
-    for weights, name in zip((a, b), names, strict=True):
-        for key, value in weights.items():
-            if not bool(value.isfinite().all()):
-                raise InputError(f"{name}: {key} is not finite; a mixture with it would not be either")
-    return {key: _between(value, b[key], alpha) for key, value in a.items()}
+    from open_clip_ext.evaluation import models
 
+    def load(end: str) -> Loaded:
+        name, weights = (end, None) if end.startswith(models.SCHEMAS) else (model, end)
+        return models.load(name, weights, activation=activation, device="cpu")
 
-def _between(a: Tensor, b: Tensor, alpha: float) -> Tensor:
-    if alpha in (0, 1) or not a.is_floating_point():
-        # Not left to the arithmetic, in which -0.0 + 0 * x is +0.0.
-        return a if alpha < 0.5 else b
-    stored = torch.promote_types(a.dtype, b.dtype)
-    exact = torch.promote_types(stored, torch.float32)
-    return torch.lerp(a.to(exact), b.to(exact), alpha).to(stored)
-
-
-def _require_one_architecture(
-    a: Mapping[str, Tensor], b: Mapping[str, Tensor], names: tuple[str, str]
-) -> None:
-    for one, other, name, lacking in ((a, b, *names), (b, a, *names[::-1])):
-        extra = sorted(one.keys() - other.keys())
-        if extra:
+    a, b = load(base), load(tuned)
+    for what in ("activation", "preprocess"):
+        if a.record[what] != b.record[what]:
             raise InputError(
-                f"{name} has {extra[0]}{_more(extra)}, {lacking} has not: "
-                "only checkpoints of one architecture can be merged"
+                f"{base} has {what} {a.record[what]}, {tuned} has {b.record[what]}: "
+                "a model between them would be neither"
             )
-    other_shape = [key for key in a if a[key].shape != b[key].shape]
-    if other_shape:
-        key = other_shape[0]
-        raise InputError(
-            f"{key} has shape {list(a[key].shape)} in {names[0]} and {list(b[key].shape)} in {names[1]}"
-            f"{_more(other_shape)}: only checkpoints of one architecture can be merged"
-        )
+    return a, b
 
 
-def _more(keys: list[str]) -> str:
-    return f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""
+def between(base: Loaded, tuned: Loaded, alpha: float) -> dict[str, Tensor]:
+    """The state dict at `alpha` between two models of `ends`."""
+    from open_clip_ext.evaluation import weights
+
+    names = (base.record["checkpoint"], tuned.record["checkpoint"])
+    return weights.interpolate(base.model.state_dict(), tuned.model.state_dict(), alpha, names)

@@ -103,6 +103,7 @@ def load(
     """
     import open_clip
     import torch
+    from open_clip.transform import PreprocessCfg, image_transform_v2
 
     from open_clip_ext import towers
     from open_clip_ext.evaluation.encode import weights_digest
@@ -147,7 +148,7 @@ def load(
         "texts": "at their real length" if full_length is None else f"at full length: {full_length}",
         "device": torch.cuda.get_device_name() if device.startswith("cuda") else device,
     }
-    preprocess = open_clip.image_transform_v2(open_clip.PreprocessCfg(**preprocess_cfg), is_train=False)
+    preprocess = image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)
     return Loaded(model, preprocess, tokenizer, record)
 
 
@@ -177,13 +178,29 @@ def _file(name: str | None, pretrained: str | None) -> Path | None:
 
 
 def _params(checkpoint: Path) -> dict[str, str]:
-    """What the trainer wrote about the run of a checkpoint; empty if it is not beside it."""
+    """What is known about the run of a checkpoint: from itself, if `merge` wrote it, or from the trainer.
+
+    Empty if there is nothing in it or beside it.
+    """
+    from open_clip_ext.evaluation import weights
+
+    if note := weights.read_note(checkpoint):
+        return note
     for folder in (checkpoint.resolve().parent, checkpoint.resolve().parent.parent):
         if (path := folder / "params.txt").is_file():
             lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
             pairs = (line.partition(": ") for line in lines)
             return {key: value for key, colon, value in pairs if colon and value != "None"}
     return {}
+
+
+def origin(loaded: Loaded) -> dict[str, str]:
+    """What another checkpoint of this model must note, so that it is loaded alike."""
+    name, checkpoint = loaded.record["name"], Path(loaded.record["checkpoint"])
+    run = _params(checkpoint) if checkpoint.is_file() else {"pretrained": str(checkpoint)}
+    kept = {key: value for key, value in run.items() if key.startswith(("force_", "image_", "pretrained"))}
+    quick = loaded.record["activation"] == ACTIVATIONS["quickgelu"]
+    return {**kept, "model": name, "force_quick_gelu": str(quick)}
 
 
 def _config(name: str) -> dict[str, Any]:
@@ -221,8 +238,8 @@ def _quick_gelu(
         if tagged != named:
             right = ACTIVATIONS["quickgelu" if tagged else "gelu"]
             raise InputError(
-                f"--model {name} --pretrained {pretrained}: these weights were trained with {right}, which is "
-                f"not what this model has; "
+                f"--model {name} --pretrained {pretrained}: these weights were trained with {right}, which "
+                "is not what this model has; "
                 f"give --model {name.removesuffix('-quickgelu') + '-quickgelu' * tagged} or --activation"
             )
         return named
