@@ -37,7 +37,7 @@ class Encoder:
         model: an open_clip model, in evaluation mode on `device`.
         preprocess: a PIL picture to its tensor.
         tokenizer: texts to token ids `[N, L]`.
-        device: where the model is.
+        device: where the model is; None stands for where its weights are.
         precision: upstream's name of it; `amp` and `amp_bf16` stand for autocast.
         cache: a folder that keeps features between runs; None keeps them for the life of the object.
         batch: pictures, and a quarter of the texts, in a forward pass.
@@ -48,7 +48,7 @@ class Encoder:
         model: Any,
         preprocess: Callable[[Image.Image], Tensor],
         tokenizer: Callable[[list[str]], Tensor],
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = None,
         precision: str = "fp32",
         cache: Path | None = None,
         batch: int = 64,
@@ -56,7 +56,7 @@ class Encoder:
         self.model = model
         self.preprocess = preprocess
         self.tokenizer = tokenizer
-        self.device = torch.device(device)
+        self.device = torch.device(device or next(model.parameters()).device)
         self.precision = precision
         self.batch = batch
         self.encoded = {"pictures": 0, "texts": 0}  # forward passes' rows, for reports

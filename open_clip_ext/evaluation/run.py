@@ -71,6 +71,8 @@ def _evaluate(
         for row in rows:
             row["seen"] = any(map(seen, row["pictures"]))
     notes = list(benchmark.notes)
+    if gone := sorted({item.group for item in benchmark.items} - {item.group for item in items}):
+        notes.append(f"{len(gone)} groups have no item left (first: {gone[0]})")
     scores: dict[str, Any] = {}
     for name in benchmark.aggregations:
         if gone := aggregate.absent(name, rows):
@@ -166,8 +168,10 @@ def subsets(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
 # --- the result folder ----------------------------------------------------------------------------
 
 
-def write(out: Path, model: Mapping[str, Any], results: Mapping[str, Any]) -> None:
-    """Write a result folder: the rows first, `result.json` last."""
+def write(
+    out: Path, model: Mapping[str, Any], results: Mapping[str, Any], more: Mapping[str, Any] | None = None
+) -> None:
+    """Write a result folder: the rows first, `result.json` last; `more` are further fields of it."""
     (out / "items").mkdir(parents=True, exist_ok=True)
     benchmarks = {}
     for name, result in results.items():
@@ -180,6 +184,7 @@ def write(out: Path, model: Mapping[str, Any], results: Mapping[str, Any]) -> No
         "versions": versions(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "model": dict(model),
+        **(more or {}),
         "benchmarks": benchmarks,
     }
     _replace(out / "result.json", json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
@@ -240,9 +245,122 @@ def _replace(path: Path, text: str) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `eval run`."""
+    from open_clip_ext.evaluation import catalogue, models
+
+    models.add_arguments(parser)
+    catalogue.add_source_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the result goes")
+    parser.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="leave out the items whose pictures are not there, and report n of N",
+    )
+    parser.add_argument(
+        "--train-manifest",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="what the model was trained on, to tell seen pictures from unseen ones: a picture's path per "
+        "line, or CSV, TSV or JSONL with a field filepath",
+    )
+    parser.add_argument(
+        "--compat",
+        choices=("aro",),
+        help="let the first of equal scores win, as argmax in ARO's code does, in place of the strict score",
+    )
+    parser.add_argument(
+        "--cache",
+        metavar="FOLDER",
+        help=f"where features are kept between runs, or `none` (default: {default_cache()})",
+    )
+    parser.add_argument(
+        "--batch-size", type=int, default=64, metavar="N", help="pictures at a time (default: %(default)s)"
+    )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run from parsed arguments."""
-    raise InputError("not in this version")
+    """Read, score, write, print."""
+    from open_clip_ext.evaluation import catalogue, manifest, models
+    from open_clip_ext.evaluation.encode import Encoder
+
+    if args.batch_size < 1:
+        raise InputError(f"--batch-size {args.batch_size}: give at least 1")
+    _claim(args.out)
+    # All that can be wrong is looked at before the model is loaded.
+    found = catalogue.read(catalogue.sources(args.benchmark, args.data))
+    benchmarks = [benchmark for _, benchmark in found.values()]
+    for benchmark in benchmarks:
+        present(benchmark, args.allow_missing)
+    seen = manifest.read(args.train_manifest)
+    loaded = models.from_arguments(args)
+    cache = None if args.cache == "none" else Path(args.cache or default_cache())
+    encoder = Encoder(
+        loaded.model,
+        loaded.preprocess,
+        loaded.tokenizer,
+        precision=args.precision,
+        cache=cache,
+        batch=args.batch_size,
+    )
+    results = evaluate(
+        encoder,
+        benchmarks,
+        allow_missing=args.allow_missing,
+        seen=seen.has if seen else None,
+        ties="argmax" if args.compat else "strict",
+    )
+    for name, (source, _) in found.items():
+        results[name]["reader"] = source.name
+        results[name]["options"] = {key: str(value) for key, value in source.options.items()}
+    write(args.out, loaded.record, results, {"train_manifest": seen.files} if seen else {})
+    print(table(results))
+    print(f"\n{args.out / 'result.json'}")
+    return 0
+
+
+def default_cache() -> str:
+    """The folder for features of this user."""
+    root = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(root, "open_clip_ext", "features")
+
+
+def _claim(out: Path) -> None:
+    """Refuse a place where a result would be lost, or cannot be written."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: not a folder; name another")
+    if (out / "result.json").exists():
+        raise InputError(f"--out {out}: holds a result already; name another folder, or remove it")
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Every average of every benchmark, in percent, the primary one first."""
+    from open_clip_ext import tables
+
+    body = []
+    for name, result in results.items():
+        total = result["n"] + result["missing"]
+        n = f"{result['n']:,} of {total:,}" if result["missing"] else f"{total:,}"
+        for place, (average, score) in enumerate(result["scores"].items()):
+            interval = score.get("interval")
+            body.append([
+                name if place == 0 else "",
+                average,
+                f"{100 * score['value']:.2f}",
+                f"{100 * interval[0]:.2f} to {100 * interval[1]:.2f}" if interval else "",
+                f"{score['ties']:,}",
+                f"{100 * score['half']:.2f}",
+                n if place == 0 else "",
+            ])  # fmt: skip
+        for part, scores in result.get("seen", {}).items():
+            for average, score in list(scores.items())[:1]:
+                shown = [
+                    f"{100 * score['value']:.2f}",
+                    "",
+                    f"{score['ties']:,}",
+                    f"{100 * score['half']:.2f}",
+                ]
+                body.append([f"  {part} in training", average, *shown, f"{score['n']:,}"])
+    head = ["benchmark", "average", "score", "95 % interval", "ties", "ties at random", "items"]
+    notes = [f"{name}: {note}" for name, result in results.items() for note in result["notes"]]
+    return tables.aligned(head, body) + "".join(f"\n{note}" for note in notes)

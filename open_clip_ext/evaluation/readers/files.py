@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -69,12 +70,18 @@ class Annotations:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.files: dict[str, str] = {}
+        self._only: tuple[str, ...] = ()
         if not root.exists():
             raise InputError(f"annotations={root}: no such file or folder")
 
     def path(self, *names: str) -> Path:
         """The first of some files that is there; `root` itself if it is a file."""
         if self.root.is_file():
+            if self._only not in ((), names):
+                raise InputError(
+                    f"annotations={self.root}: is one file of several; give the folder of them all"
+                )
+            self._only = names
             return self.root
         for name in names:
             if (path := self.root / name).is_file():
@@ -85,9 +92,9 @@ class Annotations:
 
     def json(self, *names: str) -> Any:
         """A JSON file."""
-        path = self._read(*names)
+        path, text = self._read(*names)
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(text, object_pairs_hook=_unique)
         except ValueError as error:
             raise InputError(f"{path}: broken JSON ({error})") from error
 
@@ -95,7 +102,7 @@ class Annotations:
         """The items of a JSON list or dict, or of a file with a JSON object per line, with their keys."""
         path = self.path(*names)
         if lines or path.suffix == ".jsonl":
-            yield from self._lines(path)
+            yield from self._objects(*names)
             return
         content = self.json(*names)
         pairs = content.items() if isinstance(content, dict) else enumerate(_listed(content, path))
@@ -104,28 +111,35 @@ class Annotations:
 
     def table(self, *names: str, delimiter: str = ",") -> Iterator[tuple[str, Fields]]:
         """The rows of a CSV file with a header, with their number from 1."""
-        path = self._read(*names)
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            for number, row in enumerate(csv.DictReader(lines, delimiter=delimiter), 1):
-                where = f"{path}, row {number}"
-                if None in row or None in row.values():
-                    raise InputError(f"{where}: has not as many columns as the header")
-                yield str(number), Fields(row, where)
+        path, text = self._read(*names)
+        for number, row in enumerate(csv.DictReader(io.StringIO(text, ""), delimiter=delimiter), 1):
+            where = f"{path}, row {number}"
+            if None in row or None in row.values():
+                raise InputError(f"{where}: has not as many columns as the header")
+            yield str(number), Fields(row, where)
 
-    def _lines(self, path: Path) -> Iterator[tuple[str, Fields]]:
-        self._read(path.name)
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
+    def lines(self, *names: str) -> list[str]:
+        """The lines of a text file."""
+        return self._read(*names)[1].splitlines()
+
+    def _objects(self, *names: str) -> Iterator[tuple[str, Fields]]:
+        path, text = self._read(*names)
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
                 try:
-                    content = json.loads(line)
+                    content = json.loads(line, object_pairs_hook=_unique)
                 except ValueError as error:
                     raise InputError(f"{path}, line {number}: broken JSON ({error})") from error
                 yield str(number), Fields(content, f"{path}, line {number}")
 
-    def _read(self, *names: str) -> Path:
+    def _read(self, *names: str) -> tuple[Path, str]:
+        """A file's path and text; it counts among what was read."""
         path = self.path(*names)
         self.files[str(path)] = sha256(path)
-        return path
+        try:
+            return path, path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
 def sha256(path: Path) -> str:
@@ -141,6 +155,16 @@ def sha256(path: Path) -> str:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     return digest.hexdigest()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON file, whose keys differ: the standard library would keep the last of two."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice")
+    return found
 
 
 def _listed(content: Any, path: Path) -> list[Any]:

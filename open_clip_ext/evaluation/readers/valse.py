@@ -1,6 +1,6 @@
 """VALSE (Parcalabescu et al., ACL 2022; Heidelberg-NLP/VALSE, `data/*.json`).
 
-A caption against its foil, eleven instruments of six phenomena. Only items that at least two of three
+A caption against its foil, eleven instruments of seven phenomena. Only items that at least two of three
 annotators found valid count (`mturk.caption >= 2`): 7,702 of 8,782. The score is the paper's `acc_r`.
 """
 
