@@ -14,14 +14,13 @@ from open_clip_ext.evaluation.readers import words
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 
-def imagenet(*, annotations: Path, images: Path, templates: str = "") -> Benchmark:
+def imagenet(*, images: Path, templates: Path | None = None) -> Benchmark:
     """ImageNet-1k, V2, Sketch, A, R or O: a folder of WordNet ids, or of labels 0 to 999.
 
     The names are OpenAI's, as open_clip has them; a folder with fewer ids is scored among its own
     classes, as is the custom for ImageNet-A, R and O.
 
     Args:
-        annotations: not read.
         images: the folder with the class folders.
         templates: a file of templates; OpenAI's 80 if it is not given.
     """
@@ -43,11 +42,10 @@ def imagenet(*, annotations: Path, images: Path, templates: str = "") -> Benchma
     return _benchmark(images.name, "imagenet", folders, names, templates, {})
 
 
-def image_folder(*, annotations: Path, images: Path, classnames: str = "", templates: str = "") -> Benchmark:
+def image_folder(*, images: Path, classnames: Path | None = None, templates: Path | None = None) -> Benchmark:
     """Any folder of class folders, in the order of their names.
 
     Args:
-        annotations: not read.
         images: the folder with the class folders.
         classnames: a file with a name per line; the folders' names, `_` read as a space, if it is not given.
         templates: a file of templates; OpenAI's 80 for ImageNet if it is not given.
@@ -56,7 +54,7 @@ def image_folder(*, annotations: Path, images: Path, classnames: str = "", templ
     files: dict[str, str] = {}
     names = [folder.name.replace("_", " ") for folder in folders]
     if classnames:
-        names = words.lines(Path(classnames), files)
+        names = words.lines(classnames, files)
         if len(names) != len(folders):
             raise InputError(
                 f"{classnames}: {len(names)} class names for the {len(folders)} folders of {images}"
@@ -86,7 +84,7 @@ def _benchmark(
     reader: str,
     folders: Sequence[Path],
     names: Sequence[str],
-    templates: str,
+    templates: Path | None,
     files: dict[str, str],
 ) -> Benchmark:
     found = [(picture, label) for label, path in enumerate(folders) for picture in pictures_in(path)]

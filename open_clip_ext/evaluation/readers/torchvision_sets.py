@@ -28,7 +28,7 @@ def _reader(name: str, cls: str, separators: str = "_", **options: Any) -> Calla
         options: of the class.
     """
 
-    def read(*, annotations: Path, images: Path, classnames: str = "", templates: str = "") -> Benchmark:
+    def read(*, images: Path, classnames: Path | None = None, templates: Path | None = None) -> Benchmark:
         dataset = _open(name, cls, images, options)
         files: dict[str, str] = {}
         names = _names(name, dataset, classnames, separators, files)
@@ -41,7 +41,6 @@ def _reader(name: str, cls: str, separators: str = "_", **options: Any) -> Calla
     read.__doc__ = f"""{cls} as torchvision stores it.
 
     Args:
-        annotations: not read.
         images: the `root` that torchvision was given.
         classnames: a file with a name per line; clip-benchmark's or torchvision's if it is not given.
         templates: a file of templates; clip-benchmark's if it is not given.
@@ -108,16 +107,18 @@ def _pictures(dataset: Any, root: Path) -> list[Picture]:
     return [Sample(f"{where}/{index}", dataset=dataset, index=index) for index in range(len(dataset))]
 
 
-def _names(name: str, dataset: Any, path: str, separators: str, files: dict[str, str]) -> tuple[str, ...]:
+def _names(
+    name: str, dataset: Any, path: Path | None, separators: str, files: dict[str, str]
+) -> tuple[str, ...]:
     if path:
-        return tuple(words.lines(Path(path), files))
+        return tuple(words.lines(path, files))
     if known := words.of_clip_benchmark("classnames", name):
         return known
     names: Sequence[str] = dataset.classes
     return tuple("".join(" " if c in separators else c for c in found) for found in names)
 
 
-def _templates(name: str, path: str, files: dict[str, str]) -> tuple[str, ...]:
+def _templates(name: str, path: Path | None, files: dict[str, str]) -> tuple[str, ...]:
     if path:
         return words.templates(path, files)
-    return words.of_clip_benchmark("zeroshot_classification_templates", name) or words.templates("", files)
+    return words.of_clip_benchmark("zeroshot_classification_templates", name) or words.templates(None, files)

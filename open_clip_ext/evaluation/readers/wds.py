@@ -24,11 +24,10 @@ PICTURES = ("webp", "png", "jpg", "jpeg")
 LABEL = {"classification": "cls", "retrieval": "txt"}
 
 
-def wds(*, annotations: Path, images: Path, split: str = "test") -> Benchmark:
+def wds(*, images: Path, split: str = "test") -> Benchmark:
     """A data set in clip-benchmark's webdataset layout.
 
     Args:
-        annotations: not read.
         images: the folder that holds the splits.
         split: the folder with the shards.
     """

@@ -26,10 +26,10 @@ def lines(path: Path, files: dict[str, str]) -> list[str]:
     return found
 
 
-def templates(path: str, files: dict[str, str]) -> tuple[str, ...]:
-    """The templates in a file, or OpenAI's for ImageNet where `path` is empty."""
+def templates(path: Path | None, files: dict[str, str]) -> tuple[str, ...]:
+    """The templates in a file, or OpenAI's for ImageNet where `path` is None."""
     if path:
-        return tuple(lines(Path(path), files))
+        return tuple(lines(path, files))
     from open_clip import OPENAI_IMAGENET_TEMPLATES
 
     return tuple(template("{c}") for template in OPENAI_IMAGENET_TEMPLATES)
