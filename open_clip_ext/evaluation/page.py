@@ -91,41 +91,34 @@ def _cell(text: str) -> Any:
 
 
 def _thumbnails(made: Sequence[Part]) -> dict[str, str]:
-    """Data URIs of the examples' pictures, those that can be read."""
+    """Data URIs of the examples' pictures, of those that can be read."""
     paths = {path for part in made for example in part.examples for path, _ in example.pictures}
-    found = {}
-    for path in sorted(paths):
-        content = _bytes(Path(path))
-        small = _small(content) if content else None
-        if small:
-            found[path] = f"data:image/jpeg;base64,{base64.b64encode(small).decode()}"
-    return found
+    found = {path: thumbnail(path) for path in sorted(paths)}
+    return {path: uri for path, uri in found.items() if uri}
 
 
-def _bytes(path: Path) -> bytes | None:
-    """A file, or a member of an uncompressed tar file: `shards/0.tar/0001.jpg`."""
-    try:
-        if path.is_file():
-            return path.read_bytes()
-        for archive in path.parents:
-            if archive.is_file():
-                with tarfile.open(archive, "r:") as tar:
-                    member = tar.extractfile(str(path.relative_to(archive)))
-                    return member.read() if member else None
-    except (OSError, KeyError, tarfile.TarError):
-        pass
-    return None
+def thumbnail(path: str) -> str | None:
+    """A picture as a small data URI; None if it cannot be read.
 
-
-def _small(content: bytes) -> bytes | None:
-    from PIL import Image, UnidentifiedImageError
+    Args:
+        path: of a file, or of a member of an uncompressed tar file (`shards/0.tar/0001.jpg`).
+    """
+    from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(_bytes(Path(path)))) as image:
             small = image.convert("RGB")
-    except (OSError, UnidentifiedImageError):
+    except (OSError, KeyError, tarfile.TarError):  # what is no picture is an OSError too
         return None
     small.thumbnail((SIDE, SIDE))
     encoded = io.BytesIO()
     small.save(encoded, "jpeg", quality=80)
-    return encoded.getvalue()
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
+
+
+def _bytes(path: Path) -> bytes:
+    if archive := next((parent for parent in path.parents if parent.is_file()), None):
+        with tarfile.open(archive, "r:") as tar:
+            member = tar.extractfile(str(path.relative_to(archive)))
+            return member.read() if member else b""
+    return path.read_bytes()

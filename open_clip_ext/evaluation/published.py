@@ -56,7 +56,7 @@ def tables() -> list[Published]:
 
 def of(names: Iterable[str], families: Iterable[str]) -> list[Published]:
     """What is published of some benchmarks, or as an average of their families."""
-    shown = [name.removeprefix("wds-") for name in names]
+    shown = [name.removeprefix("wds-").replace("_", "-") for name in names]
     # One reader takes ImageNet and its relatives and names the folder; the numbers are ImageNet's.
     shown += ["imagenet" for name in shown if name.startswith("imagenet-")]
     wanted = {*shown, *families}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import random
 from pathlib import Path
 
@@ -81,6 +83,11 @@ def entry(name, family, rows, names, **changes):
 
 
 def benchmarks(pictures, composition_skill=0.6, zero_shot_skill=0.8, model_seed=0):
+    return copy.deepcopy(_benchmarks(tuple(pictures), composition_skill, zero_shot_skill, model_seed))
+
+
+@functools.cache
+def _benchmarks(pictures, composition_skill, zero_shot_skill, model_seed):
     return {
         "sugarcrepe": entry(
             "sugarcrepe", "composition", composition(pictures, composition_skill, model_seed),
