@@ -126,7 +126,9 @@ def test_the_interval_covers_the_truth():
                 clusters.append(str(image))
                 a.append(int(rng.random() < easy))
                 b.append(int(rng.random() < (1 + easy) / 2))
-        [found] = bootstrap.replicates(clusters, ["all"] * len(a), [a, b], [micro], resamples=1000, seed=trial)
+        [found] = bootstrap.replicates(
+            clusters, ["all"] * len(a), [a, b], [micro], resamples=1000, seed=trial
+        )
         low, high = bootstrap.interval(found.drawn[:, 1] - found.drawn[:, 0])
         held += low <= 0.25 <= high
     assert 0.90 <= held / trials <= 0.98
