@@ -1,4 +1,4 @@
-"""Readers: a small data set in each official form, counts of the real files, and every way a file is wrong."""
+"""Readers: a small data set in each official form, counts of the real files, every way to be wrong."""
 
 from __future__ import annotations
 
@@ -175,9 +175,10 @@ def make_imagecode(root: Path) -> None:
 
 def make_whatsup(root: Path) -> None:
     for folder, file, sides in (
-        ("controlled_images", "controlled_images_dataset.json", ("left_of", "right_of", "on", "under")),
-        ("controlled_clevr", "controlled_clevr_dataset.json", ("left_of", "right_of", "in-front_of", "behind")),
-    ):  # fmt: skip
+        ("controlled_images", "controlled_images_dataset.json", ("on", "under")),
+        ("controlled_clevr", "controlled_clevr_dataset.json", ("in-front_of", "behind")),
+    ):
+        sides = ("left_of", "right_of", *sides)
         rows = []
         for side in sides:
             name = f"{folder}/mug_{side}_table.jpeg"
