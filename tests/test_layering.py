@@ -27,7 +27,7 @@ ALLOWED = {
     "registry": ["errors", "plugins"],
     "settings": ["errors", "registry"],
     "run": ["", "armed", "errors", "peers", "settings", "teacher", "towers"],
-    "host": ["host", "armed", "data", "errors", "run", "settings", "teacher"],
+    "host": ["host", "armed", "data", "errors", "evaluation", "run", "settings", "teacher", "towers"],
     "losses": ["losses", "teacher"],
     "evaluation": ["evaluation", "", "errors", "plugins", "tables", "towers"],
     "demo": ["demo", "", "errors", "registry", "tables"],

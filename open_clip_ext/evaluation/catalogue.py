@@ -28,6 +28,7 @@ class Source:
     name: str
     reader: Callable[..., Benchmark] = field(repr=False)
     options: dict[str, Any]
+    flag: str = FLAG
 
     def read(self) -> Benchmark:
         """The benchmark.
@@ -40,7 +41,9 @@ class Source:
             raise
         except Exception as error:  # readers are anyone's, and files hold anything
             kind = type(error).__name__
-            raise InputError(f"{FLAG} {self.name}: its files cannot be read ({kind}: {error})") from error
+            raise InputError(
+                f"{self.flag} {self.name}: its files cannot be read ({kind}: {error})"
+            ) from error
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,29 +67,30 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def sources(chosen: Sequence[Sequence[str]], data: Path | None = None) -> list[Source]:
+def sources(chosen: Sequence[Sequence[str]], data: Path | None = None, flag: str = FLAG) -> list[Source]:
     """What `--benchmark` and `--data` name.
 
     Args:
         chosen: `[NAME, "KEY=VALUE", ...]` of each `--benchmark`.
         data: the file of `--data`; without `chosen` everything in it is meant.
+        flag: what the user gave the benchmarks to, for the sentences.
 
     Raises InputError if a name or option is unknown, or an option that is needed is missing.
     """
     known = _from_file(data) if data else {}
     if not chosen:
         if not known:
-            raise InputError(f"{FLAG}: missing; give at least one, or --data FILE")
-        return [_source(name, pairs, data) for name, entries in known.items() for pairs in entries]
+            raise InputError(f"{flag}: missing; give at least one, or --data FILE")
+        return [_source(name, pairs, data, flag) for name, entries in known.items() for pairs in entries]
     made = []
     for name, *pairs in chosen:
         if pairs or name not in known:
             base = known.get(name, [[]])[0]
             given = {pair.partition("=")[0] for pair in pairs}
             kept = [pair for pair in base if pair.partition("=")[0] not in given]
-            made.append(_source(name, [*pairs, *kept], data, len(pairs)))
+            made.append(_source(name, [*pairs, *kept], data, flag, len(pairs)))
         else:
-            made += [_source(name, entry, data) for entry in known[name]]
+            made += [_source(name, entry, data, flag) for entry in known[name]]
     return made
 
 
@@ -99,18 +103,20 @@ def read(chosen: Sequence[Source]) -> dict[str, tuple[Source, Benchmark]]:
     for source in chosen:
         benchmark = source.read()
         if benchmark.name in found:
-            raise InputError(f"{FLAG} {source.name}: {benchmark.name} is given twice; evaluate one at a time")
+            raise InputError(
+                f"{source.flag} {source.name}: {benchmark.name} is given twice; evaluate one at a time"
+            )
         found[benchmark.name] = (source, benchmark)
     return found
 
 
-def _source(name: str, pairs: Sequence[str], data: Path | None, typed: int = 0) -> Source:
+def _source(name: str, pairs: Sequence[str], data: Path | None, given_to: str, typed: int = 0) -> Source:
     """The source of one benchmark; after the first `typed`, `pairs` are from the file `data`."""
-    reader = plugins.load(plugins.entries(GROUP), name, FLAG, "benchmark")
+    reader = plugins.load(plugins.entries(GROUP), name, given_to, "benchmark")
     if not callable(reader):
-        raise InputError(f"{FLAG} {name}: its entry point is not a function that reads it")
+        raise InputError(f"{given_to} {name}: its entry point is not a function that reads it")
     known = plugins.options(reader)
-    flag, owner = f"{FLAG} {name}", f"benchmark {name}"
+    flag, owner = f"{given_to} {name}", f"benchmark {name}"
     options = plugins.parse_options(known, pairs[:typed], flag, owner)
     for key, value in plugins.parse_options(known, pairs[typed:], flag, owner).items():
         # A path in a file is meant from where the file is.
@@ -122,7 +128,7 @@ def _source(name: str, pairs: Sequence[str], data: Path | None, typed: int = 0) 
     ]
     if missing:
         raise InputError(f"{flag}: needs {' '.join(missing)}")
-    return Source(name, reader, options)
+    return Source(name, reader, options, given_to)
 
 
 def _from_file(data: Path) -> dict[str, list[list[str]]]:

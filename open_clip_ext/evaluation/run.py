@@ -129,7 +129,9 @@ def cluster(row: Row) -> str:
     return str(row["pictures"][0] if row["pictures"] else row["id"])
 
 
-def present(benchmark: Benchmark, allow_missing: bool) -> tuple[list[Any], int]:
+def present(
+    benchmark: Benchmark, allow_missing: bool, flag: str = "--allow-missing"
+) -> tuple[list[Any], int]:
     """The items whose pictures are there, and how many are not.
 
     Raises InputError if one is missing and that is not allowed, or if none is left.
@@ -142,7 +144,7 @@ def present(benchmark: Benchmark, allow_missing: bool) -> tuple[list[Any], int]:
     if gone and not allow_missing:
         raise InputError(
             f"{benchmark.name}: {len(gone)} of {len(paths)} pictures are not there (first: {gone[0]}); "
-            "mend the path, or leave their items out with --allow-missing"
+            f"mend the path, or leave their items out with {flag}"
         )
     if not items:
         raise InputError(f"{benchmark.name}: none of its {len(paths)} pictures is there (first: {gone[0]})")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,16 @@ def seed_everything(seed: int, *path: int) -> None:
     random.seed(derived)
     np.random.seed(derived)
     torch.manual_seed(derived)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Leave Python's, numpy's and torch's global generators as they were."""
+    drawn, numpy_drawn = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        yield
+    random.setstate(drawn)
+    np.random.set_state(numpy_drawn)
 
 
 class SeedWorker:
