@@ -165,13 +165,14 @@ def _file(name: str | None, pretrained: str | None) -> Path | None:
                 f"--model {name}: without --pretrained TAG|FILE its weights would be random; give one"
             )
         return None
-    tags = [] if schema or name is None else open_clip.list_pretrained_tags_by_model(name.replace("/", "-"))
-    if pretrained in tags:
+    plain = None if schema or name is None else name.replace("/", "-")
+    if plain and open_clip.get_pretrained_cfg(plain, pretrained):
         return None
     path = Path(pretrained)
     if path.is_dir():
         raise InputError(f"--pretrained {path}: is a folder; name the checkpoint file in it")
     if not path.is_file():
+        tags = open_clip.list_pretrained_tags_by_model(plain) if plain else []
         known = f"; the tags of {name}: {', '.join(tags)}" if tags else ""
         raise InputError(f"--pretrained {pretrained}: no such tag and no such file{known}")
     return path
