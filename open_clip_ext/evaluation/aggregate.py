@@ -180,14 +180,18 @@ def apply(tree: Tree, groups: Sequence[str], sums: Floats, counts: Floats) -> Fl
 
     Groups without items are left out of the means; a value with no item at all is NaN.
     """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        if isinstance(tree, Pool):
-            pooled = set(tree.groups)
-            places = [i for i, group in enumerate(groups) if group in pooled]
+    place = {group: i for i, group in enumerate(groups)}
+
+    def value(part: Tree) -> Floats:
+        if isinstance(part, Pool):
+            places = [place[group] for group in part.groups if group in place]
             return np.asarray(sums[..., places].sum(-1) / counts[..., places].sum(-1))
-        values = np.stack([apply(part, groups, sums, counts) for part in tree.parts])
+        values = np.stack([value(inner) for inner in part.parts])
         there = ~np.isnan(values)
         return np.asarray(np.where(there, values, 0).sum(0) / there.sum(0))
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return value(tree)
 
 
 def leaves(tree: Tree) -> list[str]:

@@ -24,7 +24,7 @@ Array = npt.NDArray[np.float64]
 Aggregate = Callable[[Sequence[str], Array, Array], Array]
 
 RESAMPLES = 10_000
-CHUNK = 500  # resamples at a time; bounds the memory
+AT_ONCE = 2**18  # counts that are weighted and summed together: they should fit a cache
 
 
 @dataclass(frozen=True)
@@ -77,26 +77,25 @@ def replicates(
     kinds = Counter(tuple(sorted((g, *sums) for g, sums in own.items())) for own in content.values())
     # One row per kind and group it touches, by group: sums per group are sums over runs of rows.
     rows = sorted((g, kind, *sums) for kind, own in enumerate(sorted(kinds)) for g, *sums in own)
-    table = np.array(rows, dtype=np.int64)
+    table = np.array(rows)
     starts = np.searchsorted(table[:, 0], np.arange(len(names)))
     sizes = np.array([kinds[own] for own in sorted(kinds)])
 
     def scores(counts: npt.NDArray[np.int64]) -> list[Array]:
         """Counts of the kinds [r, T] -> per aggregation [r, M]."""
-        weights = counts[:, table[:, 1]]
+        weights = counts.astype(np.float64)[:, table[:, 1]]  # integers, so all sums are exact
         n, *sums = (
-            np.add.reduceat(weights * table[:, 2 + k], starts, axis=1).astype(np.float64)
-            for k in range(1 + len(correct))
+            np.add.reduceat(weights * table[:, 2 + k], starts, axis=1) for k in range(1 + len(correct))
         )
         right = np.stack(sums, axis=1)  # [r, M, G]
         items = np.broadcast_to(n[:, None], right.shape)
         return [of(names, right, items) for of in aggregates]
 
     generator = np.random.default_rng(seed)
-    total = int(sizes.sum())
+    total, chunk = int(sizes.sum()), max(1, AT_ONCE // len(table))
     parts = [
-        scores(generator.multinomial(total, sizes / total, size=min(CHUNK, resamples - done)))
-        for done in range(0, resamples, CHUNK)
+        scores(generator.multinomial(total, sizes / total, size=min(chunk, resamples - done)))
+        for done in range(0, resamples, chunk)
     ]
     return [
         Replicates(value[0], np.concatenate(drawn), len(clusters), total)
