@@ -209,7 +209,7 @@ def shared(results: Sequence[Result]) -> tuple[list[str], list[str]]:
 
 
 # Keys of a benchmark's entry that have to agree, and what they are; the notes name templates and splits.
-CONDITIONS = {"ties": "treatment of ties", "notes": "notes", "options": "options"}
+CONDITIONS = {"ties": "treatment of ties", "notes": "notes"}
 
 
 def aligned(results: Sequence[Result], name: str) -> list[list[Row]]:

@@ -169,6 +169,7 @@ def _row(item: Item, metrics: dict[str, tuple[Any, Any]], margin: Any) -> Row:
         "group": item.group,
         "pictures": [picture.path for picture in item.pictures],
         "captions": list(item.captions),
+        "truth": list(item.truth),
         "correct": {name: int(value) for name, (value, _) in metrics.items()},
         "half": {name: float(value) for name, (_, value) in metrics.items()},
         "margin": float(margin),
