@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -404,3 +405,13 @@ def test_bad_calls(two, tmp_path, words, sentence):
     assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert (tmp_path / "FILE").read_text() == ""
+
+
+def test_the_example_of_the_docs_runs(tmp_path, pictures, monkeypatch, capsys):
+    for name, skill in (("base", 0.6), ("degla", 0.8)):
+        results.write(tmp_path / "results" / name, results.benchmarks(pictures, skill))
+    docs = Path(__file__).parents[2] / "docs" / "comparing.md"
+    [code] = re.findall(r"```python\n(.*?)```", docs.read_text(), flags=re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, docs.name, "exec"), {})
+    assert "# degla against base" in capsys.readouterr().out
