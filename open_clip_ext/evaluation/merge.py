@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from open_clip_ext.errors import InputError
 
@@ -54,7 +54,7 @@ def main(args: argparse.Namespace) -> int:
     if args.out.is_dir() or not args.out.parent.is_dir():
         raise InputError(f"--out {args.out}: name a file in a folder that exists")
     base, tuned = ends(args.base, args.tuned, args.model, args.activation)
-    mixed = between(base, tuned, args.alpha)
+    mixed = Mixture(base, tuned).weights(args.alpha)
     parts = f"{1 - args.alpha:g} of {base.record['sha256']}, {args.alpha:g} of {tuned.record['sha256']}"
     weights.save(args.out, mixed, {**models.origin(tuned), "merge": parts})
     print(
@@ -92,9 +92,22 @@ def ends(base: str, tuned: str, model: str | None, activation: str | None) -> tu
     return a, b
 
 
-def between(base: Loaded, tuned: Loaded, alpha: float) -> dict[str, Tensor]:
-    """The state dict at `alpha` between two models of `ends`."""
-    from open_clip_ext.evaluation import weights
+class Mixture:
+    """The models on the way from one to another of `ends`."""
 
-    names = (base.record["checkpoint"], tuned.record["checkpoint"])
-    return weights.interpolate(base.model.state_dict(), tuned.model.state_dict(), alpha, names)
+    def __init__(self, base: Loaded, tuned: Loaded) -> None:
+        self._names = (base.record["checkpoint"], tuned.record["checkpoint"])
+        self._model = base.model
+        self._base = {key: value.clone() for key, value in base.model.state_dict().items()}
+        self._tuned = tuned.model.state_dict()
+
+    def weights(self, alpha: float) -> dict[str, Tensor]:
+        """The state dict at `alpha`, on the CPU."""
+        from open_clip_ext.evaluation import weights
+
+        return weights.interpolate(self._base, self._tuned, alpha, self._names)
+
+    def at(self, alpha: float) -> Any:
+        """The model at `alpha`, always the same object."""
+        self._model.load_state_dict(self.weights(alpha))
+        return self._model

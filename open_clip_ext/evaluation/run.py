@@ -10,17 +10,19 @@ import argparse
 import json
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from open_clip_ext import __version__
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.items import Benchmark, Encoder, Row
+
+if TYPE_CHECKING:
+    from open_clip_ext.evaluation.catalogue import Source
 
 FORMAT = 1
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "timm", "numpy", "pillow", "ftfy")
@@ -62,7 +64,7 @@ def _evaluate(
     ties: str,
     intervals: bool,
 ) -> dict[str, Any]:
-    from open_clip_ext.evaluation import aggregate, scoring
+    from open_clip_ext.evaluation import aggregate, bootstrap, scoring
 
     items, missing = present(benchmark, allow_missing)
     score = benchmark.score or partial(scoring.rows, ties=ties)  # type: ignore[arg-type]
@@ -79,8 +81,9 @@ def _evaluate(
             notes.append(f"{name} is not given: no item of {', '.join(gone)}")
             continue
         scores[name] = aggregate.score(name, rows)
-        if intervals:
-            scores[name]["interval"] = list(_interval(rows, name))
+    if intervals:
+        for name, made in bootstrap.of_rows(benchmark.name, [rows], list(scores)).items():
+            scores[name]["interval"] = list(bootstrap.interval(made.drawn[:, 0]))
     if not scores:
         raise InputError(f"{benchmark.name}: none of its averages can be given: {'; '.join(notes)}")
     result = {
@@ -93,7 +96,7 @@ def _evaluate(
         "primary": next(iter(scores)),
         "scores": scores,
         "subsets": subsets(rows),
-        "items": f"items/{benchmark.name}.jsonl",
+        "items": f"items/{benchmark.name.replace('/', '_')}.jsonl",
         "rows": rows,
     }
     if seen:
@@ -106,27 +109,6 @@ def _evaluate(
             if chosen
         }
     return result
-
-
-def _interval(rows: Sequence[Row], name: str) -> tuple[float, float]:
-    """The 95 % interval of an aggregation, by the bootstrap over pictures."""
-    from open_clip_ext.evaluation import aggregate, bootstrap
-
-    metric, _ = aggregate.split(name)
-    chosen = aggregate.of_metric(name, rows)
-    groups = [row["group"] for row in chosen]
-    (made,) = bootstrap.replicates(
-        [cluster(row) for row in chosen],
-        groups,
-        [[row["correct"][metric] for row in chosen]],
-        [partial(aggregate.apply, aggregate.plan(name, Counter(groups)))],
-    )
-    return bootstrap.interval(made.drawn[:, 0])
-
-
-def cluster(row: Row) -> str:
-    """What a row is resampled with: its first picture, or itself."""
-    return str(row["pictures"][0] if row["pictures"] else row["id"])
 
 
 def present(
@@ -180,16 +162,23 @@ def write(
         rows = result["rows"]
         benchmarks[name] = {key: value for key, value in result.items() if key != "rows"}
         _replace(out / result["items"], "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    content = {
+    content = {**header(), "model": dict(model), **(more or {}), "benchmarks": benchmarks}
+    write_json(out / "result.json", content)
+
+
+def header() -> dict[str, Any]:
+    """What every file of results says first."""
+    return {
         "format": FORMAT,
         "package": __version__,
         "versions": versions(),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "model": dict(model),
-        **(more or {}),
-        "benchmarks": benchmarks,
     }
-    _replace(out / "result.json", json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file, which is whole at any time."""
+    _replace(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -253,11 +242,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     catalogue.add_source_arguments(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the result goes")
     parser.add_argument(
-        "--allow-missing",
-        action="store_true",
-        help="leave out the items whose pictures are not there, and report n of N",
-    )
-    parser.add_argument(
         "--train-manifest",
         type=Path,
         nargs="+",
@@ -270,6 +254,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--compat",
         choices=("aro",),
         help="let the first of equal scores win, as argmax in ARO's code does, in place of the strict score",
+    )
+    add_encoding_arguments(parser)
+
+
+def add_encoding_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how pictures and captions are encoded."""
+    parser.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="leave out the items whose pictures are not there, and report n of N",
     )
     parser.add_argument(
         "--cache",
@@ -286,9 +280,7 @@ def main(args: argparse.Namespace) -> int:
     from open_clip_ext.evaluation import catalogue, manifest, models
     from open_clip_ext.evaluation.encode import Encoder
 
-    if args.batch_size < 1:
-        raise InputError(f"--batch-size {args.batch_size}: give at least 1")
-    _claim(args.out)
+    claim(args)
     # All that can be wrong is looked at before the model is loaded.
     found = catalogue.read(catalogue.sources(args.benchmark, args.data))
     benchmarks = [benchmark for _, benchmark in found.values()]
@@ -296,13 +288,12 @@ def main(args: argparse.Namespace) -> int:
         present(benchmark, args.allow_missing)
     seen = manifest.read(args.train_manifest)
     loaded = models.from_arguments(args)
-    cache = None if args.cache == "none" else Path(args.cache or default_cache())
     encoder = Encoder(
         loaded.model,
         loaded.preprocess,
         loaded.tokenizer,
         precision=args.precision,
-        cache=cache,
+        cache=cache_folder(args),
         batch=args.batch_size,
     )
     results = evaluate(
@@ -312,9 +303,7 @@ def main(args: argparse.Namespace) -> int:
         seen=seen.has if seen else None,
         ties="argmax" if args.compat else "strict",
     )
-    for name, (source, _) in found.items():
-        results[name]["reader"] = source.name
-        results[name]["options"] = {key: str(value) for key, value in source.options.items()}
+    note_sources(results, found)
     write(args.out, loaded.record, results, {"train_manifest": seen.files} if seen else {})
     print(table(results))
     print(f"\n{args.out / 'result.json'}")
@@ -327,12 +316,26 @@ def default_cache() -> str:
     return os.path.join(root, "open_clip_ext", "features")
 
 
-def _claim(out: Path) -> None:
-    """Refuse a place where a result would be lost, or cannot be written."""
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: not a folder; name another")
-    if (out / "result.json").exists():
-        raise InputError(f"--out {out}: holds a result already; name another folder, or remove it")
+def note_sources(results: Mapping[str, Any], found: Mapping[str, tuple[Source, Benchmark]]) -> None:
+    """Add to results what they were read with."""
+    for name, (source, _) in found.items():
+        results[name]["reader"] = source.name
+        results[name]["options"] = {key: str(value) for key, value in source.options.items()}
+
+
+def cache_folder(args: argparse.Namespace) -> Path | None:
+    """Where features are kept, from the flags of `add_encoding_arguments`."""
+    return None if args.cache == "none" else Path(args.cache or default_cache())
+
+
+def claim(args: argparse.Namespace, file: str = "result.json") -> None:
+    """Refuse a batch of no picture, and a place where a result would be lost or cannot be written."""
+    if args.batch_size < 1:
+        raise InputError(f"--batch-size {args.batch_size}: give at least 1")
+    if args.out.exists() and not args.out.is_dir():
+        raise InputError(f"--out {args.out}: not a folder; name another")
+    if (args.out / file).exists():
+        raise InputError(f"--out {args.out}: holds a result already; name another folder, or remove it")
 
 
 def table(results: Mapping[str, Any]) -> str:

@@ -6,16 +6,16 @@ import io
 import json
 import struct
 import sys
-import tarfile
 from pathlib import Path
 
 import open_clip
 import pytest
 import torch
 from conftest import ConstantEncoder, FakeEncoder
+from drawn import png, write_folders, write_wds
 from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 from PIL import Image
-from support import COLOURS, add_file
+from support import COLOURS
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation import aggregate
@@ -23,19 +23,6 @@ from open_clip_ext.evaluation.classification import Classes
 from open_clip_ext.evaluation.encode import Encoder
 from open_clip_ext.evaluation.readers import folders, torchvision_sets, words
 from open_clip_ext.evaluation.readers.wds import wds
-
-
-def picture(colour: str) -> Image.Image:
-    return Image.new("RGB", (20, 16), COLOURS[colour])
-
-
-def write_folders(root: Path, colours: dict[str, str], each: int = 2) -> Path:
-    """A folder per class, its pictures of one colour."""
-    for folder, colour in colours.items():
-        (root / folder).mkdir(parents=True)
-        for i in range(each):
-            picture(colour).save(root / folder / f"{i}.png")
-    return root
 
 
 class ColourEncoder(FakeEncoder):
@@ -213,25 +200,6 @@ def test_a_data_set_that_is_not_there_is_one_sentence(tmp_path, name):
 
 
 # clip-benchmark's webdatasets
-
-
-def write_wds(root: Path, samples: list[dict[str, bytes]], shards: int = 2, **texts: str) -> Path:
-    (root / "test").mkdir(parents=True)
-    (root / "test" / "nshards.txt").write_text(str(shards))
-    for name, text in texts.items():
-        (root / f"{name}.txt").write_text(text)
-    for shard in range(shards):
-        with tarfile.open(root / "test" / f"{shard}.tar", "w") as tar:
-            for i, sample in list(enumerate(samples))[shard::shards]:
-                for suffix, content in sample.items():
-                    add_file(tar, f"s{i:07d}.{suffix}", content)
-    return root
-
-
-def png(colour: str) -> bytes:
-    encoded = io.BytesIO()
-    picture(colour).save(encoded, "png")
-    return encoded.getvalue()
 
 
 def write_colours_wds(root: Path, **changes) -> Path:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from conftest import ConstantEncoder, FakeEncoder
-from test_classification import png, write_wds
+from drawn import png, write_wds
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation import aggregate, ranking, retrieval

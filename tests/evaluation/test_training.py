@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from drawn import write_crepe
 from support import photos, train, train_here
 
 from open_clip_ext.evaluation import models, run
@@ -17,22 +18,7 @@ from open_clip_ext.evaluation.readers import sugarcrepe
 
 @pytest.fixture(scope="session")
 def crepe(tmp_path_factory) -> Path:
-    """Drawn photos in SugarCrepe's files, six items in each."""
-    folder = tmp_path_factory.mktemp("crepe")
-    made = photos(42, seed=5)
-    for i, photo in enumerate(made):
-        photo.image.save(folder / f"{i}.png")
-    for k, subset in enumerate(sugarcrepe.SUBSETS):
-        rows = {
-            str(i): {
-                "filename": f"{i}.png",
-                "caption": made[i].caption,
-                "negative_caption": made[i].negatives[i % 4],
-            }
-            for i in range(k, 42, 7)
-        }
-        (folder / f"{subset}.json").write_text(json.dumps(rows))
-    return folder
+    return write_crepe(tmp_path_factory.mktemp("data") / "crepe", seed=5)
 
 
 @pytest.fixture
