@@ -124,7 +124,10 @@ def verdict(found: Comparison, k: int) -> str:
     bottom = 14 + 40 * len(rows)
     svg = Svg(bottom + 44, f"Changes of {found.results[k + 1].label} with 95 % intervals")
     _axis(svg, x, ticks(low, high), 8, bottom, "+")
-    svg.words(WIDTH - 20, bottom + 38, "change in percentage points, 95 % interval", "end", "tick")
+    words = "change in percentage points, 95 % interval" + (
+        "; dashed: the margin" if ZERO_SHOT in found.families else ""
+    )
+    svg.words(WIDTH - 20, bottom + 38, words, "end", "tick")
     for n, (kind, change) in enumerate(rows):
         y = 34.0 + 40 * n
         if kind == ZERO_SHOT:
@@ -133,6 +136,28 @@ def verdict(found: Comparison, k: int) -> str:
         _whisker(svg, x(change.low), x(change.high), y, f"whisker s{(k + 1) % COLOURS}")
         svg.mark(k + 1, x(change.value), y, _hint(kind, change))
     return str(svg)
+
+
+def _names(svg: Svg, names: Sequence[str], points: Sequence[tuple[float, float]]) -> None:
+    """A name beside each point, away from other points and names where there is room."""
+    taken = [(x - 8, y - 8, x + 8, y + 8) for x, y in points]
+    for name, (x, y) in zip(names, points, strict=True):
+        wide = 8.2 * len(name)
+        places = {
+            (side, drop): (x + 12 if side > 0 else x - 12 - wide, y + drop - 12.0)
+            for drop in (-9, 20)
+            for side in (1, -1)
+        }
+        inside = {key: p for key, p in places.items() if p[0] >= 0 and p[0] + wide <= WIDTH} or places
+        free = [
+            key
+            for key, (left, top) in inside.items()
+            if not any(left < b[2] and b[0] < left + wide and top < b[3] and b[1] < top + 15 for b in taken)
+        ]
+        side, drop = free[0] if free else next(iter(inside))
+        left, top = places[side, drop]
+        taken.append((left, top, left + wide, top + 15))
+        svg.words(x + 12 * side, y + drop, name, "start" if side > 0 else "end", "name")
 
 
 def trade_off(found: Comparison) -> str:
@@ -159,21 +184,10 @@ def trade_off(found: Comparison) -> str:
         svg.line(x(a.low), y(b.value), x(a.high), y(b.value), f"whisker s{k % COLOURS}")
         svg.line(x(a.value), y(b.low), x(a.value), y(b.high), f"whisker s{k % COLOURS}")
         label = found.results[k].label
-        svg.mark(
-            k,
-            x(a.value),
-            y(b.value),
-            f"{label}: {100 * a.value:.1f} zero-shot, {100 * b.value:.1f} composition",
-            7,
-        )
-        right = x(a.value) < WIDTH - 140
-        svg.words(
-            x(a.value) + (12 if right else -12),
-            y(b.value) - 9,
-            cut(label, 20),
-            "start" if right else "end",
-            "name",
-        )
+        hint = f"{label}: {100 * a.value:.1f} zero-shot, {100 * b.value:.1f} composition"
+        svg.mark(k, x(a.value), y(b.value), hint, 7)
+    points = [(x(a.value), y(b.value)) for a, b in zip(across, up, strict=True)]
+    _names(svg, [cut(result.label, 22) for result in found.results], points)
     return str(svg)
 
 
