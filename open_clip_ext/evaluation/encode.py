@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from open_clip import get_input_dtype
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
@@ -147,12 +148,12 @@ class Encoder:
 
     @torch.inference_mode()
     def _forward(self, forward: Callable[..., Tensor], inputs: Tensor) -> NDArray[np.float32]:
-        if inputs.is_floating_point() and not self.precision.startswith("amp"):
-            inputs = inputs.to(next(self.model.parameters()).dtype)
+        if inputs.is_floating_point() and (dtype := get_input_dtype(self.precision)):
+            inputs = inputs.to(dtype)
         amp = contextlib.nullcontext()
         if self.precision.startswith("amp"):
-            dtype = torch.bfloat16 if self.precision.endswith("bf16") else torch.float16
-            amp = torch.autocast(self.device.type, dtype=dtype)  # type: ignore[assignment]
+            mixed = torch.bfloat16 if self.precision.endswith("bf16") else torch.float16
+            amp = torch.autocast(self.device.type, dtype=mixed)  # type: ignore[assignment]
         with amp:
             features = forward(inputs.to(self.device, non_blocking=True))
         unit = torch.nn.functional.normalize(features.float(), dim=-1, eps=0.0)  # 0 / 0 must not pass as 0

@@ -85,6 +85,22 @@ def test_the_record_says_what_numbers_depend_on(model, weights):
     assert record["texts"] == "at their real length"
 
 
+@pytest.mark.parametrize("precision", models.PRECISIONS)
+def test_every_precision_gives_fp32_features_that_are_close(model, weights, pictures, precision):
+    loaded = models.load(model, str(weights), precision=precision)
+    encoder = Encoder(loaded.model, loaded.preprocess, loaded.tokenizer, precision=precision)
+    exact = models.load(model, str(weights))
+    for found, expected in (
+        (encoder.texts(TEXTS), texts(exact)),
+        (
+            encoder.pictures([Picture(pictures[0])]),
+            Encoder(exact.model, exact.preprocess, exact.tokenizer).pictures([Picture(pictures[0])]),
+        ),
+    ):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
+
+
 def test_without_a_file_the_sha256_is_that_of_the_weights(tmp_path):
     folder = tmp_path / "folder"
     support.write_model(folder)

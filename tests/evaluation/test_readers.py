@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -602,6 +603,29 @@ def test_whatever_a_reader_raises_is_one_sentence(tmp_path):
     assert str(error.value) == (
         "--benchmark theirs: its files cannot be read (ZeroDivisionError: division by zero)"
     )
+
+
+def test_the_benchmark_of_the_docs_is_found_and_read(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    site = tmp_path / "site"
+    (site / "my_benchmarks").mkdir(parents=True)
+    (site / "my_benchmarks" / "mirrors.py").write_text(code)
+    info = site / "my_benchmarks-1.0.dist-info"  # what pip would make of the example's pyproject.toml
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my_benchmarks\nVersion: 1.0\n")
+    (entry,) = re.findall(r'mirrors = ".*"', text)
+    (info / "entry_points.txt").write_text(f"[{GROUP}]\n{entry.replace(chr(34), '')}\n")
+    monkeypatch.syspath_prepend(site)
+    row = {"file": "1.jpg", "caption": "a", "wrong": "b"}
+    kinds = enumerate(("easy", "hard", "hard", "easy"))
+    put(tmp_path / "mirrors.json", [row | {"id": n, "kind": kind} for n, kind in kinds])
+    given = ["mirrors", f"annotations={tmp_path}", f"images={tmp_path}"]
+    (found,) = catalogue.read(catalogue.sources([[*given, "hard=true"]])).values()
+    assert [item.id for item in found[1].items] == ["1", "2"]
+    put(tmp_path / "mirrors.json", [{"id": 7}])
+    with pytest.raises(InputError, match=r"mirrors\.json, item 0: it has no field 'file'"):
+        catalogue.read(catalogue.sources([given]))
 
 
 # --- the real files -----------------------------------------------------------------------------------
