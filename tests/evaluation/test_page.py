@@ -6,6 +6,7 @@ import base64
 import io
 import re
 import tarfile
+import zipfile
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -104,6 +105,11 @@ def test_every_plot_has_its_table(found, parts, html):
         assert hints
         for hint in hints:
             assert set(re.findall(r"\d+\.\d+", hint)) <= set(numbers(words)), hint
+
+
+def test_the_template_and_the_published_numbers_are_in_the_wheel(wheel):
+    inside = zipfile.ZipFile(wheel).namelist()
+    assert {f"open_clip_ext/evaluation/{name}" for name in ("page.html", "published.json")} <= set(inside)
 
 
 def test_links_within_the_page_lead_somewhere(html):
