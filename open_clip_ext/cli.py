@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -54,11 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _add_part(commands: Any, name: str, module: str, text: str) -> None:
     """A command whose module has `add_arguments(parser)` and `main(args) -> int`, and is light to import."""
-    if importlib.util.find_spec(f"open_clip_ext.{module}") is None:
-        return
     part = importlib.import_module(f"open_clip_ext.{module}")
-    if not hasattr(part, "add_arguments"):
-        return
     parser = commands.add_parser(name, help=text, description=part.__doc__)
     part.add_arguments(parser)
     parser.set_defaults(call=part.main)
