@@ -30,7 +30,7 @@ ALLOWED = {
     "host": ["host", "armed", "data", "errors", "evaluation", "run", "settings", "teacher", "towers"],
     "losses": ["losses", "teacher"],
     "evaluation": ["evaluation", "", "errors", "plugins", "tables", "towers"],
-    "demo": ["demo", "", "errors", "registry", "tables"],
+    "demo": ["demo", "", "errors", "evaluation", "registry", "tables"],
 }
 
 
