@@ -114,12 +114,14 @@ KINDS: dict[str, Callable[[Array, Array, Ties], dict[str, Outcome]]] = {
 def rows(encoder: Encoder, items: Sequence[Item], ties: Ties = "strict") -> list[Row]:
     """A row per item, in order; see docs/evaluation.md for its fields.
 
-    Every picture and caption is encoded once. Raises InputError if a similarity is not finite.
+    Every picture and caption is encoded once. Raises InputError if an item asks nothing, or a similarity is
+    not finite.
     """
     pictures: dict[Picture, int] = {}
     texts: dict[str, int] = {}
     shapes: dict[tuple[str, int, int, int], list[int]] = {}
     for place, item in enumerate(items):
+        _require_a_question(item)
         for picture in item.pictures:
             pictures.setdefault(picture, len(pictures))
         for caption in item.captions:
@@ -144,6 +146,24 @@ def rows(encoder: Encoder, items: Sequence[Item], ties: Ties = "strict") -> list
                 made[i] = _row(items[i], {name: (o.correct[n], o.half[n]) for name, o in outcomes.items()},
                                next(iter(outcomes.values())).margin[n])  # fmt: skip
     return made
+
+
+def _require_a_question(item: Item) -> None:
+    """Refuse an item that has nothing to tell apart, or no such truth."""
+    pictures, captions, truth = len(item.pictures), len(item.captions), item.truth
+    right = {
+        "i2t": captions > 1 and len(truth) == pictures > 0,
+        "t2i": pictures > 1 and len(truth) == captions > 0,
+        "2x2": pictures == captions == 2,
+        "multi-pos": pictures == 1 and 0 < len(set(truth)) == len(truth) < captions,
+        "text": captions == 3,
+    }
+    places = pictures if item.kind == "t2i" else captions
+    if not right.get(item.kind) or not all(0 <= place < places for place in truth):
+        raise InputError(
+            f"item {item.id}: nothing to score for kind {item.kind} with {pictures} pictures, {captions} "
+            f"captions and truth {list(truth)}"
+        )
 
 
 # Items whose features are gathered at once: 2 kB for each picture and caption.

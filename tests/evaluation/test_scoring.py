@@ -157,6 +157,30 @@ def test_equal_captions_tie_wherever_they_stand():
     assert (row["correct"], row["half"], row["tied"]) == ({"accuracy": 0}, {"accuracy": 0.5}, True)
 
 
+@pytest.mark.parametrize(
+    ("kind", "pictures", "captions", "truth"),
+    [
+        ("i2t", "a", "x", (0,)),  # nothing to be mistaken for
+        ("i2t", "a", "xy", (2,)),
+        ("i2t", "a", "xy", (-1,)),
+        ("i2t", "ab", "xy", (0,)),
+        ("i2t", "", "xy", ()),
+        ("t2i", "a", "x", (0,)),
+        ("t2i", "ab", "x", (2,)),
+        ("2x2", "ab", "x", ()),
+        ("multi-pos", "a", "xy", (0, 1)),
+        ("multi-pos", "a", "xyz", (0, 0)),
+        ("multi-pos", "a", "xyz", ()),
+        ("text", "", "xy", ()),
+        ("other", "a", "xy", (0,)),
+    ],
+)
+def test_an_item_that_asks_nothing_is_refused(kind, pictures, captions, truth):
+    item = Item("7", tuple(map(Picture, pictures)), tuple(captions), kind, truth)
+    with pytest.raises(InputError, match=f"item 7: nothing to score for kind {kind} with"):
+        scoring.rows(FakeEncoder(), [item])
+
+
 def test_argmax_lets_the_first_of_equals_win():
     def won(*captions, truth):
         item = Item("1", (Picture("a"),), captions, "i2t", (truth,))
