@@ -181,14 +181,33 @@ def read(folders: Sequence[Path]) -> list[Result]:
         if (twice := known.setdefault(folder.resolve(), folder)) is not folder:
             raise InputError(f"compare: {twice} and {folder} are the same folder")
     names = Counter(folder.resolve().name for folder in folders)
-    return [
-        Result(
-            folder.resolve().name if names[folder.resolve().name] == 1 else str(folder),
-            folder,
-            runs.read(folder),
-        )
-        for folder in folders
-    ]
+    found = []
+    for folder in folders:
+        name = folder.resolve().name
+        content = runs.read(folder)
+        _whole(content, RESULT, str(folder / "result.json"))
+        found.append(Result(name if names[name] == 1 else str(folder), folder, content))
+    return found
+
+
+# What is read of result.json, of a benchmark's entry in it, and of a row.
+RESULT = ("model", "versions", "created", "benchmarks")
+ENTRY = ("family", "n", "missing", "files", "notes", "primary", "scores", "items")
+ROW = ("id", "group", "pictures", "captions", "correct", "margin")
+
+
+def _whole(content: Mapping[str, Any], fields: Sequence[str], where: str) -> None:
+    if gone := [field for field in fields if field not in content]:
+        raise InputError(f"{where}: no {', '.join(gone)} in it; evaluate again")
+
+
+def _rows(result: Result, name: str) -> list[Row]:
+    entry = result.benchmarks[name]
+    _whole(entry, ENTRY, f"{result.folder / 'result.json'}, {name}")
+    rows = runs.read_rows(result.folder, entry)
+    for number, row in enumerate(rows, 1):
+        _whole(row, ROW, f"{result.folder / entry['items']}, line {number}")
+    return rows
 
 
 def shared(results: Sequence[Result]) -> tuple[list[str], list[str]]:
@@ -218,11 +237,11 @@ def aligned(results: Sequence[Result], name: str) -> list[list[Row]]:
     Raises InputError if the results are of other files, templates, options or items.
     """
     base = results[0]
-    found = [runs.read_rows(base.folder, base.benchmarks[name])]
+    found = [_rows(base, name)]
     order = [row["id"] for row in found[0]]
     for other in results[1:]:
+        rows = {row["id"]: row for row in _rows(other, name)}
         _same_conditions(name, base, other)
-        rows = {row["id"]: row for row in runs.read_rows(other.folder, other.benchmarks[name])}
         for here, there, ids in (
             (base, other, set(order) - set(rows)),
             (other, base, set(rows) - set(order)),

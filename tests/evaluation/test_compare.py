@@ -313,6 +313,18 @@ REFUSED = {
         r"compare: no benchmark is in all results \(base has a-sugarcrepe, a-cifar10; tuned has "
         r"b-sugarcrepe, b-cifar10\)",
     ),
+    "an entry without a field": (
+        lambda two: edit(two[1], lambda e: e.pop("primary")),
+        r"tuned/result.json, sugarcrepe: no primary in it; evaluate again",
+    ),
+    "a row without fields": (
+        lambda two: edit_rows(two[1], lambda rows: [rows[0], {"id": "1", "group": "add_obj"}, *rows[2:]]),
+        r"tuned/items/sugarcrepe.jsonl, line 2: no pictures, captions, correct, margin in it; evaluate again",
+    ),
+    "a result without a field": (
+        lambda two: (two[1] / "result.json").write_text('{"format": 1, "benchmarks": {}}'),
+        r"tuned/result.json: no model, versions, created in it; evaluate again",
+    ),
     "no rows": (
         lambda two: (two[1] / "items/sugarcrepe.jsonl").unlink(),
         "no such file; the result folder is not whole",
