@@ -13,6 +13,8 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from open_clip.model import CLIP, CustomTextCLIP
+
 from open_clip_ext import towers
 from open_clip_ext.evaluation import catalogue, run
 from open_clip_ext.evaluation.encode import Encoder
@@ -22,6 +24,8 @@ from open_clip_ext.settings import Scored
 from open_clip_ext.teacher import unwrap
 
 FLAG = "--eval-benchmarks"
+# The classes whose text tower can be run at real length.
+STOCK = (CLIP, CustomTextCLIP)
 # What upstream looks for before it evaluates; the first is the one we stand in for.
 EVALUATED = ("imagenet-val", "imagenet-v2", "val")
 
@@ -75,8 +79,10 @@ class Scores:
 
         Raises InputError if a picture does not decode, or the model's features are not finite.
         """
-        # A copy of the outermost module alone: what is done to it is not done to the student.
-        encoding = copy.copy(unwrap(model))
+        # A copy of the outermost module alone: what is done to it is not done to the student. Of its
+        # own class again, for a --loss run has armed the student.
+        encoding: Any = copy.copy(unwrap(model))
+        encoding.__class__ = next((cls for cls in type(encoding).__mro__ if cls in STOCK), type(encoding))
         towers.trim(encoding, evaluation=True)
         with chance.undisturbed():
             results = run.evaluate(
