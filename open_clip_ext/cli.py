@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from open_clip_ext import __version__
 from open_clip_ext.errors import reported
+
+EVALUATION = (
+    ("list", "evaluation.catalogue", "the registered benchmarks and their options"),
+    ("run", "evaluation.run", "a model or checkpoint on benchmarks"),
+    ("compare", "evaluation.compare", "results against each other: differences, a verdict, a page"),
+    ("wiseft", "evaluation.wiseft", "a sweep of weight interpolations"),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,11 +46,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo_run.add_arguments(demo)
     demo.set_defaults(call=demo_run.main)
 
+    evaluation = commands.add_parser(
+        "eval", help="benchmarks: did composition improve, and what did it cost?"
+    )
+    parts = evaluation.add_subparsers(dest="part", required=True, metavar="PART")
+    for part, module, text in EVALUATION:
+        _add_part(parts, part, module, text)
+    _add_part(commands, "merge", "evaluation.merge", "interpolate two checkpoints")
+
     args = parser.parse_args(argv)
     with reported():
         status = int(args.call(args))
         sys.stdout.flush()  # here, where a closed pipe is no traceback
         return status
+
+
+def _add_part(commands: Any, name: str, module: str, text: str) -> None:
+    """A command whose module has `add_arguments(parser)` and `main(args) -> int`, and is light to import."""
+    part = importlib.import_module(f"open_clip_ext.{module}")
+    parser = commands.add_parser(name, help=text, description=part.__doc__)
+    part.add_arguments(parser)
+    parser.set_defaults(call=part.main)
 
 
 def _losses(args: argparse.Namespace) -> int:

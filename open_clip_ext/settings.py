@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -100,6 +101,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="Save a checkpoint that resumes in the middle of an epoch every N optimizer steps too "
         "(default: only when SIGUSR1 or SIGTERM asks the run to save and stop).",
     )
+    group = parser.add_argument_group("open_clip_ext", "benchmarks in evaluation (open-clip-ext eval list)")
+    group.add_argument(
+        "--eval-benchmarks",
+        metavar=("NAME", "KEY=VALUE"),
+        nargs="+",
+        action="append",
+        help="Score a benchmark whenever --val-frequency says so, such as "
+        "`sugarcrepe annotations=FOLDER images=FOLDER`; give it once for each, or name a JSON file as "
+        "`open-clip-ext eval run --data` takes it. Goes with or without --loss.",
+    )
+    group.add_argument(
+        "--eval-allow-missing",
+        action="store_true",
+        default=None,
+        help="Leave out the benchmarks' items whose pictures are not there.",
+    )
 
 
 FLAGS = (
@@ -111,6 +128,47 @@ FLAGS = (
     "pad_text",
     "save_every_steps",
 )
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The benchmarks that a run was asked to score.
+
+    Attributes:
+        chosen: `[NAME, "KEY=VALUE", ...]` of each.
+        data: a JSON file with more of them.
+        allow_missing: whether pictures may be missing.
+    """
+
+    chosen: Sequence[Sequence[str]]
+    data: Path | None
+    allow_missing: bool
+
+
+def settle_benchmarks(args: argparse.Namespace) -> Scored | None:
+    """Check our flags for evaluation in `args`, in place, as `settle` does; None without `--eval-benchmarks`.
+
+    Raises InputError.
+    """
+    given, allow_missing = args.eval_benchmarks, args.eval_allow_missing
+    del args.eval_benchmarks, args.eval_allow_missing
+    if given is None:
+        if allow_missing is not None:
+            raise InputError(
+                "--eval-allow-missing has no effect without --eval-benchmarks; add --eval-benchmarks NAME"
+            )
+        return None
+    if not args.val_frequency:
+        raise InputError(
+            "--eval-benchmarks has no effect with --val-frequency 0: upstream then never evaluates"
+        )
+    files = [Path(name) for name, *pairs in given if name.endswith(".json") and not pairs]
+    if len(files) > 1:
+        raise InputError(f"--eval-benchmarks {files[1]}: give one file, with everything in it")
+    args.eval_benchmarks = "; ".join(" ".join(words) for words in given)
+    args.eval_allow_missing = bool(allow_missing)
+    chosen = [words for words in given if words != [str(path) for path in files]]
+    return Scored(chosen, files[0] if files else None, bool(allow_missing))
 
 
 def settle(args: argparse.Namespace) -> Settings | None:

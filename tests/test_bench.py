@@ -37,6 +37,7 @@ def test_a_quick_run_writes_every_figure(tmp_path):
         "degla_step_memory_ratio",
         "ema_speedup",
         "loss_4096_speedup",
+        "encoding_speedup",
         "loss_4096_memory_ratio",
     )
     for key in headline:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from open_clip_ext import tables
 from open_clip_ext.demo import evaluate, world
 from open_clip_ext.demo.evaluate import Check, Scores, Share
 from open_clip_ext.demo.recipe import Recipe
@@ -120,33 +121,14 @@ def text_tables(rows: Sequence[Row]) -> str:
     blocks = []
     for title, head, body in _tables(rows):
         # A head of two words takes two lines, so that its column is not wider than its figures.
-        first = [name.split(" ")[0] if " " in name else "" for name in head]
-        second = [name.split(" ", 1)[-1] for name in head]
-        lines = [first, second, *body] if any(first) else [second, *body]
-        widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
-        drawn = [
-            "  ".join(
-                cell.ljust(w) if k == 0 else cell.rjust(w)
-                for k, (cell, w) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        ]
-        drawn.insert(len(lines) - len(body), "-" * (sum(widths) + 2 * len(widths) - 2))
-        blocks.append("\n".join([title, "", *drawn]))
+        lines = [name.replace(" ", "\n", 1) for name in head]
+        blocks.append(f"{title}\n\n{tables.aligned(lines, body)}")
     return "\n\n".join(blocks)
 
 
 def markdown_tables(rows: Sequence[Row]) -> str:
     """The same tables as Markdown."""
-    blocks = []
-    for title, head, body in _tables(rows):
-        lines = [
-            "| " + " | ".join(head) + " |",
-            "|" + "---|" + "--:|" * (len(head) - 1),
-            *("| " + " | ".join(cell.strip() for cell in line) + " |" for line in body),
-        ]
-        blocks.append("\n".join([f"**{title}**", "", *lines]))
-    return "\n\n".join(blocks)
+    return "\n\n".join(f"**{title}**\n\n{tables.markdown(head, body)}" for title, head, body in _tables(rows))
 
 
 # --- words ----------------------------------------------------------------------------------------

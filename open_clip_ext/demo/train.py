@@ -169,11 +169,8 @@ def run(
 
 def mix(base: Path, tuned: Path, alpha: float) -> Any:
     """The model with weights `alpha * tuned + (1 - alpha) * base`."""
+    from open_clip_ext.evaluation.weights import interpolate
+
     model = load(base)
-    other = load(tuned).state_dict()
-    weights = {
-        key: value.lerp(other[key], alpha) if value.is_floating_point() else value
-        for key, value in model.state_dict().items()
-    }
-    model.load_state_dict(weights)
+    model.load_state_dict(interpolate(model.state_dict(), load(tuned).state_dict(), alpha))
     return model

@@ -9,6 +9,8 @@ of a step on rank and batch.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -35,6 +37,16 @@ def seed_step(seed: int, *path: int) -> None:
     """Seed all that a step may draw from: those of `seed_sample` and torch's on every device."""
     seed_sample(seed, *path)
     torch.manual_seed(derive(seed, *path))
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Leave Python's, numpy's and torch's global generators as they were."""
+    drawn, numpy_drawn = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        yield
+    random.setstate(drawn)
+    np.random.set_state(numpy_drawn)
 
 
 class ResampleSeed:

@@ -22,7 +22,8 @@ LATEST = "epoch_latest.pt"  # upstream's name for it
 
 def parse(flags: Sequence[str]) -> tuple[argparse.Namespace, Settings | None]:
     """Upstream's flags and ours, checked as a run checks them; exits with a sentence if they are wrong."""
-    return released.parse(inspect.unwrap(params.parse_args), list(flags))
+    args, settings, _ = released.parse(inspect.unwrap(params.parse_args), list(flags))
+    return args, settings
 
 
 def checkpoint(args: argparse.Namespace, settings: Settings | None) -> Iterator[str]:

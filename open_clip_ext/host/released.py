@@ -19,11 +19,12 @@ import torch
 
 from open_clip_ext.errors import InputError, reported
 from open_clip_ext.host import seams
-from open_clip_ext.settings import Settings, add_flags, settle
+from open_clip_ext.settings import Scored, Settings, add_flags, settle, settle_benchmarks
 from open_clip_ext.signals import Signals
 
 if TYPE_CHECKING:
     from open_clip_ext.host.saving import Saver
+    from open_clip_ext.host.scores import Scores
     from open_clip_ext.run import Run
 
 # Upstream's options that a --loss run refuses, and why.
@@ -45,12 +46,13 @@ class Adapter:
     def __init__(self) -> None:
         self.run: Run | None = None
         self.saver: Saver | None = None
+        self.scores: Scores | None = None
         self.signals = Signals()
 
     def parse_args(self, upstream: Upstream, args: Any) -> argparse.Namespace:
-        """Add our flags to upstream's parser, and begin a run if `--loss` is among them."""
-        self.run = self.saver = None
-        namespace, settings = parse(upstream, args)
+        """Add our flags to upstream's parser; begin a run if `--loss` is among them, read benchmarks."""
+        self.run = self.saver = self.scores = None
+        namespace, settings, scored = parse(upstream, args)
         if settings is not None:
             # A plain run loads nothing of this.
             from open_clip_train.distributed import world_info_from_env
@@ -66,6 +68,11 @@ class Adapter:
             self.signals = Signals()
             self.signals.listen()
             self.run = Run(settings)
+        if scored is not None:
+            from open_clip_ext.host.scores import Scores
+
+            with reported():
+                self.scores = Scores.read(scored)
         return namespace
 
     def pt_load(self, upstream: Upstream, file_path: str, map_location: Any = None) -> Any:
@@ -102,6 +109,37 @@ class Adapter:
         """Upstream's builder of a loader; the one for training brings the companion texts."""
         build: Upstream = upstream(data_path, dataset_type)
         return build if self.run is None else functools.partial(_build_loader, build, self.run.settings)
+
+    def get_data(
+        self,
+        upstream: Upstream,
+        args: argparse.Namespace,
+        preprocess_fns: Any,
+        epoch: int = 0,
+        tokenizer: Any = None,
+    ) -> dict[str, Any]:
+        """Give upstream a reason to evaluate where our benchmarks are the only one."""
+        data: dict[str, Any] = upstream(args, preprocess_fns, epoch=epoch, tokenizer=tokenizer)
+        return data if self.scores is None else self.scores.announce(data, preprocess_fns[1])
+
+    def zero_shot_eval(
+        self,
+        upstream: Upstream,
+        model: Any,
+        data: dict[str, Any],
+        epoch: int,
+        args: argparse.Namespace,
+        tokenizer: Any = None,
+    ) -> dict[str, float]:
+        """Upstream's zero-shot scores, and ours; it logs what it gets."""
+        zero_shot = functools.partial(upstream, model, epoch=epoch, args=args, tokenizer=tokenizer)
+        if self.scores is None:
+            return zero_shot(data=data)  # type: ignore[no-any-return]
+        metrics = zero_shot(data=self.scores.without(data))
+        if not self.scores.due(epoch, args):
+            return metrics  # type: ignore[no-any-return]
+        with reported():
+            return {**metrics, "epoch": epoch, **self.scores.score(model, tokenizer)}
 
     def create_loss(self, upstream: Upstream, args: argparse.Namespace) -> torch.nn.Module:
         """The registered loss, with the distributed options that upstream's own takes."""
@@ -187,20 +225,22 @@ def install() -> None:
     torch.save = functools.update_wrapper(functools.partial(adapter.save, torch.save), torch.save)
 
 
-def parse(upstream: Upstream, args: Any) -> tuple[argparse.Namespace, Settings | None]:
+def parse(upstream: Upstream, args: Any) -> tuple[argparse.Namespace, Settings | None, Scored | None]:
     """Upstream's flags and ours, and what ours come to; exits with a sentence if they are wrong."""
     namespace: argparse.Namespace = _with_flags(upstream)(args)
     with reported():
+        scored = settle_benchmarks(namespace)
         settings = settle(namespace)
         if settings is not None:
             _refuse(namespace)
-        return namespace, settings
+        return namespace, settings, scored
 
 
 def _guard_parser(problems: list[str]) -> None:
     """On an upstream that does not fit, wrap its parser alone.
 
     `--loss` then stops instead of being taken for `--loss-dist-impl`; plain runs stay untouched.
+    (`--eval-benchmarks` stops there too: upstream's parser does not know it.)
     """
     params = importlib.import_module("open_clip_train.params")
     upstream = params.parse_args

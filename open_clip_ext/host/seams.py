@@ -1,4 +1,4 @@
-"""Where we enter upstream's trainer: five functions, known by the names of their parameters."""
+"""Where we enter upstream's trainer: seven functions, known by the names of their parameters."""
 
 from __future__ import annotations
 
@@ -55,6 +55,18 @@ SEAMS = (
     Seam("open_clip_train.params", "parse_args", ("args",), "parse_args"),
     Seam("open_clip_train.file_utils", "pt_load", ("file_path", "map_location"), "pt_load"),
     Seam("open_clip_train.data", "get_dataset_fn", ("data_path", "dataset_type"), "get_dataset_fn"),
+    Seam(
+        "open_clip_train.data",
+        "get_data",
+        ("args", "preprocess_fns", "epoch", "tokenizer"),
+        "get_data",
+    ),
+    Seam(
+        "open_clip_train.train",
+        "zero_shot_eval",
+        ("model", "data", "epoch", "args", "tokenizer"),
+        "zero_shot_eval",
+    ),
     Seam("open_clip", "create_loss", ("args",), "create_loss"),
     Seam(
         "open_clip_train.train",

@@ -36,6 +36,10 @@ def main() -> None:
         "--captions", nargs="+", default=[], metavar="FILE.json",
         help="captions and negatives in SugarCrepe's format, in place of made ones",
     )  # fmt: skip
+    parser.add_argument(
+        "--sugarcrepe", nargs=2, default=["", ""], metavar=("ANNOTATIONS", "PHOTOS"),
+        help="its files and those of its photographs that are here, in place of drawn pictures",
+    )  # fmt: skip
     parser.add_argument("--batch", type=int, default=8, help="samples of a step on the CPU")
     parser.add_argument("--rounds", type=int, default=2, help="steps of each variant on the CPU")
     parser.add_argument(
@@ -55,6 +59,7 @@ def main() -> None:
     figures["loss"] = loss(args.quick)
     figures["ema"] = ema(args.quick)
     figures["tokenizer"] = tokenizer(args.quick, args.captions)
+    figures["encoding"] = encoding(args)
     figures["startup"] = startup(args.quick)
     figures["step"] = step_on_gpu(args) if on_gpu and not args.quick else step(args)
 
@@ -65,6 +70,7 @@ def main() -> None:
         "ema_speedup": figures["ema"]["speedup"],
         "loss_4096_speedup": largest["speedup"],
         "loss_4096_memory_ratio": largest["memory_ratio"],
+        "encoding_speedup": figures["encoding"]["speedup"],
     }
     figures = headline | figures | {"seconds": time.perf_counter() - begin}
     table("against the straightforward way", ["figure", "value"], list(headline.items()))
@@ -111,6 +117,15 @@ def ema(quick: bool) -> dict:
 def tokenizer(quick: bool, captions: list[str]) -> dict:
     found = fresh.call("tokenizer", "compare", files=captions, count=20 if quick else 1000, pairs=3)
     table("tokenizer, microseconds per caption", list(found), [list(found.values())])
+    return found
+
+
+def encoding(args: argparse.Namespace) -> dict:
+    found = fresh.call(
+        "encoding", "compare", annotations=args.sugarcrepe[0], photos=args.sugarcrepe[1], pictures=6, pairs=2,
+        tiny=args.quick,
+    )  # fmt: skip
+    table("scoring SugarCrepe", list(found), [list(found.values())])
     return found
 
 

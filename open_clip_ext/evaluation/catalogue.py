@@ -1,0 +1,178 @@
+"""`open-clip-ext eval list`, and which benchmarks are read from where.
+
+A benchmark is a function `read(*, annotations: Path, images: Path, ...) -> Benchmark` in the entry-point
+group `open_clip_ext.benchmarks`. Its annotated keywords are what `--benchmark NAME KEY=VALUE ...` takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from open_clip_ext import plugins
+from open_clip_ext.errors import InputError
+from open_clip_ext.evaluation.items import GROUP, Benchmark
+
+FLAG = "--benchmark"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A registered benchmark and the options it is read with, typed."""
+
+    name: str
+    reader: Callable[..., Benchmark] = field(repr=False)
+    options: dict[str, Any]
+    flag: str = FLAG
+
+    def read(self) -> Benchmark:
+        """The benchmark.
+
+        Raises InputError, whatever its reader raises.
+        """
+        try:
+            return self.reader(**self.options)
+        except InputError:
+            raise
+        except Exception as error:  # readers are anyone's, and files hold anything
+            kind = type(error).__name__
+            raise InputError(
+                f"{self.flag} {self.name}: its files cannot be read ({kind}: {error})"
+            ) from error
+
+
+def add_source_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say which benchmarks."""
+    group = parser.add_argument_group("benchmarks")
+    group.add_argument(
+        FLAG,
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "KEY=VALUE"),
+        help="a benchmark and where it is, such as `sugarcrepe annotations=FOLDER images=FOLDER`; give it "
+        "once for each; `open-clip-ext eval list` has them all",
+    )
+    group.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="a JSON file {name: {key: value}} with the same, for all of them once; --benchmark NAME then "
+        "picks from it",
+    )
+
+
+def sources(chosen: Sequence[Sequence[str]], data: Path | None = None, flag: str = FLAG) -> list[Source]:
+    """What `--benchmark` and `--data` name.
+
+    Args:
+        chosen: `[NAME, "KEY=VALUE", ...]` of each `--benchmark`.
+        data: the file of `--data`; without `chosen` everything in it is meant.
+        flag: what the user gave the benchmarks to, for the sentences.
+
+    Raises InputError if a name or option is unknown, or an option that is needed is missing.
+    """
+    known = _from_file(data) if data else {}
+    if not chosen:
+        if not known:
+            raise InputError(f"{flag}: missing; give at least one, or --data FILE")
+        return [_source(name, pairs, data, flag) for name, entries in known.items() for pairs in entries]
+    made = []
+    for name, *pairs in chosen:
+        if pairs or name not in known:
+            base = known.get(name, [[]])[0]
+            given = {pair.partition("=")[0] for pair in pairs}
+            kept = [pair for pair in base if pair.partition("=")[0] not in given]
+            made.append(_source(name, [*pairs, *kept], data, flag, len(pairs)))
+        else:
+            made += [_source(name, entry, data, flag) for entry in known[name]]
+    return made
+
+
+def read(chosen: Sequence[Source]) -> dict[str, tuple[Source, Benchmark]]:
+    """The benchmarks by the name that they give themselves.
+
+    Raises InputError if two have the same.
+    """
+    found: dict[str, tuple[Source, Benchmark]] = {}
+    for source in chosen:
+        benchmark = source.read()
+        if benchmark.name in found:
+            raise InputError(
+                f"{source.flag} {source.name}: {benchmark.name} is given twice; evaluate one at a time"
+            )
+        found[benchmark.name] = (source, benchmark)
+    return found
+
+
+def _source(name: str, pairs: Sequence[str], data: Path | None, given_to: str, typed: int = 0) -> Source:
+    """The source of one benchmark; after the first `typed`, `pairs` are from the file `data`."""
+    reader = plugins.load(plugins.entries(GROUP), name, given_to, "benchmark")
+    if not callable(reader):
+        raise InputError(f"{given_to} {name}: its entry point is not a function that reads it")
+    known = plugins.options(reader)
+    flag, owner = f"{given_to} {name}", f"benchmark {name}"
+    options = plugins.parse_options(known, pairs[:typed], flag, owner)
+    for key, value in plugins.parse_options(known, pairs[typed:], flag, owner).items():
+        # A path in a file is meant from where the file is.
+        options[key] = data.parent / value if data and isinstance(value, Path) else value
+    missing = [
+        f"{option.name}={option.name.upper()}"
+        for option in known.values()
+        if option.default is inspect.Parameter.empty and option.name not in options
+    ]
+    if missing:
+        raise InputError(f"{flag}: needs {' '.join(missing)}")
+    return Source(name, reader, options, given_to)
+
+
+def _from_file(data: Path) -> dict[str, list[list[str]]]:
+    """`{name: [["key=value", ...], ...]}` of a JSON file."""
+    try:
+        content = json.loads(data.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"--data {data}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise InputError(f"--data {data}: broken JSON ({error})") from error
+    found: dict[str, list[list[str]]] = {}
+    if not isinstance(content, dict):
+        content = {"": None}
+    for name, entry in content.items():
+        entries = entry if isinstance(entry, list) else [entry]
+        if not all(isinstance(options, dict) for options in entries):
+            raise InputError(f'--data {data}: must hold {{"name": {{"key": value, ...}}, ...}}')
+        found[name] = [[f"{key}={value}" for key, value in options.items()] for options in entries]
+    return found
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `eval list`."""
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these, with all that is known of them")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print what is registered."""
+    known = plugins.entries(GROUP)
+    for name in args.names or known:
+        reader = plugins.load(known, name, "eval list", "benchmark")
+        entry = known[name]
+        about = (inspect.getdoc(reader) or "").strip()
+        module = inspect.getmodule(reader)
+        headline = ((module.__doc__ or about) if module else about).strip()
+        needed = " ".join(
+            f"{option.name}={'...' if option.default is inspect.Parameter.empty else option.default}"
+            for option in plugins.options(reader).values()
+        )
+        if args.names:
+            print(f"{name}\n{headline}\n\n{about}\n\noptions: {needed}\nfrom: {entry.value}\n")
+        else:
+            print(f"{name}\n  {headline.splitlines()[0]}\n  {needed}")
+    return 0

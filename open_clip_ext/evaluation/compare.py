@@ -1,0 +1,48 @@
+"""`open-clip-ext eval compare`: a verdict, a report in Markdown and a page, from result folders."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from open_clip_ext.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `eval compare`."""
+    parser.add_argument(
+        "results", nargs="+", type=Path, metavar="FOLDER", help="of `eval run`, the base first"
+    )
+    parser.add_argument(
+        "--margin", type=float, default=1.0, metavar="POINTS",
+        help="how far zero-shot may fall and still count as preserved, in percentage points "
+        "(default: %(default)g)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, default=Path("open-clip-ext-comparison"), metavar="FOLDER",
+        help="where compare.md and compare.html go (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--no-pictures", action="store_true",
+        help="leave photographs out of the page, where they may not be passed on",
+    )  # fmt: skip
+
+
+def main(args: argparse.Namespace) -> int:
+    """Compare, write the report and the page, print the report's first part."""
+    if not 0 <= args.margin <= 100:
+        raise InputError(f"--margin {args.margin:g}: give percentage points from 0 to 100")
+    if args.out.exists() and not args.out.is_dir():
+        raise InputError(f"--out {args.out}: not a folder; name another")
+    from open_clip_ext.evaluation import comparison, page, report
+
+    found = comparison.compare(args.results, args.margin / 100)
+    args.out.mkdir(parents=True, exist_ok=True)
+    made = report.parts(found)
+    (args.out / "compare.md").write_text(report.markdown(found, made), encoding="utf-8")
+    (args.out / "compare.html").write_text(
+        page.html(found, made, pictures=not args.no_pictures), encoding="utf-8"
+    )
+    print(report.text(made))
+    print(f"\n{args.out / 'compare.md'}, compare.html")
+    return 0

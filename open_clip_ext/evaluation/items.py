@@ -1,0 +1,113 @@
+"""What a benchmark is: items, each a few pictures and captions and what is true of them.
+
+A reader turns official files into a `Benchmark`; everything behind it knows items only.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from open_clip_ext.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+GROUP = "open_clip_ext.benchmarks"
+
+Kind = Literal["i2t", "t2i", "2x2", "multi-pos", "text"]
+Family = Literal["composition", "zero-shot", "retrieval"]
+# A row of a benchmark's JSONL, see docs/evaluation.md.
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture file, or the part of it in `box` (x, y, width, height in pixels).
+
+    Pictures that are no files of their own (in a tar file, in an array) are subclasses, see `stored`.
+    """
+
+    path: str
+    box: tuple[float, float, float, float] | None = None
+
+    def exists(self) -> bool:
+        """Whether the picture is there."""
+        return os.path.isfile(self.path)
+
+    def read(self) -> bytes:
+        """The whole picture, encoded as it is stored (JPEG, PNG, ...)."""
+        return Path(self.path).read_bytes()
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question to a model.
+
+    Attributes:
+        id: unique in its benchmark.
+        pictures: P of them.
+        captions: C of them.
+        kind: `i2t`, each picture has to find its caption; `t2i`, each caption its picture; `2x2`,
+            picture i belongs to caption i; `multi-pos`, every true caption has to be nearer to the
+            picture than every false one; `text`, no picture, the first two captions mean the same and
+            have to be nearer to each other than either is to the third.
+        truth: `i2t`: the index of each picture's caption, `[P]`; `t2i`: of each caption's picture,
+            `[C]`; `multi-pos`: the indices of the true captions; else empty.
+        group: the subset of the benchmark.
+    """
+
+    id: str
+    pictures: tuple[Picture, ...]
+    captions: tuple[str, ...]
+    kind: Kind
+    truth: tuple[int, ...] = ()
+    group: str = ""
+
+
+class Encoder(Protocol):
+    """What scoring asks of a model: unit-length fp32 features, one row per input."""
+
+    def pictures(self, pictures: Sequence[Picture]) -> Tensor:
+        """Features `[N, D]`."""
+        ...
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Features `[N, D]`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Items and how they are summed up.
+
+    Attributes:
+        name: as registered.
+        items: at least one; their ids differ.
+        aggregations: names for `aggregate.plan`, the primary one first.
+        files: annotation files that were read, with their sha256.
+        notes: what a reader of the scores must know.
+        family: which ability it measures.
+        score: makes the rows; None stands for `scoring.rows`.
+    """
+
+    name: str
+    items: Sequence[Item]
+    aggregations: tuple[str, ...]
+    files: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    family: Family = "composition"
+    score: Callable[[Encoder, Sequence[Item]], list[Row]] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises InputError if there is no item, or two have the same id."""
+        if not self.items:
+            raise InputError(f"{self.name}: no item in {', '.join(self.files) or 'its files'}")
+        seen: set[str] = set()
+        for item in self.items:
+            if item.id in seen:
+                raise InputError(f"{self.name}: two items have the id {item.id!r}")
+            seen.add(item.id)

@@ -1,0 +1,109 @@
+"""Is a true candidate among the first k? Zero-shot classification and retrieval are this one question.
+
+Shapes: Q queries, C candidates, D embedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import comb
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from open_clip_ext.errors import InputError
+
+# Similarities held at one time: 128 MiB in fp32. An N x N matrix is never made.
+AT_ONCE = 2**25
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Where a query's best true candidate came.
+
+    Attributes:
+        above: false candidates with a higher similarity than the best true one.
+        tied: false candidates with the same similarity.
+        peers: true candidates with that similarity, itself among them.
+        margin: similarity of the best true candidate less that of the best false one.
+        best: the best true candidate.
+        rival: the best false candidate.
+    """
+
+    above: int
+    tied: int
+    peers: int
+    margin: float
+    best: int
+    rival: int
+
+    def correct(self, k: int) -> bool:
+        """Whether a true candidate is among the first k, all ties decided against it."""
+        return self.above + self.tied < k
+
+    def expected(self, k: int) -> float:
+        """The probability that a true candidate is among the first k when lots decide ties.
+
+        Of the `tied + peers` candidates that share the place, `k - above` come through: one minus
+        the hypergeometric probability that none of those is true.
+        """
+        places = k - self.above
+        if places <= 0:
+            return 0.0
+        return 1 - comb(self.tied, places) / comb(self.tied + self.peers, places) if self.tied else 1.0
+
+
+def rank(queries: Tensor, candidates: Tensor, true: Sequence[Sequence[int]]) -> Iterator[Ranked]:
+    """Rank all candidates for each query by inner product, a chunk of queries at a time.
+
+    Args:
+        queries: `[Q,D]`.
+        candidates: `[C,D]`; at least one of them is false for each query.
+        true: for each query the candidates that are true, at least one.
+
+    Raises InputError if all candidates of a query are true.
+    """
+    # Equal candidates get one column, or the last bits of a product, which depend on where in a
+    # matrix it is computed, would decide between them.
+    distinct, column = torch.unique(candidates, dim=0, return_inverse=True)
+    step = max(1, AT_ONCE // len(candidates))
+    for start in range(0, len(queries), step):
+        chunk = queries[start : start + step]
+        truths = true[start : start + step]
+        similar = (chunk @ distinct.T)[:, column]
+        rows = torch.tensor([row for row, ids in enumerate(truths) for _ in ids])
+        ids = torch.tensor([index for ids in truths for index in ids])
+        is_true = torch.zeros(similar.shape, dtype=torch.bool)
+        is_true[rows, ids] = True
+        is_true = is_true.to(similar.device)
+        best, best_id = similar.masked_fill(~is_true, -torch.inf).max(1)
+        rival, rival_id = similar.masked_fill(is_true, -torch.inf).max(1)
+        if rival.isinf().any():
+            raise InputError("there is nothing to choose from: every candidate is a right answer")
+        level = similar == best[:, None]
+        yield from (
+            Ranked(*values)
+            for values in zip(
+                ((similar > best[:, None]) & ~is_true).sum(1).tolist(),
+                (level & ~is_true).sum(1).tolist(),
+                (level & is_true).sum(1).tolist(),
+                (best - rival).tolist(),
+                best_id.tolist(),
+                rival_id.tolist(),
+                strict=True,
+            )
+        )
+
+
+def metrics(found: Ranked, places: Mapping[str, int]) -> dict[str, Any]:
+    """The part of a row that says how a query went.
+
+    Args:
+        found: of the query.
+        places: metrics and the k of each.
+    """
+    correct = {name: int(found.correct(k)) for name, k in places.items()}
+    half = {name: found.expected(k) for name, k in places.items()}
+    return {"correct": correct, "half": half, "margin": found.margin, "tied": correct != half}

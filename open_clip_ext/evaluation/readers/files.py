@@ -1,0 +1,189 @@
+"""What readers share: files that are hashed as they are read, fields that say where they are missing."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from open_clip_ext.errors import InputError
+from open_clip_ext.evaluation.items import Item, Picture
+
+
+class Fields(dict[str, Any]):
+    """The fields of one item of a file.
+
+    A field that is not there raises InputError with file, item and field.
+    """
+
+    def __init__(self, content: Any, where: str) -> None:
+        if not isinstance(content, Mapping):
+            raise InputError(f"{where}: expected fields, not {_short(content)}")
+        super().__init__(content)
+        self.where = where
+
+    def __missing__(self, key: str) -> Any:
+        known = ", ".join(map(str, self)) or "none"
+        raise InputError(f"{self.where}: it has no field {key!r} (its fields: {known})")
+
+    def text(self, key: str) -> str:
+        """A field that must be a text with something in it."""
+        value = self[key]
+        if not isinstance(value, str) or not value.strip():
+            raise InputError(f"{self.where}: {key} must be a text, not {_short(value)}")
+        return value
+
+    def number(self, key: str) -> float:
+        """A field that must be a number, or its digits."""
+        try:
+            return float(self[key])
+        except (TypeError, ValueError):
+            raise InputError(f"{self.where}: {key} must be a number, not {_short(self[key])}") from None
+
+    def texts(self, key: str) -> list[str]:
+        """A field that must be a list of texts."""
+        value = self[key]
+        if not isinstance(value, list) or not value or not all(isinstance(v, str) and v for v in value):
+            raise InputError(f"{self.where}: {key} must be a list of texts, not {_short(value)}")
+        return value
+
+    def entries(self, key: str) -> list[Any]:
+        """A field that must be a list."""
+        value = self[key]
+        if not isinstance(value, list):
+            raise InputError(f"{self.where}: {key} must be a list, not {_short(value)}")
+        return value
+
+
+class Annotations:
+    """A folder with the files of a benchmark, or the only file of it.
+
+    Attributes:
+        files: what was read, path -> sha256.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.files: dict[str, str] = {}
+        self._only: tuple[str, ...] = ()
+        if not root.exists():
+            raise InputError(f"annotations={root}: no such file or folder")
+
+    def path(self, *names: str) -> Path:
+        """The first of some files that is there; `root` itself if it is a file."""
+        if self.root.is_file():
+            if self._only not in ((), names):
+                raise InputError(
+                    f"annotations={self.root}: is one file of several; give the folder of them all"
+                )
+            self._only = names
+            return self.root
+        for name in names:
+            if (path := self.root / name).is_file():
+                return path
+        if (self.root / names[0]).is_dir():
+            raise InputError(f"{self.root / names[0]}: is a folder where the file should be")
+        raise InputError(f"annotations={self.root}: no {' or '.join(names)} there")
+
+    def json(self, *names: str) -> Any:
+        """A JSON file."""
+        path, text = self._read(*names)
+        try:
+            return json.loads(text, object_pairs_hook=_unique)
+        except ValueError as error:
+            raise InputError(f"{path}: broken JSON ({error})") from error
+
+    def items(self, *names: str, lines: bool = False) -> Iterator[tuple[str, Fields]]:
+        """The items of a JSON list or dict, or of a file with a JSON object per line, with their keys."""
+        path = self.path(*names)
+        if lines or path.suffix == ".jsonl":
+            yield from self._objects(*names)
+            return
+        content = self.json(*names)
+        pairs = content.items() if isinstance(content, dict) else enumerate(_listed(content, path))
+        for key, item in pairs:
+            yield str(key), Fields(item, f"{path}, item {key}")
+
+    def table(self, *names: str, delimiter: str = ",") -> Iterator[tuple[str, Fields]]:
+        """The rows of a CSV file with a header, with their number from 1."""
+        path, text = self._read(*names)
+        for number, row in enumerate(csv.DictReader(io.StringIO(text, ""), delimiter=delimiter), 1):
+            where = f"{path}, row {number}"
+            if None in row or None in row.values():
+                raise InputError(f"{where}: has not as many columns as the header")
+            yield str(number), Fields(row, where)
+
+    def lines(self, *names: str) -> list[str]:
+        """The lines of a text file."""
+        return self._read(*names)[1].splitlines()
+
+    def _objects(self, *names: str) -> Iterator[tuple[str, Fields]]:
+        path, text = self._read(*names)
+        for number, line in enumerate(text.split("\n"), 1):
+            if line.strip():
+                try:
+                    content = json.loads(line, object_pairs_hook=_unique)
+                except ValueError as error:
+                    raise InputError(f"{path}, line {number}: broken JSON ({error})") from error
+                yield str(number), Fields(content, f"{path}, line {number}")
+
+    def _read(self, *names: str) -> tuple[Path, str]:
+        """A file's path and text; it counts among what was read."""
+        path = self.path(*names)
+        self.files[str(path)] = sha256(path)
+        try:
+            return path, path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file.
+
+    Raises InputError if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            digest = hashlib.sha256()
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return digest.hexdigest()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a JSON file, whose keys differ: the standard library would keep the last of two."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice!r} stands twice")
+    return found
+
+
+def _listed(content: Any, path: Path) -> list[Any]:
+    if not isinstance(content, list):
+        raise InputError(f"{path}: expected a list or dict of items, not {_short(content)}")
+    return content
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def picture(images: Path, *names: str, box: tuple[float, float, float, float] | None = None) -> Picture:
+    """The first of some names under `images` that is a file; the first one if none is."""
+    paths = [os.path.join(images, name) for name in names]
+    return Picture(next((path for path in paths if os.path.isfile(path)), paths[0]), box)
+
+
+def pair(row: Fields, key: str, picture: Picture, true: str, false: str, group: str = "") -> Item:
+    """A caption and a wrong one for one picture."""
+    return Item(key, (picture,), (row.text(true), row.text(false)), "i2t", (0,), group)

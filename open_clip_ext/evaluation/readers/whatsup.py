@@ -1,0 +1,77 @@
+"""What'sUp (Kamath et al., EMNLP 2023; amitakamath/whatsup_vlms): where is it?
+
+Set A and B: four pictures of two things, four captions each, of which the first is true. COCO and VG-QA: a
+caption and its opposite. For A and B also the authors' pair and set accuracy, which ask for all two
+(left and right; on and under, or in front and behind) or four pictures of a pair of things.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from open_clip_ext.errors import InputError
+from open_clip_ext.evaluation.items import Benchmark, Item
+from open_clip_ext.evaluation.readers.files import Annotations, Fields, picture
+
+CONTROLLED = {"A": "controlled_images_dataset.json", "B": "controlled_clevr_dataset.json"}
+# File, and where a picture of it lies.
+PAIRED = {
+    "COCO-QA one": ("coco_qa_one_obj.json", "val2017/{:0>12}.jpg"),
+    "COCO-QA two": ("coco_qa_two_obj.json", "val2017/{:0>12}.jpg"),
+    "VG-QA one": ("vg_qa_one_obj.json", "vg_images/{}.jpg"),
+    "VG-QA two": ("vg_qa_two_obj.json", "vg_images/{}.jpg"),
+}
+SIDES = {"left": "x", "right": "x", "on": "z", "under": "z", "in-front": "z", "behind": "z"}
+
+
+def read(*, annotations: Path, images: Path | None = None) -> Benchmark:
+    """Read it.
+
+    Args:
+        annotations: the folder with the six JSON files.
+        images: the folder with `controlled_images`, `controlled_clevr`, `val2017` and `vg_images`; by
+            default the same folder.
+    """
+    source = Annotations(annotations)
+    root = images or annotations
+    items: list[Item] = []
+    for group, file in CONTROLLED.items():
+        singles = [_controlled(key, row, root, group) for key, row in source.items(file)]
+        items += singles + _together(singles, group)
+    for group, (file, place) in PAIRED.items():
+        for key, row in enumerate(source.json(file)):
+            if not isinstance(row, list) or len(row) != 3:
+                raise InputError(f"{annotations / file}, item {key}: expected [picture, true, false]")
+            shown = (picture(root, place.format(str(row[0]))),)
+            items.append(Item(f"{group}/{key}", shown, (str(row[1]), str(row[2])), "i2t", (0,), group))
+    averages = ("whatsup6", "whatsup_pair", "whatsup_set")
+    return Benchmark("whatsup", items, averages, source.files)
+
+
+def _controlled(key: str, row: Fields, root: Path, group: str) -> Item:
+    path = row.text("image_path")
+    shown = picture(root, path.removeprefix("data/"), path)
+    return Item(f"{group}/{key}", (shown,), tuple(row.texts("caption_options")), "i2t", (0,), group)
+
+
+def _together(singles: list[Item], group: str) -> list[Item]:
+    """The pictures of two things as one item each: every picture has to find its caption.
+
+    A file is called thing_side_of_other.jpeg.
+    """
+    parts: dict[tuple[str, ...], list[Item]] = {}
+    for item in singles:
+        thing, side, *_, other = Path(item.pictures[0].path).stem.split("_")
+        if side not in SIDES:
+            raise InputError(f"{item.pictures[0].path}: its name has none of the sides {', '.join(SIDES)}")
+        parts.setdefault((thing, other), []).append(item)
+        parts.setdefault((thing, other, SIDES[side]), []).append(item)
+    made = []
+    for names, members in parts.items():
+        # All have the same captions, each in an order of its own.
+        captions = tuple(dict.fromkeys(text for item in members for text in item.captions))
+        truth = tuple(captions.index(item.captions[0]) for item in members)
+        shown = tuple(item.pictures[0] for item in members)
+        kind = f"{group} set" if len(names) == 2 else f"{group} pair"
+        made.append(Item(f"{kind}/{' '.join(names)}", shown, captions, "i2t", truth, kind))
+    return made

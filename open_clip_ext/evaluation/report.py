@@ -1,0 +1,323 @@
+"""What a comparison says, as parts of words and tables: on the terminal, in Markdown and on the page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from open_clip_ext import tables
+from open_clip_ext.evaluation import bootstrap, published
+from open_clip_ext.evaluation.comparison import (
+    COMPOSITION,
+    Comparison,
+    Measure,
+    Paired,
+    Score,
+    extremes,
+    spread,
+)
+from open_clip_ext.evaluation.items import Row
+
+EXAMPLES = 6
+_SIGN = {True: "✓ ", False: "✗ ", None: ""}
+
+
+@dataclass(frozen=True)
+class Example:
+    """An item that two models answer differently.
+
+    Attributes:
+        group: its subset.
+        pictures: paths, with whether it is the true one; None where there is no such thing.
+        captions: likewise.
+        leads: how far the true one is nearer than the best false one, of the base and the model.
+    """
+
+    id: str
+    group: str
+    pictures: Sequence[tuple[str, bool | None]]
+    captions: Sequence[tuple[str, bool | None]]
+    leads: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A heading, words, and a table.
+
+    Attributes:
+        key: what it is about, for the page's figures.
+        title: the heading.
+        text: paragraphs.
+        head: of the table; empty if there is none.
+        body: of the table.
+        level: of the heading.
+        examples: what the lines of the table are about, where they are items.
+    """
+
+    key: str
+    title: str
+    text: Sequence[str] = ()
+    head: Sequence[str] = ()
+    body: Sequence[Sequence[str]] = ()
+    level: int = 2
+    examples: Sequence[Example] = ()
+
+
+def percent(score: Score) -> str:
+    """`76.9 [75.0, 78.8]`."""
+    return f"{100 * score.value:.1f} [{100 * score.low:.1f}, {100 * score.high:.1f}]"
+
+
+def probability(p: float) -> str:
+    """Three decimals, or below."""
+    return f"{p:.3f}" if p >= 0.001 else "<0.001"
+
+
+def parts(found: Comparison) -> list[Part]:
+    """The whole report."""
+    return [
+        verdicts(found),
+        trade_off(found),
+        differences(found),
+        *(part for one in found.benchmarks for part in details(found, one)),
+        *references(found),
+        *conditions(found),
+    ]
+
+
+def verdicts(found: Comparison) -> Part:
+    """A sentence per model."""
+    base, *others = found.results
+    lines = [
+        f"**{other.label}** against {base.label}: **{verdict.word}**. {verdict.reasons}"
+        for other, verdict in zip(others, found.verdicts, strict=True)
+    ]
+    return Part("verdict", "Verdict", [*lines, *found.notes])
+
+
+def trade_off(found: Comparison) -> Part:
+    """The families, one row per model."""
+    families = found.families.values()
+    body = [
+        [
+            result.label,
+            *(
+                cell
+                for family in families
+                for cell in (percent(family.scores[k]), spread(family.changes[k - 1]) if k else "")
+            ),
+        ]
+        for k, result in enumerate(found.results)
+    ]
+    head = ["model", *(f"{word}{name}" for name in found.families for word in ("", "change in "))]
+    text = [f"{name.capitalize()}: {family.name}, strict." for name, family in found.families.items()]
+    return Part("trade-off", "Composition against zero-shot", text, head, body)
+
+
+def differences(found: Comparison) -> Part:
+    """The primary score of every benchmark, one row per benchmark and model."""
+    body = []
+    for one in found.benchmarks:
+        for k, other in enumerate(found.results[1:]):
+            change, flips = one.primary.changes[k], one.flips[k]
+            body.append(
+                [
+                    one.name,
+                    other.label,
+                    percent(one.primary.scores[0]),
+                    percent(one.primary.scores[k + 1]),
+                    spread(change),
+                    probability(change.p),
+                    probability(one.holm[k]),
+                    f"{flips.wins} / {flips.losses}",
+                    probability(flips.p),
+                    f"{one.primary.n:,}",
+                    f"{one.primary.images:,}",
+                ]
+            )
+    head = [
+        "benchmark", "model", found.results[0].label, "score", "difference", "p", "p Holm",
+        "won / lost", "p McNemar", "items", "images",
+    ]  # fmt: skip
+    text = [
+        "Percent and percentage points with 95 % intervals. Intervals and p come from "
+        f"{bootstrap.RESAMPLES:,} draws of images, each with all its items; p Holm is adjusted for the "
+        f"{len(body)} comparisons of this table. Won and lost are items that one model gets right and the "
+        "other does not; McNemar's exact p ignores that items share images. "
+        "The intervals hold the noise of the test set alone: that of the training seed takes several runs."
+    ]
+    return Part("differences", "Differences, benchmark by benchmark", text, head, body)
+
+
+def details(found: Comparison, one: Paired) -> list[Part]:
+    """One benchmark: its averages, its subsets, the items that changed."""
+    labels = [result.label for result in found.results]
+    entries = [result.benchmarks[one.name] for result in found.results]
+    text = [f"{note}." for note in entries[0]["notes"]]
+    text += [
+        f"{label}: {entry['n']:,} of {entry['n'] + entry['missing']:,} items; the pictures of the others are "
+        "missing."
+        for label, entry in zip(labels, entries, strict=True)
+        if entry["missing"]
+    ]
+    made = [_measures(f"averages/{one.name}", one.name, text, "average", labels, one.measures, 2)]
+    if len(one.groups) > 1:
+        left = f"The {len(one.groups)} subsets that changed most; {one.left:,} are left out."
+        made.append(
+            _measures(
+                f"groups/{one.name}",
+                f"{one.name} by subset ({one.metric})",
+                [left] if one.left else [],
+                "subset",
+                labels,
+                one.groups,
+                3,
+            )
+        )
+    for k, label in enumerate(labels[1:]):
+        for word, places in zip(("lost", "won"), extremes(one, k, EXAMPLES), strict=True):
+            if places:
+                made.append(examples(one, k, labels, f"{label} {word}", places))
+    return made
+
+
+def _measures(
+    key: str,
+    title: str,
+    text: Sequence[str],
+    what: str,
+    labels: Sequence[str],
+    measures: Sequence[Measure],
+    level: int,
+) -> Part:
+    base, *others = labels
+    head = [what, "items", base, *(name for label in others for name in (label, f"{label} - {base}"))]
+    body = [
+        [
+            measure.name, f"{measure.n:,}", percent(measure.scores[0]),
+            *(
+                cell
+                for score, change in zip(measure.scores[1:], measure.changes, strict=True)
+                for cell in (percent(score), spread(change))
+            ),
+        ]
+        for measure in measures
+    ]  # fmt: skip
+    return Part(key, title, text, head, body, level)
+
+
+def examples(one: Paired, k: int, labels: Sequence[str], title: str, places: Sequence[int]) -> Part:
+    """Items that model k + 1 won or lost."""
+    made = [_example(one, one.rows[0][i], one.rows[k + 1][i]) for i in places]
+    head = ["captions", "id", *(f"lead, {label}" for label in (labels[0], labels[k + 1]))]
+    body = [
+        [
+            " / ".join(f"{_SIGN[right]}{words}" for words, right in e.captions),
+            e.id,
+            *(f"{lead:+.3f}" for lead in e.leads),
+        ]
+        for e in made
+    ]
+    text = ["The largest changes of how far the true one is nearer than the best false one (cosine)."]
+    return Part(f"examples/{one.name}", f"{one.name}: what {title}", text, head, body, 3, made)
+
+
+def _example(one: Paired, base: Row, other: Row) -> Example:
+    # Where all captions of the set are candidates, a row has the right one first.
+    truth = base.get("truth", ()) if one.family == COMPOSITION else (0,)
+    pictures, captions = _marked(base["pictures"], ()), _marked(base["captions"], ())
+    if len(pictures) == 1 and len(captions) > 1:
+        captions = _marked(base["captions"], truth)
+    elif len(captions) == 1 and len(pictures) > 1:
+        pictures = _marked(base["pictures"], truth)
+    return Example(str(base["id"]), base["group"], pictures, captions, (base["margin"], other["margin"]))
+
+
+def _marked(choices: Sequence[str], truth: Sequence[int]) -> list[tuple[str, bool | None]]:
+    """Choices with whether they are true; None if that is not known or there is no such thing."""
+    return [(choice, place in truth if truth else None) for place, choice in enumerate(choices)]
+
+
+def references(found: Comparison) -> list[Part]:
+    """What papers print of these benchmarks."""
+    known = published.of([one.name for one in found.benchmarks], found.families)
+    if not known:
+        return []
+    text = [
+        "Percent, as printed; not measured here and not comparable with the numbers above: other prompts, "
+        "averages, treatment of ties, activations. Baselines have to be run again."
+    ]
+    made = [Part("published", "Published numbers", text)]
+    for table in known:
+        models = table.models
+        body = [
+            [
+                f"{line.measure} ({line.convention})" if line.convention else line.measure,
+                *(str(line.values.get(m, "")) for m in models),
+            ]
+            for line in table.lines
+        ]
+        source = f"{table.title}: {table.where}. {table.convention[0].upper()}{table.convention[1:]}."
+        made.append(
+            Part(
+                f"published/{table.benchmark}",
+                f"{table.benchmark}, published",
+                [source],
+                ["measure", *models],
+                body,
+                3,
+            )
+        )
+    return made
+
+
+def conditions(found: Comparison) -> list[Part]:
+    """The models and files behind the numbers."""
+    results = found.results
+    models = [result.content["model"] for result in results]
+    facts = [*dict.fromkeys(key for model in models for key in model)]
+    body = [[fact, *(_short(model.get(fact)) for model in models)] for fact in facts]
+    packages = dict.fromkeys(name for result in results for name in result.content["versions"])
+    body += [[name, *(_short(r.content["versions"].get(name)) for r in results)] for name in packages]
+    body += [["evaluated", *(_short(r.content["created"]) for r in results)]]
+    files = [
+        [one.name, Path(file).name, digest]
+        for one in found.benchmarks
+        for file, digest in results[0].benchmarks[one.name]["files"].items()
+    ]
+    return [
+        Part("models", "Models and software", (), ["", *(r.label for r in results)], body),
+        Part("files", "Annotation files", (), ["benchmark", "file", "sha256"], files),
+    ]
+
+
+def _short(value: object) -> str:
+    text = "" if value is None else value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return text if len(text) <= 160 else f"{text[:157]}..."
+
+
+def markdown(found: Comparison, made: Sequence[Part]) -> str:
+    """The report as Markdown."""
+    blocks = [f"# {heading(found)}"]
+    for part in made:
+        blocks.append(f"{'#' * part.level} {part.title}")
+        blocks += [f"* {line}" for line in part.text] if part.key == "verdict" else part.text
+        if part.body:
+            blocks.append(tables.markdown(part.head, part.body))
+    return "\n\n".join(blocks) + "\n"
+
+
+def heading(found: Comparison) -> str:
+    """The title of report and page."""
+    base, *others = (result.label for result in found.results)
+    return f"{', '.join(others)} against {base}"
+
+
+def text(made: Sequence[Part]) -> str:
+    """Differences and verdict for a terminal."""
+    by_key = {part.key: part for part in made}
+    table = by_key["differences"]
+    said = "\n".join(f"* {line.replace('**', '')}" for line in by_key["verdict"].text)
+    return f"{tables.aligned(table.head, table.body)}\n\n{said}"

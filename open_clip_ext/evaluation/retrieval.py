@@ -1,0 +1,87 @@
+"""Retrieval with several captions per picture: Karpathy's splits, COCO, Flickr30k.
+
+Recall at k (R@k) is the share of queries with a true answer among their first k, ties decided
+against it. A picture asks for any of its captions (`i2t`), every caption for its picture (`t2i`).
+Captions with the same words are true of every picture that one of them was written for: no model
+can tell them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from open_clip_ext.evaluation.items import Benchmark, Encoder, Item, Picture, Row
+
+AT = (1, 5, 10)
+DIRECTIONS = ("i2t", "t2i")
+
+
+def benchmark(
+    name: str, captioned: Mapping[Picture, Sequence[str]], files: Mapping[str, str], notes: Sequence[str] = ()
+) -> Benchmark:
+    """A retrieval benchmark of pictures and the captions of each."""
+    items = [
+        Item(str(index), (picture,), tuple(captions), "multi-pos", tuple(range(len(captions))))
+        for index, (picture, captions) in enumerate(captioned.items())
+    ]
+    count = sum(len(item.captions) for item in items)
+    both = [f"R@{k} macro" for k in AT]
+    one = [f"{direction} R@{k} micro" for direction in DIRECTIONS for k in AT]
+    return Benchmark(
+        name,
+        items,
+        (*both, *one),
+        files,
+        (f"{len(items)} pictures, {count} captions; R@k macro is the mean of both directions", *notes),
+        "retrieval",
+        retrieve,
+    )
+
+
+def retrieve(encoder: Encoder, items: Sequence[Item]) -> list[Row]:
+    """A row per query, the pictures first.
+
+    A row of a picture has its best true caption and the best false one; a row of a caption the best true
+    picture and the best false one.
+    """
+    from open_clip_ext.evaluation.ranking import rank
+
+    captions = [caption for item in items for caption in item.captions]
+    owner = [place for place, item in enumerate(items) for _ in item.captions]
+    words = {caption: number for number, caption in enumerate(dict.fromkeys(captions))}
+    owners: dict[str, list[int]] = {}
+    uses: dict[str, list[int]] = {}
+    for index, (caption, place) in enumerate(zip(captions, owner, strict=True)):
+        owners.setdefault(caption, []).append(place)
+        uses.setdefault(caption, []).append(index)
+    own = [[use for caption in dict.fromkeys(item.captions) for use in uses[caption]] for item in items]
+
+    pictures = encoder.pictures([item.pictures[0] for item in items])
+    texts = encoder.texts(list(words))[[words[caption] for caption in captions]]
+    paths = [item.pictures[0].path for item in items]
+    rows = [
+        _row("i2t", f"{item.id}/i2t", [path], [captions[found.best], captions[found.rival]], found)
+        for item, path, found in zip(items, paths, rank(pictures, texts, own), strict=True)
+    ]
+    return rows + [
+        _row(
+            "t2i", f"{items[place].id}/t2i/{index}", [paths[found.best], paths[found.rival]], [caption], found
+        )
+        for index, (caption, place, found) in enumerate(
+            zip(captions, owner, rank(texts, pictures, [owners[c] for c in captions]), strict=True)
+        )
+    ]
+
+
+def _row(direction: str, id: str, pictures: list[str], captions: list[str], found: Any) -> Row:
+    from open_clip_ext.evaluation.ranking import metrics
+
+    named = {f"{prefix}R@{k}": k for prefix in ("", f"{direction} ") for k in AT}
+    return {
+        "id": id,
+        "group": direction,
+        "pictures": pictures,
+        "captions": captions,
+        **metrics(found, named),
+    }

@@ -1,0 +1,130 @@
+"""Weights between two models, and files of them that say which model they belong to.
+
+WiSE-FT (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, equation 2):
+
+    theta(alpha) = (1 - alpha) theta_A + alpha theta_B
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from open_clip_ext.errors import InputError
+
+NOTE = "open_clip_ext"
+
+
+def interpolate(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], alpha: float, names: tuple[str, str] = ("A", "B")
+) -> dict[str, Tensor]:
+    """`(1 - alpha) a + alpha b`, key by key, `logit_scale` (a logarithm) among them.
+
+    The arithmetic is fp32 (fp64 where the weights are), the result has the weights' own type.
+    Alpha 0 gives `a` and alpha 1 gives `b`, bit for bit. Integer buffers, such as BatchNorm's count of
+    batches, are those of the nearer end.
+
+    Args:
+        a: state dict of the base.
+        b: state dict of what was made of it.
+        alpha: from 0 to 1.
+        names: what to call the two in a sentence.
+
+    Raises:
+        InputError: alpha is out of range, or the two are not of one architecture, or not finite.
+    """
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha {alpha:g}: it must lie between 0 ({names[0]}) and 1 ({names[1]})")
+    _require_one_architecture(a, b, names)
+    for weights, name in zip((a, b), names, strict=True):
+        for key, value in weights.items():
+            if not bool(value.isfinite().all()):
+                raise InputError(f"{name}: {key} is not finite, and no mixture with it would be")
+    return {key: _between(value, b[key], alpha) for key, value in a.items()}
+
+
+def save(path: Path, weights: Mapping[str, Tensor], note: Mapping[str, str]) -> None:
+    """Write a checkpoint that open_clip loads; a file of that name is whole at any time.
+
+    Args:
+        path: with the suffix .safetensors in that format, else in torch's.
+        weights: a state dict.
+        note: what `read_note` gives back.
+
+    Raises InputError if it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Clones, because safetensors takes no tensor that shares its memory.
+    weights = {key: value.detach().cpu().clone().contiguous() for key, value in weights.items()}
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import save_file
+
+            save_file(weights, part, metadata={"format": "pt", NOTE: json.dumps(dict(note))})
+        else:
+            torch.save({"state_dict": weights, NOTE: dict(note)}, part)
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_note(path: Path) -> dict[str, str]:
+    """The note of a checkpoint that `save` wrote; empty for any other file."""
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors import SafetensorError, safe_open
+
+            try:
+                with safe_open(path, "pt") as file:
+                    note: Any = json.loads((file.metadata() or {}).get(NOTE, "{}"))
+            except SafetensorError:
+                return {}
+        else:
+            content = torch.load(path, map_location="meta", weights_only=True, mmap=True)
+            note = content.get(NOTE, {}) if isinstance(content, dict) else {}
+    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError):
+        return {}  # whoever loads the weights says what is wrong
+    return dict(note) if isinstance(note, dict) else {}
+
+
+def _between(a: Tensor, b: Tensor, alpha: float) -> Tensor:
+    if alpha in (0, 1) or not a.is_floating_point():
+        # Not left to the arithmetic, in which -0.0 + 0 * x is +0.0.
+        return a if alpha < 0.5 else b
+    stored = torch.promote_types(a.dtype, b.dtype)
+    exact = torch.promote_types(stored, torch.float32)
+    return torch.lerp(a.to(exact), b.to(exact), alpha).to(stored)
+
+
+def _require_one_architecture(
+    a: Mapping[str, Tensor], b: Mapping[str, Tensor], names: tuple[str, str]
+) -> None:
+    for one, other, name, lacking in ((a, b, *names), (b, a, *names[::-1])):
+        extra = sorted(one.keys() - other.keys())
+        if extra:
+            raise InputError(
+                f"{name} has {extra[0]}{_more(extra)}, {lacking} has not: "
+                "only checkpoints of one architecture can be merged"
+            )
+    other_shape = [key for key in a if a[key].shape != b[key].shape]
+    if other_shape:
+        key = other_shape[0]
+        raise InputError(
+            f"{key} has shape {list(a[key].shape)} in {names[0]} and {list(b[key].shape)} in {names[1]}"
+            f"{_more(other_shape)}: only checkpoints of one architecture can be merged"
+        )
+
+
+def _more(keys: list[str]) -> str:
+    return f" (and {len(keys) - 1} more)" if len(keys) > 1 else ""

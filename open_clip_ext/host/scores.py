@@ -1,0 +1,98 @@
+"""Benchmarks in upstream's own evaluation: scored when it evaluates, logged where it logs.
+
+Upstream evaluates only where it has validation data, and asks its zero-shot part first. So a key of
+its own kind stands in the data for ours, and the scores join those of the zero-shot part: upstream
+itself then writes them to its log, results.jsonl, tensorboard and wandb.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from open_clip.model import CLIP, CustomTextCLIP
+
+from open_clip_ext import towers
+from open_clip_ext.evaluation import catalogue, run
+from open_clip_ext.evaluation.encode import Encoder
+from open_clip_ext.evaluation.items import Benchmark
+from open_clip_ext.host import chance
+from open_clip_ext.settings import Scored
+from open_clip_ext.teacher import unwrap
+
+FLAG = "--eval-benchmarks"
+# The classes whose text tower can be run at real length.
+STOCK = (CLIP, CustomTextCLIP)
+# What upstream looks for before it evaluates; the first is the one we stand in for.
+EVALUATED = ("imagenet-val", "imagenet-v2", "val")
+
+
+class Scores:
+    """The benchmarks of a run.
+
+    Args:
+        benchmarks: read, with no picture missing that must be there.
+        allow_missing: whether the others may be.
+        summary: what they are, for the log.
+    """
+
+    def __init__(self, benchmarks: Sequence[Benchmark], allow_missing: bool, summary: str) -> None:
+        self.benchmarks = benchmarks
+        self.summary = summary
+        self.allow_missing = allow_missing
+        self.preprocess: Any = None
+
+    @classmethod
+    def read(cls, scored: Scored) -> Scores:
+        """Read the benchmarks on every rank, so that bad input stops all of them before any work.
+
+        Raises InputError.
+        """
+        found = catalogue.read(catalogue.sources(scored.chosen, scored.data, FLAG))
+        benchmarks = [benchmark for _, benchmark in found.values()]
+        counts = []
+        for benchmark in benchmarks:
+            there, missing = run.present(benchmark, scored.allow_missing, "--eval-allow-missing")
+            total = f" of {len(there) + missing:,}" if missing else ""
+            counts.append(f"{benchmark.name} ({len(there):,}{total} items)")
+        return cls(benchmarks, scored.allow_missing, ", ".join(counts))
+
+    def announce(self, data: dict[str, Any], preprocess: Any) -> dict[str, Any]:
+        """Upstream's data, in which it finds a reason to evaluate."""
+        self.preprocess = preprocess
+        logging.info(f"open_clip_ext: evaluates {self.summary}")
+        return data if any(name in data for name in EVALUATED) else {**data, EVALUATED[0]: self}
+
+    def without(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Upstream's data as it was."""
+        return {name: value for name, value in data.items() if value is not self}
+
+    def due(self, epoch: int, args: argparse.Namespace) -> bool:
+        """Whether upstream's validation data, if there were any, would be evaluated after `epoch`."""
+        return bool(epoch % args.val_frequency == 0 or epoch == args.epochs)
+
+    def score(self, model: Any, tokenizer: Any) -> dict[str, float]:
+        """`{"sugarcrepe-micro": 0.77, ...}`; nothing else that a run depends on is changed.
+
+        Raises InputError if a picture does not decode, or the model's features are not finite.
+        """
+        # A copy of the outermost module alone: what is done to it is not done to the student. Of its
+        # own class again, for a --loss run has armed the student.
+        encoding: Any = copy.copy(unwrap(model))
+        encoding.__class__ = next((cls for cls in type(encoding).__mro__ if cls in STOCK), type(encoding))
+        towers.trim(encoding, evaluation=True)
+        with chance.undisturbed():
+            results = run.evaluate(
+                Encoder(encoding, self.preprocess, tokenizer),
+                self.benchmarks,
+                allow_missing=self.allow_missing,
+                intervals=False,
+            )
+        return {
+            f"{name}-{average.replace(' ', '-')}": score["value"]
+            for name, result in results.items()
+            for average, score in result["scores"].items()
+        }

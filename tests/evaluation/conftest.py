@@ -1,0 +1,14 @@
+"""Fixtures of the evaluation's tests; what they are made of is in fakes.py."""
+
+from __future__ import annotations
+
+import pytest
+from fakes import ConstantEncoder, FakeEncoder, NaNEncoder, write_pictures
+
+__all__ = ["ConstantEncoder", "FakeEncoder", "NaNEncoder"]
+
+
+@pytest.fixture
+def pictures(tmp_path) -> list[str]:
+    """Eight drawn photos."""
+    return write_pictures(tmp_path / "pictures", 8)
