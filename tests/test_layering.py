@@ -24,9 +24,10 @@ ALLOWED = {
     "towers": [],
     "plugins": ["errors"],
     "registry": ["errors", "plugins"],
-    "settings": ["errors", "registry"],
+    "negatives": ["negatives", "data", "errors", "plugins"],
+    "settings": ["errors", "negatives", "registry"],
     "run": ["", "armed", "errors", "peers", "settings", "teacher", "towers"],
-    "host": ["host", "armed", "data", "errors", "run", "settings", "teacher"],
+    "host": ["host", "armed", "data", "errors", "negatives", "run", "settings", "teacher"],
     "losses": ["losses", "teacher"],
     "demo": ["demo", "", "errors", "registry"],
 }
