@@ -39,7 +39,8 @@ SCHEMA = (
     "CREATE TABLE entry (caption INTEGER NOT NULL, generator INTEGER NOT NULL, texts TEXT NOT NULL)",
     "CREATE UNIQUE INDEX entry_caption ON entry (caption, generator)",
     "CREATE TABLE tally (generator INTEGER NOT NULL, type TEXT NOT NULL, keeps INTEGER NOT NULL, "
-    "reason TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (generator, type, keeps, reason)) WITHOUT ROWID",
+    "reason TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (generator, type, keeps, reason)) "
+    "WITHOUT ROWID",
 )
 FIND = """
 SELECT entry.generator, entry.texts FROM caption LEFT JOIN entry ON entry.caption = caption.id

@@ -1,0 +1,215 @@
+"""Parts of speech: spaCy with a model that the user has, or TextBlob's lexicon, which needs no data."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any, Protocol
+
+from open_clip_ext.errors import InputError
+from open_clip_ext.negatives.words import Token, split
+
+DEFAULT_MODEL = "en_core_web_sm"
+TEXTBLOB = "textblob"
+COARSE = {
+    "NN": "NOUN", "NNS": "NOUN", "NNP": "PROPN", "NNPS": "PROPN", "JJ": "ADJ", "JJR": "ADJ", "JJS": "ADJ",
+    "VB": "VERB", "VBD": "VERB", "VBG": "VERB", "VBN": "VERB", "VBP": "VERB", "VBZ": "VERB", "MD": "AUX",
+    "RB": "ADV", "RBR": "ADV", "RBS": "ADV", "WRB": "ADV", "IN": "ADP", "TO": "ADP", "RP": "ADP",
+    "DT": "DET", "PDT": "DET", "WDT": "DET", "CD": "NUM", "CC": "CCONJ", "PRP": "PRON", "PRP$": "PRON",
+    "WP": "PRON", "EX": "PRON",
+}  # fmt: skip
+BE = frozenset(("is", "are", "was", "were", "be", "been", "being", "am"))
+NOMINAL = ("DT", "JJ", "PRP$", "CD", "IN")
+
+
+class Tagger(Protocol):
+    """Anything that finds the words of captions and their classes.
+
+    Attributes:
+        name: what output it made is recorded under.
+    """
+
+    name: str
+
+    def tag(self, captions: Sequence[str]) -> Iterator[list[Token]]:
+        """The tokens of each caption."""
+
+
+def tagger(name: str) -> Tagger:
+    """The tagger `name`: "textblob", or a spaCy model by its name or folder.
+
+    "auto" is spaCy's small English model where it is installed, and TextBlob, with a notice,
+    where not. Raises InputError if it cannot be had.
+    """
+    if name == TEXTBLOB:
+        return TextBlobTagger()
+    if name != "auto":
+        return SpacyTagger(name)
+    try:
+        return SpacyTagger(DEFAULT_MODEL)
+    except InputError:
+        print(
+            f"open_clip_ext: tagging with TextBlob's lexicon; spaCy's {DEFAULT_MODEL} is not installed "
+            f"(python -m spacy download {DEFAULT_MODEL})",
+            file=sys.stderr,
+        )
+        return TextBlobTagger()
+
+
+class SpacyTagger:
+    """A spaCy pipeline, of which only the tagger and the lemmatizer are run.
+
+    Args:
+        model: the name of an installed model, or its folder.
+
+    Raises InputError if spaCy or the model is missing, or if the model does not tag.
+    """
+
+    def __init__(self, model: str) -> None:
+        try:
+            import spacy
+        except ImportError as error:
+            raise InputError(
+                f"tagger={model}: spaCy is not installed; pip install spacy, or use tagger={TEXTBLOB}"
+            ) from error
+        try:
+            self._pipeline = spacy.load(model, exclude=["ner", "parser", "senter"])
+        except OSError as error:
+            raise InputError(
+                f"tagger={model}: spaCy has no such model; python -m spacy download {model}, "
+                f"or use tagger={TEXTBLOB}"
+            ) from error
+        self.name = f"spacy:{self._pipeline.meta['name']}-{self._pipeline.meta['version']}"
+        if not any(token.pos_ for token in self._pipeline("a dog on a bench")):
+            raise InputError(
+                f"tagger={model}: this spaCy model gives no parts of speech; use {DEFAULT_MODEL}"
+            )
+
+    def tag(self, captions: Sequence[str]) -> Iterator[list[Token]]:
+        """The tokens of each caption."""
+        for document in self._pipeline.pipe(captions, batch_size=256):
+            yield [
+                Token(t.idx, t.idx + len(t.text), t.text, t.pos_, t.tag_, (t.lemma_ or t.text).lower())
+                for t in document
+                if not t.is_space
+            ]
+
+
+class TextBlobTagger:
+    """The lexicon tagger of the `pattern` library as TextBlob ships it, with rules for captions.
+
+    The rules mend what it does to noun phrases: "a spotted dog" (an adjective), "a set of" and
+    "with stripes" (nouns). A word in a script other than Latin gets the class X.
+    """
+
+    name = "textblob:lexicon-1"
+
+    def __init__(self) -> None:
+        try:
+            from textblob.en import parser
+        except ImportError as error:
+            raise InputError(
+                "tagger=textblob: TextBlob is not installed; pip install 'open_clip_ext[negatives]'"
+            ) from error
+        self._parser: Any = parser
+        self._lexicon: Any = parser.lexicon
+
+    def tag(self, captions: Sequence[str]) -> Iterator[list[Token]]:
+        """The tokens of each caption."""
+        for caption in captions:
+            yield self._one(caption)
+
+    def knows(self, word: str) -> bool:
+        """Whether a word is in the lexicon."""
+        return word in self._lexicon or word.lower() in self._lexicon
+
+    def _one(self, caption: str) -> list[Token]:
+        words = split(caption)
+        forms = [text.lower() if text.lower() in self._lexicon else text for *_, text in words]
+        tags = [tag for _, tag in self._parser.find_tags(forms)] if forms else []
+        tokens = []
+        for i, (start, end, text) in enumerate(words):
+            tag = tags[i]
+            before = tags[i - 1] if i else ""
+            after = tags[i + 1] if i + 1 < len(tags) else ""
+            if not text[0].isalnum():
+                pos, tag = ("PART", "POS") if text[1:] == "s" else ("PUNCT", tag)
+            elif not latin(text):
+                pos, tag = "X", "FW"
+            else:
+                tag = tags[i] = _mend(tag, text, before, after)
+                pos = "AUX" if text.lower() in BE else COARSE.get(tag, "X")
+            tokens.append(Token(start, end, text, pos, tag, lemma(text.lower(), pos)))
+        return tokens
+
+
+def latin(text: str) -> bool:
+    """Whether every letter is of the Latin alphabet."""
+    return text.isascii() or all(not c.isalpha() or c < "\u0250" for c in text)
+
+
+def _mend(tag: str, text: str, before: str, after: str) -> str:
+    """The tag that a word of a caption has in its place."""
+    if tag in ("VBD", "VBN", "VBG") and before in ("DT", "JJ", "PRP$", "CD") and after in ("NN", "NNS", "JJ"):
+        return "JJ"
+    if text.lower() in BE:
+        return tag
+    if (
+        tag in ("VB", "VBP", "VBN")
+        and before in NOMINAL
+        and after in ("IN", "", ".", "VBZ", "VBG", ",", "CC")
+    ):
+        return "NN"
+    if tag == "VBZ" and before in NOMINAL:
+        return "NNS"
+    return tag
+
+
+@lru_cache(maxsize=1 << 16)
+def lemma(word: str, pos: str) -> str:
+    """The dictionary form of a word in lower case, as far as rules give it."""
+    if pos == "NOUN":
+        from textblob.en.inflect import singularize
+
+        return word if word.endswith(("ss", "us")) else str(singularize(word))
+    if pos in ("VERB", "AUX"):
+        return _irregular().get(word) or _base_verb(word)
+    if pos == "ADJ" and (match := re.fullmatch(r"(\w{3,}?)(i?)(?:er|est)", word)):
+        stem = match[1] + ("y" if match[2] else "")
+        for form in (stem, stem + "e", stem[:-1] if stem[-1:] == stem[-2:-1] else stem):
+            if _tags_of(form) == "JJ":
+                return form
+    return word
+
+
+def _base_verb(word: str) -> str:
+    for ending in ("ing", "ed", "s", "es"):
+        if word.endswith(ending) and len(word) > len(ending) + 1:
+            stem = word[: -len(ending)]
+            doubled = stem[:-1] if stem[-1:] == stem[-2:-1] else stem
+            forms = (stem, doubled, stem + "e", stem[:-1] + "y" if stem.endswith("i") else stem)
+            for form in forms if ending != "s" else (stem,):
+                if _tags_of(form).startswith("VB"):
+                    return form
+            for form in forms:  # known as a noun first: "paint", "fish"
+                if _tags_of(form).startswith("NN"):
+                    return form
+            if ending != "s":
+                return doubled
+    return word
+
+
+@lru_cache(maxsize=1)
+def _irregular() -> dict[str, str]:
+    lines = (files(__package__) / "english" / "verbs.txt").read_text("utf-8").splitlines()
+    verbs = [line.split() for line in lines if line and not line.startswith("#")]
+    return {form: base for base, *forms in verbs for form in forms}
+
+
+def _tags_of(word: str) -> str:
+    from textblob.en import lexicon
+
+    return str(lexicon.get(word, ""))

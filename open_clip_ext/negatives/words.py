@@ -1,0 +1,97 @@
+"""Words of a caption by their offsets, and edits that touch nothing else of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+# A word with its hyphens, the tail of a contraction ("'s"), or any other visible character.
+WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*|['\u2019][^\W_]+|\S")
+# Spelt with a vowel but spoken with a consonant, and the other way round.
+SPOKEN_CONSONANT = re.compile(r"(uni(?!n|m)|us[eu]|eu|ewe|one(?![a-z])|once|u(?![a-z]))", re.IGNORECASE)
+SPOKEN_VOWEL = re.compile(r"(hour|honest|honor|honour|heir|[fhlmnrsx](?![a-z]))", re.IGNORECASE)
+
+
+class Token(NamedTuple):
+    """A word or sign of a caption.
+
+    Attributes:
+        start: where it begins in the caption.
+        end: where it ends.
+        text: `caption[start:end]`.
+        pos: its coarse class as in Universal Dependencies: NOUN, ADJ, VERB, ADP, ...
+        tag: its Penn Treebank tag: NN, NNS, VBG, ...
+        lemma: its dictionary form in lower case.
+    """
+
+    start: int
+    end: int
+    text: str
+    pos: str
+    tag: str
+    lemma: str
+
+    @property
+    def plural(self) -> bool:
+        """Whether it is a noun in the plural."""
+        return self.tag in ("NNS", "NNPS")
+
+
+Span = tuple[int, int]  # tokens [first, last)
+
+
+def split(caption: str) -> list[tuple[int, int, str]]:
+    """Start, end and text of each word and sign."""
+    return [(match.start(), match.end(), match.group()) for match in WORD.finditer(caption)]
+
+
+def edit(caption: str, tokens: Sequence[Token], changes: Mapping[Span, str]) -> str:
+    """The caption with the tokens of each span exchanged for a text.
+
+    Whatever lies between is kept to the character, except "a" and "an" before a changed word, and the
+    capital that begins the caption.
+    """
+    parts, at = [], 0
+    for (first, last), text in sorted(changes.items()):
+        head = caption[at : tokens[first].start]
+        if first and tokens[first - 1].lemma in ("a", "an") and text:
+            before = tokens[first - 1]
+            if before.start >= at:
+                fitted = article(text)
+                head = (
+                    caption[at : before.start]
+                    + _cased(fitted, before.text)
+                    + caption[before.end : tokens[first].start]
+                )
+        parts += [head, text]
+        at = tokens[last - 1].end
+    edited = "".join([*parts, caption[at:]])
+    if tokens[0].text[:1].isupper() and (0 in {first for first, _ in changes}):
+        edited = edited[: tokens[0].start] + _capital(edited[tokens[0].start :])
+    return edited
+
+
+def swap(caption: str, tokens: Sequence[Token], one: Span, other: Span) -> str:
+    """The caption with two spans exchanged, each in the case of its new place."""
+    texts = {span: caption[tokens[span[0]].start : tokens[span[1] - 1].end] for span in (one, other)}
+    if 0 in (one[0], other[0]):  # the caption's first word: its capital is the place's, not the word's
+        first = min(one, other)
+        if tokens[0].pos != "PROPN":
+            texts[first] = texts[first][:1].lower() + texts[first][1:]
+    return edit(caption, tokens, {one: texts[other], other: texts[one]})
+
+
+def article(text: str) -> str:
+    """The indefinite article that goes before a text: "a" or "an"."""
+    if SPOKEN_CONSONANT.match(text):
+        return "a"
+    return "an" if text[:1].lower() in "aeiou" or SPOKEN_VOWEL.match(text) else "a"
+
+
+def _cased(text: str, like: str) -> str:
+    return text.capitalize() if like[:1].isupper() else text
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
