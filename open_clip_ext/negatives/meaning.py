@@ -28,6 +28,7 @@ ARTICLES = frozenset(("a", "an", "the", "some"))
 SILENT = frozenset(("there", "be"))
 NEGATIONS = frozenset(("no", "not", "n't", "'t", "without", "never", "nobody", "nothing", "none"))
 LIVING = ("person", "animal")
+PLACES = ("place", "room", "building")
 
 Form = tuple[object, ...]
 
@@ -67,11 +68,17 @@ class Judge:
         )
         if NEGATIONS & {token.lemma for token in caption} or NEGATIONS & {token.lemma for token in text}:
             return ""
+        return self._covered(said, more)
+
+    def _covered(self, said: Sequence[Form], more: Sequence[Form]) -> Judgement:
+        """Whether `said` has all items of `more` in order, or broader or narrower words for them."""
         narrower, at = False, 0
         for item in more:
+            start = at
             while at < len(said) and not (fit := self._fits(said[at], item)):
                 at += 1
-            if at == len(said):
+            # What is left out must be a whole phrase: "on a bench", not the "side of" in "on the side of it".
+            if at == len(said) or (at > start and (said[start][0] == "np" or said[at - 1][0] == "relation")):
                 return ""
             narrower |= fit == "narrower"
             at += 1
@@ -109,37 +116,35 @@ class Judge:
     def _representative(self, word: str, pos: str) -> str:
         return min([word, *self.lexicon.synonyms(word, pos)])
 
-    def _symmetric(self, items: Sequence[Form]) -> Iterator[Form]:
-        """Two noun phrases around a symmetric relation in a fixed order."""
-        out: list[Form] = []
-        for item in items:
-            out.append(item)
-            if item[0] not in ("np", "all") or len(out) < 3:
-                continue
-            before = 4 if out[-3][0] == "verb" and out[-3][1] in POSTURES and len(out) > 3 else 3
-            left, relation = out[-before], out[-2]
+    def _symmetric(self, items: Sequence[Form]) -> list[Form]:
+        """The two sides of a symmetric relation in a fixed order.
+
+        The relation must be all there is, but for a place: whatever else there is belongs to one side.
+        """
+        out = list(items)
+        at = 2 if len(out) > 1 and out[1][0] == "verb" and out[1][1] in POSTURES else 1
+        if len(out) > at + 1 and out[at][0] == "relation":
+            left, right, rest = out[0], out[at + 1], out[at + 2 :]
             if (
-                left[0] in ("np", "all")
-                and relation[0] == "relation"
-                and self._exchangeable(relation, left, item)
+                {left[0], right[0]} <= {"np", "all"}
+                and self._exchangeable(out[at], left, right)
+                and (not rest or (len(rest) == 2 and self._is(rest[1], PLACES)))
             ):
-                pair = sorted((left, item), key=repr)
-                out[-before], out[-1] = pair
-        return iter(out)
+                out[0], out[at + 1] = sorted((left, right), key=repr)
+        return out
 
     def _exchangeable(self, relation: Form, left: Form, right: Form) -> bool:
         names = {str(relation[1]), *self.lexicon.synonyms(str(relation[1]), "ADP")}
         if names & SYMMETRIC:
             return True
-        return "with" in names and all(self._lives(side) for side in (left, right))
+        return "with" in names and self._is(left, LIVING) and self._is(right, LIVING)
 
-    def _lives(self, item: Form) -> bool:
+    def _is(self, item: Form, kinds: Sequence[str]) -> bool:
+        """Whether a noun phrase, or each of several, is of one of the kinds."""
         if item[0] == "all":
-            return all(self._lives(part) for part in item[1:] if isinstance(part, tuple))
-        word = str(item[1])
-        return any(
-            kind == word or self.lexicon.relation(word, kind, "NOUN") in ("same", "implied")
-            for kind in LIVING
+            return all(self._is(part, kinds) for part in item[1:] if isinstance(part, tuple))
+        return item[0] == "np" and any(
+            self.lexicon.relation(str(item[1]), kind, "NOUN") in ("same", "implied") for kind in kinds
         )
 
     def _fits(self, said: Form, item: Form) -> str:
@@ -154,7 +159,7 @@ class Judge:
             return ""
         if said[0] == "np":
             had, has = set(said[3]), set(item[3])  # type: ignore[call-overload]
-            if said[2] != item[2] or not has <= had:
+            if said[2] != item[2] or not has <= had or (relation == "narrower" and has != had):
                 return ""
         return relation
 
