@@ -185,7 +185,7 @@ def test_a_request_in_trouble_is_repeated(trouble):
         return Reply(**trouble) if number % 3 == 1 else good(request, number)
 
     with serve(every_third) as endpoint:
-        assert len(run(endpoint, CAPTIONS[:4], patience=4, concurrency=1)) == 10
+        assert len(run(endpoint, CAPTIONS[:4], patience=4, concurrency=1)) == 4
 
 
 def test_the_wait_is_what_a_busy_server_asks_for():
