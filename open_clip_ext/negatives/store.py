@@ -122,7 +122,7 @@ class Store:
         """All texts of a caption, in stored order, rejected ones too; None without an entry."""
         caption = normalise(caption)
         with self._reported():
-            found = self._query(FIND, (_key(caption), caption)).fetchall()
+            found = self._query(FIND, (key(caption), caption)).fetchall()
         return self._decode(found) if found else None
 
     def negatives(self, caption: str, keeps: bool = False) -> list[Text] | None:
@@ -137,7 +137,7 @@ class Store:
         """The image files that the source named for a caption."""
         caption = normalise(caption)
         row = self._query(
-            "SELECT images FROM caption WHERE key = ? AND text = ?", (_key(caption), caption)
+            "SELECT images FROM caption WHERE key = ? AND text = ?", (key(caption), caption)
         ).fetchone()
         return json.loads(row[0]) if row else []
 
@@ -234,7 +234,7 @@ class Writer:
     def finished(self, caption: str) -> bool:
         """Whether this generator has done the caption already."""
         caption = normalise(caption)
-        found = self._connection.execute(FIND, (_key(caption), caption)).fetchall()
+        found = self._connection.execute(FIND, (key(caption), caption)).fetchall()
         return any(maker == self._maker for maker, _ in found)
 
     def add(self, caption: str, texts: Sequence[Candidate], images: Sequence[str] = ()) -> None:
@@ -427,17 +427,18 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
-def _key(caption: str) -> int:
+def key(caption: str) -> int:
+    """What a store finds a normalised caption by: 64 bits, signed."""
     return int.from_bytes(blake2b(caption.encode("utf-8"), digest_size=8).digest(), "big", signed=True)
 
 
 def _caption_row(connection: sqlite3.Connection, caption: str, images: Sequence[str]) -> int:
     """The row of a caption, made if it is new, with the new ones among its images added."""
     found = connection.execute(
-        "SELECT id, images FROM caption WHERE key = ? AND text = ?", (_key(caption), caption)
+        "SELECT id, images FROM caption WHERE key = ? AND text = ?", (key(caption), caption)
     ).fetchone()
     if found is None:
-        values = _key(caption), caption, _json(images)
+        values = key(caption), caption, _json(images)
         row = connection.execute("INSERT INTO caption VALUES (NULL, ?, ?, ?)", values).lastrowid
         assert row is not None
         return row

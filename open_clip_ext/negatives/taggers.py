@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from importlib.resources import files
 from typing import Any, Protocol
 
 from open_clip_ext.errors import InputError
+from open_clip_ext.negatives.forms import lemma
 from open_clip_ext.negatives.words import Token, split
 
 DEFAULT_MODEL = "en_core_web_sm"
@@ -37,8 +35,38 @@ class Tagger(Protocol):
     def tag(self, captions: Sequence[str]) -> Iterator[list[Token]]:
         """The tokens of each caption."""
 
+    def knows(self, word: str) -> bool:
+        """Whether it takes a word for an English one."""
+
+
+class Remembering:
+    """A tagger that remembers the last captions: a generator and the gate ask for the same ones."""
+
+    def __init__(self, tagger: Tagger, captions: int = 4096) -> None:
+        self.name = tagger.name
+        self.knows = tagger.knows
+        self._tagger = tagger
+        self._captions = captions
+        self._known: dict[str, list[Token]] = {}
+
+    def tag(self, captions: Sequence[str]) -> Iterator[list[Token]]:
+        """The tokens of each caption."""
+        new = [caption for caption in dict.fromkeys(captions) if caption not in self._known]
+        found = dict(zip(new, self._tagger.tag(new), strict=True))
+        found.update((caption, self._known[caption]) for caption in captions if caption not in found)
+        self._known.update(found)
+        while len(self._known) > self._captions:
+            del self._known[next(iter(self._known))]
+        for caption in captions:
+            yield found[caption]
+
 
 def tagger(name: str) -> Tagger:
+    """A `Remembering` tagger by its name."""
+    return Remembering(_tagger(name))
+
+
+def _tagger(name: str) -> Tagger:
     """The tagger `name`: "textblob", or a spaCy model by its name or folder.
 
     "auto" is spaCy's small English model where it is installed, and TextBlob, with a notice,
@@ -96,6 +124,10 @@ class SpacyTagger:
                 for t in document
                 if not t.is_space
             ]
+
+    def knows(self, word: str) -> bool:
+        """Whether a word is written in Latin letters: a pipeline has no list of words."""
+        return latin(word)
 
 
 class TextBlobTagger:
@@ -166,50 +198,3 @@ def _mend(tag: str, text: str, before: str, after: str) -> str:
     if tag == "VBZ" and before in NOMINAL:
         return "NNS"
     return tag
-
-
-@lru_cache(maxsize=1 << 16)
-def lemma(word: str, pos: str) -> str:
-    """The dictionary form of a word in lower case, as far as rules give it."""
-    if pos == "NOUN":
-        from textblob.en.inflect import singularize
-
-        return word if word.endswith(("ss", "us")) else str(singularize(word))
-    if pos in ("VERB", "AUX"):
-        return _irregular().get(word) or _base_verb(word)
-    if pos == "ADJ" and (match := re.fullmatch(r"(\w{3,}?)(i?)(?:er|est)", word)):
-        stem = match[1] + ("y" if match[2] else "")
-        for form in (stem, stem + "e", stem[:-1] if stem[-1:] == stem[-2:-1] else stem):
-            if _tags_of(form) == "JJ":
-                return form
-    return word
-
-
-def _base_verb(word: str) -> str:
-    for ending in ("ing", "ed", "s", "es"):
-        if word.endswith(ending) and len(word) > len(ending) + 1:
-            stem = word[: -len(ending)]
-            doubled = stem[:-1] if stem[-1:] == stem[-2:-1] else stem
-            forms = (stem, doubled, stem + "e", stem[:-1] + "y" if stem.endswith("i") else stem)
-            for form in forms if ending != "s" else (stem,):
-                if _tags_of(form).startswith("VB"):
-                    return form
-            for form in forms:  # known as a noun first: "paint", "fish"
-                if _tags_of(form).startswith("NN"):
-                    return form
-            if ending != "s":
-                return doubled
-    return word
-
-
-@lru_cache(maxsize=1)
-def _irregular() -> dict[str, str]:
-    lines = (files(__package__) / "english" / "verbs.txt").read_text("utf-8").splitlines()
-    verbs = [line.split() for line in lines if line and not line.startswith("#")]
-    return {form: base for base, *forms in verbs for form in forms}
-
-
-def _tags_of(word: str) -> str:
-    from textblob.en import lexicon
-
-    return str(lexicon.get(word, ""))

@@ -74,12 +74,16 @@ def edit(caption: str, tokens: Sequence[Token], changes: Mapping[Span, str]) -> 
 
 def swap(caption: str, tokens: Sequence[Token], one: Span, other: Span) -> str:
     """The caption with two spans exchanged, each in the case of its new place."""
-    texts = {span: caption[tokens[span[0]].start : tokens[span[1] - 1].end] for span in (one, other)}
-    if 0 in (one[0], other[0]):  # the caption's first word: its capital is the place's, not the word's
-        first = min(one, other)
-        if tokens[0].pos != "PROPN":
-            texts[first] = texts[first][:1].lower() + texts[first][1:]
+    texts = {span: lowered(caption, tokens, span) for span in (one, other)}
     return edit(caption, tokens, {one: texts[other], other: texts[one]})
+
+
+def lowered(caption: str, tokens: Sequence[Token], span: Span) -> str:
+    """The text of a span, without the capital that it has only because it begins the caption."""
+    text = caption[tokens[span[0]].start : tokens[span[1] - 1].end]
+    if span[0] or tokens[0].pos == "PROPN" or text[1:2].isupper():
+        return text
+    return text[:1].lower() + text[1:]
 
 
 def article(text: str) -> str:
