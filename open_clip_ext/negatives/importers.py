@@ -1,6 +1,6 @@
 """`negatives import`: what the authors of the methods released, into a store.
 
-Each format is a function from a file to its captions; see /docs/negatives-looking.md for the forms.
+Each format is a function from a file to its captions.
 """
 
 from __future__ import annotations
@@ -204,29 +204,67 @@ def main(args: argparse.Namespace) -> int:
     from open_clip_ext.negatives.store import Writer
 
     form = FORMATS[args.format]
-    captions = _collect(form, args.files, args.images)
+    released = _collect(form, args.files, args.images)
     params = {"files": [file.name for file in args.files], "as_released": args.as_released}
     with Writer(args.out, f"imported-{args.format}", "1", params, form.types(args.files)) as writer:
-        for caption, (texts, images) in tqdm(captions.items(), unit="caption", disable=None):
-            if not writer.finished(caption):
-                writer.add(caption, texts, images)
+        todo = [caption for caption in released.texts if not writer.finished(caption)]
+        judged = _as_released if args.as_released else _judged
+        for caption, texts in tqdm(judged(released, todo), total=len(todo), unit=" captions", disable=None):
+            writer.add(caption, texts, released.images[caption])
         tally = writer.tally()
-    _say(args.out, len(captions), tally)
+    _say(args.out, len(released.texts), tally)
     return 0
 
 
-def _collect(
-    form: Format, files: Sequence[Path], folder: Path
-) -> dict[str, tuple[list[Candidate], list[str]]]:
-    """Texts and images of each caption of all files; a caption may stand in several places."""
-    captions: dict[str, tuple[list[Candidate], list[str]]] = {}
+@dataclass
+class Released:
+    """What files hold, by caption; a caption may stand in several places.
+
+    Attributes:
+        texts: the texts of each caption, without repetitions.
+        images: the pictures of each caption.
+        captions: the captions of each picture.
+    """
+
+    texts: dict[str, list[Candidate]]
+    images: dict[str, list[str]]
+    captions: dict[str, list[str]]
+
+
+def _collect(form: Format, files: Sequence[Path], folder: Path) -> Released:
+    found = Released({}, {}, {})
     for file in files:
         for item in form.read(file):
-            texts, images = captions.setdefault(normalise(item.caption), ([], []))
+            caption = normalise(item.caption)
+            texts = found.texts.setdefault(caption, [])
             texts += (text for text in item.texts if text not in texts)
+            images = found.images.setdefault(caption, [])
             if item.image and (image := str(folder / item.image)) not in images:
                 images.append(image)
-    return captions
+                found.captions.setdefault(image, []).append(caption)
+    return found
+
+
+def _as_released(released: Released, captions: Sequence[str]) -> Iterator[tuple[str, list[Candidate]]]:
+    return ((caption, released.texts[caption]) for caption in captions)
+
+
+def _judged(released: Released, captions: Sequence[str]) -> Iterator[tuple[str, list[Candidate]]]:
+    """The captions with their texts as the gate of `negatives make` sees them."""
+    from open_clip_ext.negatives.gate import Gate
+    from open_clip_ext.negatives.lexicon import Lexicon
+    from open_clip_ext.negatives.meaning import Judge
+    from open_clip_ext.negatives.taggers import tagger
+
+    gate = Gate(Judge(Lexicon()), tagger("auto"), enough=max(map(len, released.texts.values()), default=1))
+    for caption, tokens in zip(captions, gate.tagger.tag(captions), strict=True):
+        others = [
+            other
+            for image in released.images[caption]
+            for other in released.captions[image]
+            if other != caption
+        ]
+        yield caption, gate.check(caption, tokens, released.texts[caption], others)
 
 
 def _say(out: Path, captions: int, tally: Counter[tuple[str, bool, str]]) -> None:

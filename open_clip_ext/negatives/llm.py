@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from open_clip_ext.errors import InputError, TrainingError
+from open_clip_ext.negatives.gate import REASONS, Gate
 from open_clip_ext.negatives.records import Candidate, draw, normalise
 
 KINDS = ("reshuffle", "swap_noun", "swap_adj", "replace_adj", "replace_noun")
@@ -46,7 +47,8 @@ class DeGLA:
         max_tokens: longest answer; `none` leaves it to the server.
         structured: how the form of the answer is asked for; `auto` takes the first of json_schema,
             json_object and none that the server accepts. Every answer is checked, whichever it is.
-        retries: how often an unusable answer is asked for again, with what was wrong with it.
+        retries: how often an answer is asked for again that has not the right form, or whose words break
+            the rule of an edit; each time with what was wrong.
         concurrency: requests at a time.
         timeout: seconds to wait for an answer.
         patience: how often a request is repeated, at growing intervals of up to 8 s, when the server is
@@ -100,6 +102,8 @@ class DeGLA:
         self.answer = _answer_model()
         self._response_formats = _response_formats(self.answer.model_json_schema())
         self.formats = list(FORMATS if structured == "auto" else (structured,))
+        # Without a judge of meaning it looks at the words alone, and asks no tagger.
+        self._gate = Gate(judge=None, tagger=None)  # type: ignore[arg-type]
         self.settled = False  # whether the server has accepted a request
         self.failures = 0  # requests that failed since the last that did not
         self.tokens_in = self.tokens_out = self.repeats = 0
@@ -197,6 +201,7 @@ class DeGLA:
         ]
         # 31 bits: servers differ in what they take for an integer.
         seed = draw(self.seed, "degla", caption).getrandbits(31)
+        best: dict[str, Candidate] | None = None
         for attempt in range(self.retries + 1):
             self.repeats += attempt > 0
             try:
@@ -207,17 +212,29 @@ class DeGLA:
                 # One caption that the server will not have, too long for it perhaps.
                 return [Candidate(kind, "", reason="refused") for kind in KINDS]
             try:
-                return self._read(text, cut)
+                found = self._read(text, cut)
             except Unusable as error:
-                messages = [
-                    *messages[:2],
-                    {"role": "assistant", "content": text[:2000] or "{}"},
-                    {
-                        "role": "user",
-                        "content": f"This cannot be used: {error}. Give the whole object again.",
-                    },
-                ]
-        return [Candidate(kind, "", reason="no_answer") for kind in KINDS]
+                wrong = str(error)
+            else:
+                # What was good before stays: an answer may mend one edit and spoil another.
+                faults = self._faults(caption, best or {})
+                best = found | {kind: edit for kind, edit in (best or {}).items() if kind not in faults}
+                wrong = "; ".join(f"{kind}: {fault}" for kind, fault in self._faults(caption, best).items())
+            if not wrong:
+                break
+            messages = [
+                *messages[:2],
+                {"role": "assistant", "content": text[:2000] or "{}"},
+                {"role": "user", "content": f"This cannot be used: {wrong}. Give the whole object again."},
+            ]
+        if best is None:
+            return [Candidate(kind, "", reason="no_answer") for kind in KINDS]
+        return [best[kind] for kind in KINDS if kind in best]
+
+    def _faults(self, caption: str, edits: dict[str, Candidate]) -> dict[str, str]:
+        """What is wrong with the words of edits, for the model to read, by kind."""
+        checked = self._gate.check(caption, (), list(edits.values()))
+        return {edit.type: REASONS.get(edit.reason, edit.reason) for edit in checked if edit.reason}
 
     async def _complete(self, messages: list[Any], seed: int) -> tuple[str, bool]:
         """The text of an answer, and whether it was cut off; settles the format with the first one."""
@@ -260,8 +277,8 @@ class DeGLA:
             return "", False
         return reply.choices[0].message.content or "", reply.choices[0].finish_reason == "length"
 
-    def _read(self, text: str, cut: bool) -> list[Candidate]:
-        """The candidates of an answer. Raises Unusable."""
+    def _read(self, text: str, cut: bool) -> dict[str, Candidate]:
+        """The candidates of an answer by kind. Raises Unusable."""
         from pydantic import ValidationError
 
         # A model that thinks aloud, or puts the object into a fence.
@@ -278,7 +295,8 @@ class DeGLA:
                 f"{'.'.join(map(str, one['loc'])) or 'the object'}: {one['msg']}" for one in error.errors()
             )
             raise Unusable(found[:SHOWN]) from error
-        return [Candidate(kind, edit) for kind, edit in answer.model_dump().items() if edit is not None]
+        edits = answer.model_dump()
+        return {kind: Candidate(kind, edits[kind]) for kind in KINDS if edits[kind] is not None}
 
     # --- the endpoint
 

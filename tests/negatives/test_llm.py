@@ -12,8 +12,12 @@ import pytest
 from endpoint import Reply, caption_of, edits, good, serve
 
 from open_clip_ext.errors import InputError, TrainingError
+from open_clip_ext.negatives.gate import Gate
+from open_clip_ext.negatives.lexicon import Lexicon
 from open_clip_ext.negatives.llm import KINDS, DeGLA, read_prompts
+from open_clip_ext.negatives.meaning import Judge
 from open_clip_ext.negatives.records import Candidate
+from open_clip_ext.negatives.taggers import tagger
 
 CAPTIONS = [f"a dog runs past house {i}" for i in range(24)]
 
@@ -41,7 +45,7 @@ def test_every_caption_gets_its_candidates_in_the_order_of_the_types():
         return Reply(json.dumps({kind: f"{kind} of {caption_of(request)}" for kind in reversed(KINDS)}))
 
     with serve(all_five) as endpoint:
-        found = run(endpoint)
+        found = run(endpoint, retries=0)
     assert found == {
         caption: [Candidate(kind, f"{kind} of {caption}") for kind in KINDS] for caption in CAPTIONS
     }
@@ -110,6 +114,26 @@ def test_an_unusable_answer_goes_back_with_what_was_wrong(content, complaint):
     assert second["messages"][:2] == first["messages"]
     assert second["messages"][3]["content"].startswith(f"This cannot be used: {complaint}")
     assert second["seed"] != first["seed"]
+
+
+def test_edits_that_break_their_rule_are_asked_for_again_and_the_good_ones_stay():
+    answers = [
+        edits(reshuffle="a b", swap_noun="a cat chases a dog", replace_noun="a dog chases a cow"),
+        edits(reshuffle="a dog a chases cat", swap_noun="a dog", swap_adj="none at all", replace_noun=None),
+    ]
+    with serve(lambda _, number: Reply(answers[number])) as endpoint:
+        found = run(endpoint, ["a dog chases a cat"], retries=1)["a dog chases a cat"]
+    (complaint,) = [message["content"] for message in endpoint.requests[1]["messages"][3:]]
+    assert complaint == (
+        "This cannot be used: reshuffle: more than twice or less than half as many words. "
+        "Give the whole object again."
+    )
+    assert found == [
+        Candidate("reshuffle", "a dog a chases cat"),
+        Candidate("swap_noun", "a cat chases a dog"),
+        Candidate("swap_adj", "none at all"),  # for the gate of `make` to turn away
+        Candidate("replace_noun", "a dog chases a cow"),
+    ]
 
 
 def test_a_cut_answer_is_called_one():
@@ -387,6 +411,15 @@ def test_the_examples_keep_their_own_rule(kind):
             assert len(set(gone - come) - articles) == len(set(come - gone) - articles) == 1
         else:
             assert words(caption) == words(edit)
+
+
+def test_the_examples_pass_the_gate():
+    gate = Gate(Judge(Lexicon()), tagger("textblob"))
+    for kind in KINDS:
+        for caption, edit in examples(kind):
+            if edit != "null":
+                (tokens,) = gate.tagger.tag([caption])
+                assert gate.check(caption, tokens, [Candidate(kind, edit)]) == [Candidate(kind, edit)]
 
 
 def test_the_instructions_are_the_files_and_come_first():
