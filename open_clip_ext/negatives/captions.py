@@ -148,18 +148,19 @@ def _shards(source: str, keys: Keys) -> Iterator[Row]:
                     if not member.isfile():
                         continue
                     if key != at and sample:
-                        yield _sample(sample, keys, f"{name}, sample {at}")
+                        yield sample_row(sample, keys, f"{name}, sample {at}")
                     sample, at = (sample if key == at else {}), key
                     wanted = extension in ("txt", "json", keys.caption, keys.image)
                     content = tar.extractfile(member) if wanted else None
                     sample[extension] = content.read() if content else b""
                 if sample:
-                    yield _sample(sample, keys, f"{name}, sample {at}")
+                    yield sample_row(sample, keys, f"{name}, sample {at}")
         except tarfile.TarError as error:
             raise InputError(f"{name}: not a whole tar file ({error})") from error
 
 
-def _sample(sample: Mapping[str, bytes], keys: Keys, where: str) -> Row:
+def sample_row(sample: Mapping[str, bytes], keys: Keys, where: str) -> Row:
+    """The caption of an undecoded sample: its `txt`, another field, or a key of its `json`."""
     name = keys.caption or "txt"
     if name in sample:
         return Row(sample[name].decode("utf-8", "replace"), "")
