@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from itertools import takewhile
 
 from open_clip_ext.negatives.meaning import Judge
 from open_clip_ext.negatives.records import Candidate, normalise
 from open_clip_ext.negatives.taggers import Tagger
-from open_clip_ext.negatives.words import Token, split
+from open_clip_ext.negatives.words import WORD, Token
 
 REASONS = {
     "empty": "no text",
@@ -42,8 +43,7 @@ UNFIT = {
 }
 ARTEFACT = re.compile(r"<\w*>|\[MASK\]|###|</?\w[^>]*>|&\w+;|https?://|www\.|\{|\}|\\n|\\u", re.IGNORECASE)
 MARKUP = re.compile(r"</?[a-z][^>]*>|&#?\w+;|https?://|www\.", re.IGNORECASE)
-# Fewer characters than that cannot be cut off: a token has at least one, two go to start and end.
-MARGIN = 2
+MARGIN = 2  # tokens for start and end
 
 
 def unfit(caption: str, knows: Callable[[str], bool]) -> str:
@@ -61,7 +61,7 @@ def unfit(caption: str, knows: Callable[[str], bool]) -> str:
         return "too_long"
     if MARKUP.search(caption):
         return "markup"
-    words = [word for *_, word in split(caption) if word[0].isalpha()]
+    words = [word for word in WORD.findall(caption) if word[0].isalpha()]
     return "" if words and 2 * sum(map(knows, words)) >= len(words) else "not_english"
 
 
@@ -102,26 +102,34 @@ class Gate:
             candidates: what a generator made of it.
             others: further captions of the same picture.
         """
-        taken = {_plain(other): "other_caption" for other in others} | {_plain(caption): "identical"}
+        taken = {_words(other): "other_caption" for other in others} | {_words(caption): "identical"}
+        known = {token.text.lower(): token for token in tokens}
+        for one, other in (("a", "an"), ("an", "a")):
+            if one in known:
+                known.setdefault(other, known[one]._replace(lemma=other))
         checked = []
         passed: Counter[str] = Counter()
-        for candidate in candidates:
-            if passed[candidate.type] == self.enough:
+        for proposed in candidates:
+            if passed[proposed.type] == self.enough:
                 continue
-            candidate = replace(candidate, text=normalise(candidate.text))
-            keeps = candidate.keeps
-            if candidate.valid:
-                reason = self._reason(caption, tokens, candidate) or taken.get(_plain(candidate.text), "")
-                if reason in ("same_meaning", "other_caption") and not candidate.keeps:
-                    candidate, reason = replace(candidate, keeps=True), ""
-                candidate = replace(candidate, reason=reason)
-                taken.setdefault(_plain(candidate.text), "duplicate")
-                passed[candidate.type] += candidate.valid and candidate.keeps is keeps
-            checked.append(candidate)
+            text, keeps, reason = normalise(proposed.text), proposed.keeps, proposed.reason
+            if not reason:
+                reason = self._reason(caption, tokens, known, proposed, text) or taken.get(_words(text), "")
+                if reason in ("same_meaning", "other_caption") and not keeps:
+                    keeps, reason = True, ""
+                taken.setdefault(_words(text), "duplicate")
+                passed[proposed.type] += not reason and keeps is proposed.keeps
+            checked.append(Candidate(proposed.type, text, keeps, reason))
         return checked
 
-    def _reason(self, caption: str, tokens: Sequence[Token], candidate: Candidate) -> str:
-        text = candidate.text
+    def _reason(
+        self,
+        caption: str,
+        tokens: Sequence[Token],
+        known: Mapping[str, Token],
+        candidate: Candidate,
+        text: str,
+    ) -> str:
         if not text:
             return "empty"
         if _has_control(text):
@@ -133,7 +141,7 @@ class Gate:
             return "identical"
         if not len(had) <= 2 * len(has) <= 4 * len(had):
             return "length"
-        if candidate.type.startswith(("swap", "reshuffle")) and Counter(had) != Counter(has):
+        if candidate.type.startswith(("swap", "reshuffle")) and sorted(had) != sorted(has):
             return "other_words"
         if candidate.type.startswith("replace") and sum((Counter(has) - Counter(had)).values()) > MOST:
             return "too_many_changes"
@@ -141,24 +149,20 @@ class Gate:
             return "beyond_context"
         if self.judge is None or candidate.keeps:
             return ""
-        return self.judge.judge(tokens, self._tagged(tokens, text))
+        return self.judge.judge(tokens, self._tagged(known, text))
 
-    def _tagged(self, tokens: Sequence[Token], text: str) -> list[Token]:
-        """The tokens of a text: as in the caption where it has the same words, else by the tagger."""
-        known = {token.text.lower(): token for token in tokens}
-        for one, other in (("a", "an"), ("an", "a")):
-            if one in known:
-                known.setdefault(other, known[one]._replace(lemma=other))
-        found = []
-        for start, end, word in split(text):
-            like = known.get(word.lower())
-            if like is None:
-                return next(iter(self.tagger.tag([text])))
-            found.append(Token(start, end, word, like.pos, like.tag, like.lemma))
-        return found
+    def _tagged(self, known: Mapping[str, Token], text: str) -> list[Token]:
+        """The tokens of a text: the caption's where it has the same words, else by the tagger."""
+        try:
+            return [known[word] for word in WORD.findall(text.lower())]
+        except KeyError:
+            return next(iter(self.tagger.tag([text])))
 
     def _differs_too_late(self, caption: str, text: str) -> bool:
-        if min(len(caption), len(text)) <= self.context - MARGIN:
+        pairs = zip(_words(caption), _words(text), strict=False)
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        # The tokenizer takes seconds to load, and an English word has fewer than three tokens.
+        if 3 * same < self.context - MARGIN:
             return False
         self._cut = self._cut or _Cut(self.context)
         return self._cut(caption) == self._cut(text)
@@ -179,13 +183,10 @@ class _Cut:
         return self._tokenizer.encode(text)[: self._length]
 
 
-def _words(text: str) -> list[str]:
+@lru_cache(maxsize=1 << 16)
+def _words(text: str) -> tuple[str, ...]:
     """Its words in lower case, "an" as "a"."""
-    return ["a" if word == "an" else word for *_, word in split(text.lower()) if word[-1].isalnum()]
-
-
-def _plain(text: str) -> tuple[str, ...]:
-    return tuple(_words(text))
+    return tuple("a" if word == "an" else word for word in WORD.findall(text.lower()) if word[-1].isalnum())
 
 
 def _has_control(text: str) -> bool:

@@ -37,6 +37,7 @@ class Lexicon:
                         self._kinds.setdefault((pos, word), []).append(kinds)
         self._wordnet: Any = _wordnet() if wordnet else None
         self.name = "captions-1" + (f"+wordnet-{self._wordnet.get_version()}" if self._wordnet else "")
+        self._above = lru_cache(maxsize=1 << 16)(self._kinds_above)
         self.relation = lru_cache(maxsize=1 << 16)(self._relation)
 
     def synonyms(self, word: str, pos: str) -> list[str]:
@@ -69,7 +70,7 @@ class Lexicon:
     def _head(self, word: str, pos: str) -> set[str]:
         return {word}.union(*self._sets.get((pos, word), ()))
 
-    def _above(self, word: str, pos: str) -> set[str]:
+    def _kinds_above(self, word: str, pos: str) -> set[str]:
         """Every kind that a word is a sort of."""
         found: set[str] = set()
         todo = [word]

@@ -154,10 +154,11 @@ class Work:
         with tqdm(total=len(todo), unit=" captions", smoothing=0.1, file=sys.stderr) as bar:
             for batch in _batches(todo, getattr(self.generator, "batch_size", BATCH)):
                 before = self.done
-                for _ in self._batch(batch):
-                    bar.update()
-                    if callable(status := getattr(self.generator, "status", None)):
-                        bar.set_postfix_str(status())
+                with self.writer.together() if getattr(self.generator, "cheap", False) else nullcontext():
+                    for _ in self._batch(batch):
+                        bar.update()
+                        if callable(status := getattr(self.generator, "status", None)):
+                            bar.set_postfix_str(status())
                 self.failed += len(batch) - (self.done - before)
         self.seconds = time.monotonic() - start
 

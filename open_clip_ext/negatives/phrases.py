@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import NamedTuple
 
 from open_clip_ext.negatives.lexicon import relations
 from open_clip_ext.negatives.words import Span, Token
 
-Kind = Literal["noun phrase", "verb", "relation", "adjective", "and", "comma", "other"]
-NOUNS = ("NOUN", "PROPN")
-BEFORE_NOUN = ("DET", "NUM", "ADJ", *NOUNS)
+NOUN_PHRASE, RELATION, VERB, ADJECTIVE, AND, COMMA, OTHER = (
+    "noun phrase",
+    "relation",
+    "verb",
+    "adjective",
+    "and",
+    "comma",
+    "other",
+)
+# One letter for each token, so that a regular expression finds the phrases.
+LETTERS = {
+    "NOUN": "N", "PROPN": "N", "DET": "D", "NUM": "D", "ADJ": "J", "VERB": "V", "AUX": "V", "ADP": "R",
+}  # fmt: skip
+# Articles, numbers and adjectives ("black and white", "tall, thin"), then nouns; "the man's" before it.
+DESCRIBED = "(?:[DJ]|(?<=J)[AK](?=J))*N+"
+PHRASES = re.compile(f"({DESCRIBED}(?:S{DESCRIBED})*)|(Rr*)|(V)|(J)|(A)|(K)|.")
+KINDS = (OTHER, NOUN_PHRASE, RELATION, VERB, ADJECTIVE, AND, COMMA)
 
 
-@dataclass(frozen=True)
-class Phrase:
+class Phrase(NamedTuple):
     """A stretch of tokens.
 
     Attributes:
         kind: what it is.
         first: its first token.
         last: one past its last token.
-        words: of a relation of several words, those words; else its tokens' lemmas joined.
+        words: the words of a relation; the lemma of any other phrase of one word.
     """
 
-    kind: Kind
+    kind: str
     first: int
     last: int
-    words: str = ""
+    words: str
 
     @property
     def span(self) -> Span:
@@ -39,71 +52,40 @@ class Phrase:
 
 def phrases(tokens: Sequence[Token]) -> list[Phrase]:
     """The caption as a sequence of phrases; every token is in one."""
+    letters = [LETTERS.get(token.pos) or _rare(token) for token in tokens]
+    long = _long_relations()
+    for at, token in enumerate(tokens):
+        if token.lemma in long:
+            for words in long[token.lemma]:
+                if tuple([token.text.lower() for token in tokens[at : at + len(words)]]) == words:
+                    letters[at : at + len(words)] = "R" + "r" * (len(words) - 1)
+                    break
     found = []
-    at = 0
-    while at < len(tokens):
-        phrase = _phrase(tokens, at)
-        found.append(phrase)
-        at = phrase.last
+    for kind, first, last in _kinds("".join(letters)):
+        if kind is NOUN_PHRASE:
+            text = ""
+        elif kind is RELATION:
+            text = " ".join([token.text for token in tokens[first:last]]).lower()
+        else:
+            text = tokens[first].lemma
+        found.append(Phrase(kind, first, last, text))
     return found
 
 
-def modifiers(tokens: Sequence[Token], phrase: Phrase) -> Iterator[int]:
-    """The tokens of a noun phrase before its head that are no article and no sign."""
-    for i in range(phrase.first, phrase.last - 1):
-        if tokens[i].pos not in ("DET", "PUNCT", "CCONJ", "PART"):
-            yield i
-
-
-def _phrase(tokens: Sequence[Token], at: int) -> Phrase:
-    if words := _long_relation(tokens, at):
-        return Phrase("relation", at, at + len(words), " ".join(words))
-    token = tokens[at]
-    if end := _noun_phrase_end(tokens, at):
-        return Phrase("noun phrase", at, end)
-    if token.pos in ("VERB", "AUX"):
-        return Phrase("verb", at, at + 1, token.lemma)
-    if token.pos == "ADP":
-        return Phrase("relation", at, at + 1, token.text.lower())
-    if token.pos == "ADJ":
-        return Phrase("adjective", at, at + 1, token.lemma)
+def _rare(token: Token) -> str:
+    if token.tag == "PRP$":
+        return "D"
+    if token.tag == "POS":
+        return "S"
     if token.lemma == "and":
-        return Phrase("and", at, at + 1, "and")
-    return Phrase("comma" if token.text == "," else "other", at, at + 1, token.lemma)
+        return "A"
+    return "K" if token.text == "," else "O"
 
 
-def _noun_phrase_end(tokens: Sequence[Token], at: int) -> int:
-    """One past the noun phrase that begins at a token; 0 if none does."""
-    end, i = 0, at
-    while i < len(tokens):
-        token = tokens[i]
-        if token.pos in BEFORE_NOUN or token.tag == "PRP$":
-            if end and token.pos not in NOUNS:
-                break
-            end = i + 1 if token.pos in NOUNS else end
-        elif token.tag == "POS" and end:  # "the man's hat"
-            after = _noun_phrase_end(tokens, i + 1)
-            return after or end
-        elif not (
-            # "black and white dog", "a tall, thin man"
-            not end
-            and (token.lemma == "and" or token.text == ",")
-            and i > at
-            and tokens[i - 1].pos == "ADJ"
-            and i + 1 < len(tokens)
-            and tokens[i + 1].pos == "ADJ"
-        ):
-            break
-        i += 1
-    return end
-
-
-def _long_relation(tokens: Sequence[Token], at: int) -> tuple[str, ...]:
-    """The relation of several words that begins at a token, such as "in front of"; or nothing."""
-    for words in _long_relations().get(tokens[at].text.lower(), ()):
-        if tuple(token.text.lower() for token in tokens[at : at + len(words)]) == words:
-            return words
-    return ()
+@lru_cache(maxsize=1 << 14)
+def _kinds(letters: str) -> list[tuple[str, int, int]]:
+    """Kind, first token and one past the last one of each phrase."""
+    return [(KINDS[match.lastindex or 0], *match.span()) for match in PHRASES.finditer(letters)]
 
 
 @lru_cache(maxsize=1)

@@ -50,7 +50,8 @@ class Generator(Protocol):
     Its annotated keyword parameters beyond `seed` are the options of `negatives make --cfg`.
 
     It may also have: `batch_size: int`, how many captions it wants at once (default 256);
-    `status() -> str`, shown beside the progress bar; `close()`, called at the end.
+    `status() -> str`, shown beside the progress bar; `close()`, called at the end; `cheap = True` if
+    a batch is stored as a whole, since a kill in its middle costs little.
 
     Attributes:
         version: of its rules or prompts; output of different versions is never mixed.

@@ -9,13 +9,13 @@ from typing import Any, ClassVar
 
 from open_clip_ext.negatives import words
 from open_clip_ext.negatives.lexicon import Lexicon
-from open_clip_ext.negatives.phrases import Phrase, phrases
+from open_clip_ext.negatives.phrases import NOUN_PHRASE, Phrase, phrases
 from open_clip_ext.negatives.records import Candidate, draw
 from open_clip_ext.negatives.taggers import tagger as find_tagger
 from open_clip_ext.negatives.words import Span, Token
 
 # Proposals per type and caption; the gate takes the first that are good.
-PROPOSALS = 4
+PROPOSALS = 2
 
 
 class Rules:
@@ -31,6 +31,7 @@ class Rules:
     name: ClassVar[str]
     version: ClassVar[str]
     types: ClassVar[tuple[str, ...]]
+    cheap = True
 
     def __init__(self, *, seed: int = 0, tagger: str = "auto", wordnet: bool = True) -> None:
         self.seed = seed
@@ -61,7 +62,7 @@ class Rules:
     ) -> Iterator[Candidate]:
         """Some of the pairs of spans, exchanged."""
         pairs = list(pairs)
-        for one, other in rng.sample(pairs, min(len(pairs), PROPOSALS)):
+        for one, other in rng.sample(pairs, min(len(pairs), PROPOSALS)) if len(pairs) > 1 else pairs:
             yield Candidate(type, words.swap(caption, tokens, one, other))
 
     def noun_pairs(self, tokens: Sequence[Token], found: Sequence[Phrase]) -> Iterator[tuple[Span, Span]]:
@@ -78,7 +79,7 @@ class Rules:
 
 def noun_phrases(tokens: Sequence[Token]) -> list[Phrase]:
     """The noun phrases of a caption."""
-    return [phrase for phrase in phrases(tokens) if phrase.kind == "noun phrase"]
+    return [phrase for phrase in phrases(tokens) if phrase.kind == NOUN_PHRASE]
 
 
 def common(tokens: Sequence[Token], phrase: Phrase) -> bool:

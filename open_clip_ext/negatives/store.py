@@ -15,7 +15,7 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -42,6 +42,7 @@ SCHEMA = (
     "reason TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (generator, type, keeps, reason)) "
     "WITHOUT ROWID",
 )
+ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 FIND = """
 SELECT entry.generator, entry.texts FROM caption LEFT JOIN entry ON entry.caption = caption.id
 WHERE caption.key = ? AND caption.text = ? ORDER BY entry.generator
@@ -217,6 +218,7 @@ class Writer:
     ) -> None:
         self.path = Path(path)
         self._places = {type: place for place, type in enumerate(types)}
+        self._counts: Counter[tuple[int, str, bool, str]] = Counter()  # not yet written
         self._connection = _create(self.path)
         try:
             with self._reported():
@@ -237,6 +239,13 @@ class Writer:
         found = self._connection.execute(FIND, (key(caption), caption)).fetchall()
         return any(maker == self._maker for maker, _ in found)
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is added inside becomes safe at its end, all at once: faster, for what is cheaply redone."""
+        with self._reported(), _transaction(self._connection):
+            yield
+            self._count()
+
     def add(self, caption: str, texts: Sequence[Candidate], images: Sequence[str] = ()) -> None:
         """Store what the generator made of a caption, rejected texts too, and the caption's images.
 
@@ -244,14 +253,17 @@ class Writer:
         """
         caption = normalise(caption)
         entry = [[self._places[text.type], text.text, int(text.keeps), text.reason] for text in texts]
-        counts = Counter((text.type, text.keeps, text.reason) for text in texts)
-        with self._reported(), _transaction(self._connection):
+        alone = not self._connection.in_transaction
+        with self._reported(), _transaction(self._connection) if alone else nullcontext():
             row = _caption_row(self._connection, caption, images)
-            self._connection.execute(
-                "INSERT INTO entry VALUES (?, ?, ?)",
-                (row, self._maker, json.dumps(entry, ensure_ascii=False, separators=(",", ":"))),
-            )
-            _count(self._connection, {(self._maker, *what): n for what, n in counts.items()})
+            self._connection.execute("INSERT INTO entry VALUES (?, ?, ?)", (row, self._maker, ENCODE(entry)))
+            self._counts.update([(self._maker, text.type, text.keeps, text.reason) for text in texts])
+            if alone:
+                self._count()
+
+    def _count(self) -> None:
+        counts, self._counts = self._counts, Counter()
+        _count(self._connection, counts)
 
     def tally(self) -> Counter[tuple[str, bool, str]]:
         """How many texts of this generator are here by (type, keeps, reason)."""

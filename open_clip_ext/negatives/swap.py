@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise
 
-from open_clip_ext.negatives.phrases import Phrase, phrases
+from open_clip_ext.negatives.phrases import NOUN_PHRASE, RELATION, Phrase, phrases
 from open_clip_ext.negatives.records import Candidate
 from open_clip_ext.negatives.rules import Rules, common, head
 from open_clip_ext.negatives.words import Span, Token
@@ -35,7 +35,7 @@ class Swap(Rules):
     def propose(self, caption: str, tokens: Sequence[Token], rng: random.Random) -> Iterator[Candidate]:
         """Some exchanges of each type."""
         found = phrases(tokens)
-        nouns = [phrase for phrase in found if phrase.kind == "noun phrase"]
+        nouns = [phrase for phrase in found if phrase.kind == NOUN_PHRASE]
         pairs = (
             self.noun_pairs(tokens, nouns),
             self.phrase_pairs(tokens, nouns),
@@ -85,7 +85,7 @@ class Swap(Rules):
         placed = [
             phrase
             for phrase, after in pairwise(found)
-            if phrase.kind == "relation" and after.kind == "noun phrase" and phrase.words not in BOUND
+            if phrase.kind == RELATION and after.kind == NOUN_PHRASE and phrase.words not in BOUND
         ]
         for one, other in combinations(placed, 2):
             if self.lexicon.relation(one.words, other.words, "ADP") != "same":

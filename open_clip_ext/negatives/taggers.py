@@ -147,7 +147,8 @@ class TextBlobTagger:
                 "tagger=textblob: TextBlob is not installed; pip install 'open_clip_ext[negatives]'"
             ) from error
         self._parser: Any = parser
-        self._lexicon: Any = parser.lexicon
+        # As a plain dict: their own asks at each look-up whether the file is read.
+        self._lexicon = dict(parser.lexicon.items())
 
     def tag(self, captions: Sequence[str]) -> Iterator[list[Token]]:
         """The tokens of each caption."""
@@ -160,8 +161,9 @@ class TextBlobTagger:
 
     def _one(self, caption: str) -> list[Token]:
         words = split(caption)
-        forms = [text.lower() if text.lower() in self._lexicon else text for *_, text in words]
-        tags = [tag for _, tag in self._parser.find_tags(forms)] if forms else []
+        lower = [text.lower() for *_, text in words]
+        forms = [low if low in self._lexicon else text for low, (*_, text) in zip(lower, words, strict=True)]
+        tags = [tag for _, tag in self._parser.find_tags(forms, lexicon=self._lexicon)] if forms else []
         tokens = []
         for i, (start, end, text) in enumerate(words):
             tag = tags[i]
@@ -172,9 +174,9 @@ class TextBlobTagger:
             elif not latin(text):
                 pos, tag = "X", "FW"
             else:
-                tag = tags[i] = _mend(tag, text, before, after)
-                pos = "AUX" if text.lower() in BE else COARSE.get(tag, "X")
-            tokens.append(Token(start, end, text, pos, tag, lemma(text.lower(), pos)))
+                tag = tags[i] = _mend(tag, lower[i], before, after)
+                pos = "AUX" if lower[i] in BE else COARSE.get(tag, "X")
+            tokens.append(Token(start, end, text, pos, tag, lemma(lower[i], pos)))
         return tokens
 
 
@@ -183,11 +185,11 @@ def latin(text: str) -> bool:
     return text.isascii() or all(not c.isalpha() or c < "\u0250" for c in text)
 
 
-def _mend(tag: str, text: str, before: str, after: str) -> str:
+def _mend(tag: str, word: str, before: str, after: str) -> str:
     """The tag that a word of a caption has in its place."""
     if tag in ("VBD", "VBN", "VBG") and before in ("DT", "JJ", "PRP$", "CD") and after in ("NN", "NNS", "JJ"):
         return "JJ"
-    if text.lower() in BE:
+    if word in BE:
         return tag
     if (
         tag in ("VB", "VBP", "VBN")

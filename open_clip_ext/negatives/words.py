@@ -55,21 +55,15 @@ def edit(caption: str, tokens: Sequence[Token], changes: Mapping[Span, str]) -> 
     parts, at = [], 0
     for (first, last), text in sorted(changes.items()):
         head = caption[at : tokens[first].start]
-        if first and tokens[first - 1].lemma in ("a", "an") and text:
-            before = tokens[first - 1]
-            if before.start >= at:
-                fitted = article(text)
-                head = (
-                    caption[at : before.start]
-                    + _cased(fitted, before.text)
-                    + caption[before.end : tokens[first].start]
-                )
+        before = tokens[first - 1] if first else None
+        if before and before.lemma in ("a", "an") and before.start >= at:
+            gap = caption[before.end : tokens[first].start]
+            head = caption[at : before.start] + _cased(article(text), before.text) + gap
+        if begins(tokens, first) and tokens[first].text[:1].isupper():
+            text = text[:1].upper() + text[1:]
         parts += [head, text]
         at = tokens[last - 1].end
-    edited = "".join([*parts, caption[at:]])
-    if tokens[0].text[:1].isupper() and (0 in {first for first, _ in changes}):
-        edited = edited[: tokens[0].start] + _capital(edited[tokens[0].start :])
-    return edited
+    return "".join([*parts, caption[at:]])
 
 
 def swap(caption: str, tokens: Sequence[Token], one: Span, other: Span) -> str:
@@ -79,11 +73,16 @@ def swap(caption: str, tokens: Sequence[Token], one: Span, other: Span) -> str:
 
 
 def lowered(caption: str, tokens: Sequence[Token], span: Span) -> str:
-    """The text of a span, without the capital that it has only because it begins the caption."""
+    """The text of a span, without the capital that it has only because it begins a sentence."""
     text = caption[tokens[span[0]].start : tokens[span[1] - 1].end]
-    if span[0] or tokens[0].pos == "PROPN" or text[1:2].isupper():
+    if not begins(tokens, span[0]) or tokens[span[0]].pos == "PROPN" or text[1:2].isupper():
         return text
     return text[:1].lower() + text[1:]
+
+
+def begins(tokens: Sequence[Token], at: int) -> bool:
+    """Whether a token begins a sentence."""
+    return not at or tokens[at - 1].text in (".", "!", "?")
 
 
 def article(text: str) -> str:
@@ -95,7 +94,3 @@ def article(text: str) -> str:
 
 def _cased(text: str, like: str) -> str:
     return text.capitalize() if like[:1].isupper() else text
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
