@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_ext.errors import InputError, TrainingError
-from open_clip_ext.negatives.places import places
 from open_clip_ext.negatives.store import Store
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -43,12 +42,16 @@ class Export:
     unknown: int = 0
 
     def negatives(self, store: Store, caption: str) -> list[str]:
-        """The list for a sample, counted."""
-        texts = store.texts(caption)
-        self.unknown += texts is None
-        found = places(texts or (), self.types)
-        self.counts[sum(map(bool, found))] += 1
-        return found
+        """The list for a sample, counted; a type without a text has an empty place in it.
+
+        With one text of each type, as `negatives make` gives by default, each type is always at the same
+        place, which CE-CLIP's thresholds need.
+        """
+        places = store.places(caption, self.types)
+        self.unknown += places is None
+        texts = [text for place in places or [[]] * len(self.types) for text in place or [""]]
+        self.counts[sum(map(bool, texts))] += 1
+        return texts
 
     def report(self, what: str) -> str:
         """What was written, and what was not and why."""

@@ -134,6 +134,13 @@ class Store:
         texts = self.texts(caption)
         return None if texts is None else [text for text in texts if text.valid and text.keeps is keeps]
 
+    def places(self, caption: str, types: Sequence[str]) -> list[list[str]] | None:
+        """The valid negatives of a caption: a list for each of `types`; None without an entry."""
+        texts = self.negatives(caption)
+        return (
+            None if texts is None else [[text.text for text in texts if text.type == type] for type in types]
+        )
+
     def images(self, caption: str) -> list[str]:
         """The image files that the source named for a caption."""
         caption = normalise(caption)

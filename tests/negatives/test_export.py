@@ -11,9 +11,9 @@ import pytest
 from support import add_file, photos, train_here, write_shards
 
 from open_clip_ext.cli import main
-from open_clip_ext.negatives.places import places
+from open_clip_ext.negatives.export import Export
 from open_clip_ext.negatives.records import Candidate
-from open_clip_ext.negatives.store import Writer
+from open_clip_ext.negatives.store import Store, Writer
 
 TYPES = ("swap_colour", "swap_shape", "swap_both", "replace_rel")
 MADE = photos(24)
@@ -77,13 +77,18 @@ def samples(*shards: Path) -> dict[str, dict[str, bytes]]:
     return found
 
 
-def test_places_are_in_the_order_of_the_types_and_one_without_a_text_is_empty():
+def test_places_are_in_the_order_of_the_types_and_one_without_a_text_is_empty(tmp_path):
     texts = [
-        Candidate("c", "3"), Candidate("a", "1"), Candidate("a", "2"), Candidate("other", "4"),
+        Candidate("c", "3"), Candidate("a", "1"), Candidate("a", "2"),
         Candidate("b", "5", keeps=True), Candidate("b", "6", reason="length"),
     ]  # fmt: skip
-    assert places(texts, ["a", "b", "c"]) == ["1", "2", "", "3"]
-    assert places([], ["a", "b"]) == ["", ""]
+    with Writer(tmp_path / "n.store", "test", "1", {}, ["a", "b", "c", "d"]) as writer:
+        writer.add("x", texts)
+    store, export = Store.open(tmp_path / "n.store"), Export(["a", "b", "c"])
+    assert store.places("x", ["a", "b", "c"]) == [["1", "2"], [], ["3"]]
+    assert export.negatives(store, "x") == ["1", "2", "", "3"]
+    assert export.negatives(store, "y") == ["", "", ""]
+    assert (export.counts, export.unknown) == ({3: 1, 0: 1}, 1)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])
@@ -142,6 +147,7 @@ def test_upstream_s_trainer_trains_on_it(folder, export, model, out):
         data = ["--train-data", folder / out / "{00000..00001}.tar", "--dataset-type", "webdataset"]
         data += ["--train-num-samples", 24]
     run = train_here(folder, "--model", model, *data, "--loss", "degla")
+    assert ("neg: 24 of 24 captions have some, 3." in run.output) == (out == "data.csv")
     assert run.values("igc_loss")
     assert all(0 < value < 100 for value in run.values("igc_loss"))
     assert (run.folder / "checkpoints" / "epoch_1.pt").exists()
