@@ -11,6 +11,7 @@ from torch import nn
 
 from open_clip_ext import registry
 from open_clip_ext.errors import InputError
+from open_clip_ext.negatives.store import Store
 
 # The kind of companion text that `--negatives-key` names the source of.
 NEGATIVES = "neg"
@@ -27,6 +28,7 @@ class Settings:
         companions: kinds of companion texts and how many of each a caption has in a batch.
         sources: the data column or field that each kind is read from.
         pad_text: whether every text is run at the full context length.
+        store: the negatives store that the data's captions are looked up in, if they carry none.
     """
 
     loss: str
@@ -35,6 +37,7 @@ class Settings:
     companions: Mapping[str, int]
     sources: Mapping[str, str]
     pad_text: bool = False
+    store: Store | None = None
 
     def build_loss(self, **distributed: Any) -> nn.Module:
         """A fresh loss module that knows how many companions it gets."""
@@ -48,11 +51,15 @@ class Settings:
 
         Plain types only.
         """
-        return {
+        identity = {
             "loss": self.loss,
             "options": dict(self.options),
             "companions": dict(self.companions),
         }
+        if self.store is not None:  # not its path, which may be a node's own
+            makers = {maker.name: maker.version for maker in self.store.generators()}
+            identity["negatives"] = {"captions": len(self.store), "generators": makers}
+        return identity
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +82,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--negatives",
         metavar="PATH",
-        help="A negatives store, for data that carries none (not in this version).",
+        help="A negatives store (open-clip-ext negatives), for data that carries none.",
     )
     group.add_argument(
         "--negatives-key",
@@ -106,11 +113,6 @@ def settle(args: argparse.Namespace) -> Settings | None:
             delattr(args, flag)
         return None
 
-    if args.negatives is not None:
-        raise InputError(
-            f"--negatives {args.negatives}: this version has no negatives store; put the negatives "
-            "into a column or field of the training data and name it with --negatives-key"
-        )
     loss = registry.load(args.loss)
     options = registry.parse_options(args.loss, loss, args.loss_cfg or ())
     companions = dict(loss.companions)
@@ -129,15 +131,23 @@ def settle(args: argparse.Namespace) -> Settings | None:
                 "without negatives train with --loss clip"
             )
     else:
-        for flag in ("num_negatives", "negatives_key"):
+        for flag in ("num_negatives", "negatives", "negatives_key"):
             if getattr(args, flag) is not None:
                 raise InputError(
                     f"--{flag.replace('_', '-')} has no effect with --loss {args.loss}, "
                     "which uses no negatives; leave it out"
                 )
+    store = None
+    if args.negatives is not None:
+        if args.negatives_key is not None:
+            raise InputError(
+                f"--negatives {args.negatives} and --negatives-key {args.negatives_key}: the negatives come "
+                "from a store or from the training data, not from both; leave one of the two out"
+            )
+        store = Store.open(args.negatives)
     args.loss_cfg = " ".join(f"{key}={value}" for key, value in options.items())
     args.num_negatives = companions.get(NEGATIVES, 0)
     args.negatives_key = args.negatives_key or "negatives"
-    sources = {NEGATIVES: args.negatives_key} if NEGATIVES in companions else {}
+    sources = {NEGATIVES: args.negatives_key} if NEGATIVES in companions and store is None else {}
     args.pad_text = bool(args.pad_text)
-    return Settings(args.loss, loss, options, companions, sources, args.pad_text)
+    return Settings(args.loss, loss, options, companions, sources, args.pad_text, store)

@@ -125,7 +125,8 @@ class Adapter:
         loaders.begin_epoch(data["train"], epoch)
         chance.seed_everything(args.seed, epoch, args.rank)
         train()
-        loaders.end_epoch(data["train"], epoch)
+        with reported():
+            loaders.end_epoch(data["train"], epoch)
 
 
 _installed = False

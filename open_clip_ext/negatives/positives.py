@@ -8,10 +8,13 @@ from collections.abc import Iterator, Sequence
 from open_clip_ext.negatives import words
 from open_clip_ext.negatives.forms import inflected
 from open_clip_ext.negatives.meaning import PLACES, Judge
-from open_clip_ext.negatives.phrases import AND, COMMA, NOUN_PHRASE, RELATION, Phrase, phrases
+from open_clip_ext.negatives.phrases import AND, NOUN_PHRASE, RELATION, Phrase, phrases
 from open_clip_ext.negatives.records import Candidate
 from open_clip_ext.negatives.rules import PROPOSALS, Rules
 from open_clip_ext.negatives.words import Token
+
+# Relations that can mean the same, but cannot stand for one another anywhere.
+LOOSE = frozenset(("in", "on", "at", "by", "into", "within", "inside", "onto", "upon", "as", "along", "down"))
 
 
 class Positives(Rules):
@@ -41,7 +44,8 @@ class Positives(Rules):
         for phrase in found:
             if phrase.kind == RELATION:
                 for other in self.lexicon.synonyms(phrase.words, "ADP"):
-                    yield words.edit(caption, tokens, {phrase.span: other})
+                    if LOOSE.isdisjoint((phrase.words, other)):
+                        yield words.edit(caption, tokens, {phrase.span: other})
                 continue
             for i in range(*phrase.span):
                 # A word before a noun may be half of a name for something else: "hot dog", "park bench".
@@ -72,9 +76,10 @@ class Positives(Rules):
                 first = words.lowered(caption, tokens, (0, phrase.first))
                 second = caption[tokens[phrase.last].start : end] if phrase.last < len(tokens) else ""
                 # "A man sits while eating": the second half has no subject of its own.
-                if any(p.kind == NOUN_PHRASE for p in found if p.first == phrase.last) and second:
+                if any(p.kind == NOUN_PHRASE for p in found if p.first == phrase.last):
                     opening = "While" if tokens[0].text[:1].isupper() else "while"
-                    yield f"{opening} {second.strip()}, {first.strip(' ,')}{' ' * (caption[end - 1] == ' ')}{sign}"
+                    gap = " " if caption[:end].endswith(" ") else ""
+                    yield f"{opening} {second.strip()}, {first.strip(' ,')}{gap}{sign}"
 
     def _place(self, tokens: Sequence[Token], after: Sequence[Phrase]) -> bool:
         """Whether "in the park" follows, which belongs to all that is said before."""
