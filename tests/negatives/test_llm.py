@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+import zipfile
 from collections import Counter
 from contextlib import contextmanager
 
@@ -427,3 +428,10 @@ def test_the_instructions_are_the_files_and_come_first():
         run(endpoint, CAPTIONS[:2])
     for request in endpoint.requests:
         assert request["messages"][0] == {"role": "system", "content": read_prompts()}
+
+
+def test_prompts_and_page_are_in_the_wheel(wheel):
+    with zipfile.ZipFile(wheel) as opened:
+        names = opened.namelist()
+    wanted = [f"prompts/{name}.md" for name in ("task", *KINDS)] + ["show.html"]
+    assert {f"open_clip_ext/negatives/{name}" for name in wanted} <= set(names)

@@ -163,7 +163,8 @@ def test_nothing_sticks_out_sideways(page, tmp_path, width, zoom):
     page("--rejected")
     script = (  # a window has at least 500 pixels
         f"const root = document.documentElement; root.style.zoom = {zoom};"
-        "document.body.dataset.wide = [root.clientWidth, root.scrollWidth, matchMedia('(max-width: 44rem)').matches]"
+        "const narrow = matchMedia('(max-width: 44rem)').matches;"
+        "document.body.dataset.wide = [root.clientWidth, root.scrollWidth, narrow]"
     )
     seen = browse(tmp_path / "page.html", script, tmp_path, f"--window-size={width},900")
     there, needed, narrow = re.search(r'data-wide="(\d+),(\d+),(\w+)"', seen).groups()
