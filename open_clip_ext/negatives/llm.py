@@ -211,6 +211,11 @@ class DeGLA:
                     raise
                 # One caption that the server will not have, too long for it perhaps.
                 return [Candidate(kind, "", reason="refused") for kind in KINDS]
+            except openai.InternalServerError:
+                # llama.cpp answers 500 when a constrained answer was cut off: another seed may do.
+                if attempt == self.retries or not self.settled:
+                    raise
+                continue
             try:
                 found = self._read(text, cut)
             except Unusable as error:
@@ -253,7 +258,7 @@ class DeGLA:
                 if status in REFUSALS:
                     refused = self.formats.pop(0)
                     _say(
-                        f"{self.base_url} refuses response_format {refused} (HTTP {status}): "
+                        f"{self.base_url} fails with response_format {refused} ({_words(error)}): "
                         f"trying {self.formats[0]}"
                     )
                 elif waited:
