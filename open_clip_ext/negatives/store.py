@@ -420,13 +420,14 @@ def _require_store(path: Path) -> None:
             header = file.read(100)
     except OSError as error:
         raise InputError(f"{path}: it cannot be read ({error.strerror})") from error
-    application, version = (int.from_bytes(header[at : at + 4], "big") for at in (68, 60))
+    application, version, pages = (int.from_bytes(header[at : at + 4], "big") for at in (68, 60, 28))
     if header[:16] == b"SQLite format 3\0" and application == APPLICATION and version != VERSION:
         raise InputError(
             f"{path}: a negatives store of format {version}; this version reads format {VERSION}"
         )
-    # A writer that was killed early has left its tables in the log beside the file.
-    if application != APPLICATION and not _log(path).exists():
+    # A writer that was killed early has left its tables in the log beside the file, or nowhere yet.
+    begun = header[:16] == b"SQLite format 3\0" and (_log(path).exists() or pages == 1)
+    if application != APPLICATION and not begun:
         raise InputError(f"{path}: not a negatives store; make one with `open-clip-ext negatives make`")
 
 
