@@ -145,10 +145,7 @@ class LookUp:
 
     def find(self, caption: str) -> list[list[str]] | None:
         """The negatives for each type; None if the store does not know the caption."""
-        negatives = self.store.negatives(caption)
-        if negatives is None:
-            return None
-        return [[text.text for text in negatives if text.type == type] for type in self.types]
+        return self.store.places(caption, self.types)
 
 
 def build(
