@@ -45,6 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     demo_run.add_arguments(demo)
     demo.set_defaults(call=demo_run.main)
+    negatives = commands.add_parser("negatives", help="make, import, look at and export hard negatives")
+    from open_clip_ext.negatives import cli as negatives_cli
+
+    negatives_cli.add_arguments(negatives)
 
     evaluation = commands.add_parser(
         "eval", help="benchmarks: did composition improve, and what did it cost?"

@@ -20,6 +20,8 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 Tokenizer = Callable[[list[str]], Tensor]
+# The companion texts of a caption by kind, each in its place; or a list of alternatives for a place.
+Companions = Mapping[str, Sequence[str | Sequence[str]]]
 
 # Words whose ids a loader worker keeps: a few dozen MB at most.
 KNOWN_WORDS = 100_000
@@ -32,7 +34,8 @@ class CompanionCollate:
     does not exist (too few, or an empty string, which keeps the place of a missing type) is a row
     of zeros. Of more companions than wanted, a sample is drawn that depends on seed, epoch and
     caption alone: it is the same in every worker and after a resume, and another one in the next
-    epoch.
+    epoch. A companion may be given as a list of alternatives for its place: one is drawn, and the
+    others fill places that would be left over.
 
     Args:
         tokenizer: a list of strings to token ids `[N, L]` int64, as of `open_clip.get_tokenizer`.
@@ -51,7 +54,7 @@ class CompanionCollate:
         """Draw anew, in workers that already run too."""
         self._epoch.fill_(epoch)
 
-    def texts(self, captions: Sequence[str], companions: Sequence[Mapping[str, Sequence[str]]]) -> Tensor:
+    def texts(self, captions: Sequence[str], companions: Sequence[Companions]) -> Tensor:
         """Token ids `[B, 1+C, L]` int64 of B captions and their companions by kind."""
         rows = [
             [
@@ -71,14 +74,23 @@ class CompanionCollate:
         texts[tuple(torch.tensor(cells).T)] = ids
         return texts
 
-    def _choose(self, caption: str, texts: Sequence[str], count: int) -> list[str]:
+    def _choose(self, caption: str, places: Sequence[str | Sequence[str]], count: int) -> list[str]:
+        draw = random.Random(f"{self.seed}/{self._epoch.item()}/{caption}") if places else None
+        texts: list[str] = []
+        spare: list[str] = []
+        for place in places:
+            if not isinstance(place, str):
+                assert draw is not None
+                place, *others = draw.sample(list(place), len(place)) or [""]
+                spare += others
+            texts.append(place)
+        texts += spare[: max(0, count - len(texts))]
         if len(texts) > count:
-            present = [text for text in texts if text]
-            if len(present) > count:
-                draw = random.Random(f"{self.seed}/{self._epoch.item()}/{caption}")
+            texts = [text for text in texts if text]
+            if len(texts) > count:
+                assert draw is not None
                 # Sorted, so that types keep their order: CE-CLIP has a threshold for each place.
-                present = [present[i] for i in sorted(draw.sample(range(len(present)), count))]
-            texts = present
+                texts = [texts[i] for i in sorted(draw.sample(range(len(texts)), count))]
         return [*texts, *[""] * (count - len(texts))]
 
 

@@ -142,7 +142,7 @@ class Run:
         counts = " ".join(f"{kind}={count}" for kind, count in identity["companions"].items()) or "none"
         return (
             f"open_clip_ext {__version__}: loss={identity['loss']} options: {options} "
-            f"companions: {counts} steps: {self.steps}"
+            f"companions: {counts}{_made_by(identity.get('negatives'))} steps: {self.steps}"
         )
 
     def begin_epoch(self) -> None:
@@ -224,3 +224,11 @@ class Run:
                     f"{bad} at step {self.steps}; the run stops here. Lower --lr, clip with "
                     "--grad-clip-norm, or look at the data of this step"
                 )
+
+
+def _made_by(store: Mapping[str, Any] | None) -> str:
+    """A store of negatives in the announcement: its size and its generators."""
+    if store is None:
+        return ""
+    makers = ", ".join(f"{name} {version}" for name, version in store["generators"].items())
+    return f" negatives: {makers} for {store['captions']} captions"

@@ -13,6 +13,7 @@ from torch import nn
 
 from open_clip_ext import registry
 from open_clip_ext.errors import InputError
+from open_clip_ext.negatives.store import Store
 
 # The kind of companion text that `--negatives-key` names the source of.
 NEGATIVES = "neg"
@@ -31,6 +32,7 @@ class Settings:
         origin: what the model and the data are called, wherever they lie.
         pad_text: whether every text is run at the full context length.
         save_every: optimizer steps between two checkpoints within an epoch; 0 for none.
+        store: the negatives store that the data's captions are looked up in, if they carry none.
     """
 
     loss: str
@@ -41,6 +43,7 @@ class Settings:
     origin: Mapping[str, str]
     pad_text: bool = False
     save_every: int = 0
+    store: Store | None = None
 
     def build_loss(self, **distributed: Any) -> nn.Module:
         """A fresh loss module that knows how many companions it gets."""
@@ -54,11 +57,15 @@ class Settings:
 
         Plain types only.
         """
-        return {
+        identity = {
             "loss": self.loss,
             "options": dict(self.options),
             "companions": dict(self.companions),
         }
+        if self.store is not None:  # not its path, which may be a node's own
+            makers = {maker.name: maker.version for maker in self.store.generators()}
+            identity["negatives"] = {"captions": len(self.store), "generators": makers}
+        return identity
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +88,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--negatives",
         metavar="PATH",
-        help="A negatives store, for data that carries none (not in this version).",
+        help="A negatives store (open-clip-ext negatives), for data that carries none.",
     )
     group.add_argument(
         "--negatives-key",
@@ -184,11 +191,6 @@ def settle(args: argparse.Namespace) -> Settings | None:
             delattr(args, flag)
         return None
 
-    if args.negatives is not None:
-        raise InputError(
-            f"--negatives {args.negatives}: this version has no negatives store; put the negatives "
-            "into a column or field of the training data and name it with --negatives-key"
-        )
     if args.save_every_steps is not None and args.save_every_steps < 1:
         raise InputError(
             f"--save-every-steps {args.save_every_steps}: give a number of steps, at least 1, or leave it out"
@@ -211,20 +213,28 @@ def settle(args: argparse.Namespace) -> Settings | None:
                 "without negatives train with --loss clip"
             )
     else:
-        for flag in ("num_negatives", "negatives_key"):
+        for flag in ("num_negatives", "negatives", "negatives_key"):
             if getattr(args, flag) is not None:
                 raise InputError(
                     f"--{flag.replace('_', '-')} has no effect with --loss {args.loss}, "
                     "which uses no negatives; leave it out"
                 )
+    store = None
+    if args.negatives is not None:
+        if args.negatives_key is not None:
+            raise InputError(
+                f"--negatives {args.negatives} and --negatives-key {args.negatives_key}: the negatives come "
+                "from a store or from the training data, not from both; leave one of the two out"
+            )
+        store = Store.open(args.negatives)
     args.loss_cfg = " ".join(f"{key}={value}" for key, value in options.items())
     args.num_negatives = companions.get(NEGATIVES, 0)
     args.negatives_key = args.negatives_key or "negatives"
-    sources = {NEGATIVES: args.negatives_key} if NEGATIVES in companions else {}
+    sources = {NEGATIVES: args.negatives_key} if NEGATIVES in companions and store is None else {}
     args.pad_text = bool(args.pad_text)
     args.save_every_steps = args.save_every_steps or 0
     # Without the folder: data are copied to another one for each job.
     origin = {"model": os.path.basename(args.model), "data": os.path.basename(args.train_data or "")}
     return Settings(
-        args.loss, loss, options, companions, sources, origin, args.pad_text, args.save_every_steps
+        args.loss, loss, options, companions, sources, origin, args.pad_text, args.save_every_steps, store
     )

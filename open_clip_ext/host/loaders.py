@@ -3,7 +3,8 @@
 Upstream's readers yield an image and `tokenizer(caption)[0]`, and know of no other text. So the
 caption of a sample is exchanged for a packed string that holds its companions too, a tokenizer
 that passes strings through brings it to the collate function, and there, in the loader's worker,
-all texts of a batch are tokenized.
+all texts of a batch are tokenized. With a negatives store nothing is packed: the collate function
+looks its captions up.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from webdataset.filters import FilterFunction, _decode, _select
 
-from open_clip_ext.data import CompanionCollate, Tokenizer, parse_texts
+from open_clip_ext.data import CompanionCollate, Companions, Tokenizer, parse_texts
 from open_clip_ext.errors import InputError
 from open_clip_ext.host.stream import Indexed, Shards, Source, Stream, index
-from open_clip_ext.settings import Settings
+from open_clip_ext.negatives.store import Store
+from open_clip_ext.settings import NEGATIVES, Settings
 
 # Samples of the first shard that are looked at before training.
 PEEK = 256
-
-Texts = Mapping[str, Sequence[str]]
+# Captions of a CSV that are looked up in a store before training.
+SAMPLE = 10_000
 
 
 @dataclass
@@ -43,26 +45,38 @@ class Feed:
     collate: CompanionCollate
     summary: str = "the training data brings captions only"
     broken: Counter = field(default_factory=lambda: Counter(upstream.log_and_continue))
+    lookup: LookUp | None = None
 
 
-class Counter:
-    """An exception handler that counts over all workers, then does what upstream's does."""
+class Count:
+    """A number that all loader workers add to."""
 
-    def __init__(self, handler: Callable[[Exception], bool]) -> None:
-        self.handler = handler
+    def __init__(self) -> None:
         self._count = get_context().Value("q", 0)
 
-    def __call__(self, error: Exception) -> bool:
-        """Whether to go on."""
+    def add(self, number: int) -> None:
+        """Add a number."""
         with self._count.get_lock():
-            self._count.value += 1
-        return self.handler(error)
+            self._count.value += number
 
     def take(self) -> int:
         """The count since the last call."""
         with self._count.get_lock():
             count, self._count.value = self._count.value, 0
         return int(count)
+
+
+class Counter(Count):
+    """An exception handler that counts over all workers, then does what upstream's does."""
+
+    def __init__(self, handler: Callable[[Exception], bool]) -> None:
+        super().__init__()
+        self.handler = handler
+
+    def __call__(self, error: Exception) -> bool:
+        """Whether to go on."""
+        self.add(1)
+        return self.handler(error)
 
 
 class PassThrough:
@@ -74,32 +88,65 @@ class PassThrough:
 
 
 class Unpack:
-    """A `collate_fn` that turns packed captions into `[B, 1+C, L]` token ids."""
+    """A `collate_fn` that turns captions into `[B, 1+C, L]` token ids.
 
-    def __init__(self, collate: CompanionCollate, batched: bool) -> None:
+    Args:
+        collate: makes the token ids.
+        batched: whether webdataset makes the batch itself.
+        companions: a caption and its companions, from the string that stands for them.
+    """
+
+    def __init__(
+        self,
+        collate: CompanionCollate,
+        batched: bool,
+        companions: Callable[[str], tuple[str, Companions]] | None = None,
+    ) -> None:
         self.collate = collate
-        self.batched = batched  # webdataset makes the batch itself
+        self.batched = batched
+        self.companions = companions or unpack
 
     def __call__(self, samples: Any) -> tuple[Tensor, ...] | None:
         """Images `[B,3,H,W]` and texts `[B,1+C,L]` of a batch, and what else a `Stream` adds to it."""
         if samples is None:  # a batch before the one that a resumed run begins with
             return None
         images, packed, *rest = samples if self.batched else zip(*samples, strict=True)
-        captions, companions = zip(*map(unpack, packed), strict=True)
+        captions, companions = zip(*map(self.companions, packed), strict=True)
         if not self.batched:
             images = default_collate(list(images))
         return images, self.collate.texts(captions, companions), *rest
 
 
-def pack(caption: str, companions: Texts) -> str:
+def pack(caption: str, companions: Companions) -> str:
     """A caption and its companions by kind as one string."""
     return json.dumps([caption, companions])
 
 
-def unpack(packed: str) -> tuple[str, Texts]:
+def unpack(packed: str) -> tuple[str, Companions]:
     """Undo `pack`."""
     caption, companions = json.loads(packed)
     return caption, companions
+
+
+class LookUp:
+    """The negatives of a caption in a store, by type; it counts the captions that have no entry."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.types = store.types
+        self.seen, self.missing = Count(), Count()
+
+    def __call__(self, caption: str) -> tuple[str, Companions]:
+        """The caption, and for each type of the store a list of its negatives."""
+        places = self.find(caption)
+        self.seen.add(1)
+        if places is None:
+            self.missing.add(1)
+        return caption, {NEGATIVES: places or []}
+
+    def find(self, caption: str) -> list[list[str]] | None:
+        """The negatives for each type; None if the store does not know the caption."""
+        return self.store.places(caption, self.types)
 
 
 def build(
@@ -120,6 +167,8 @@ def build(
     )
     feed = Feed(CompanionCollate(tokenizer, settings.companions, seed=args.seed))
     info._open_clip_ext = feed
+    if settings.store is not None:
+        feed.lookup = LookUp(settings.store)
     loader = info.dataloader
     source: Source
     if isinstance(loader, wds.DataPipeline):
@@ -127,8 +176,12 @@ def build(
         source = Shards(loader.pipeline[0], info.shared_epoch, args.batch_size, args.seed, args.rank)
     else:
         if wanted:
-            loader.collate_fn = Unpack(feed.collate, batched=False)
-            if hasattr(loader.dataset, "captions"):
+            loader.collate_fn = Unpack(feed.collate, batched=False, companions=feed.lookup)
+            if feed.lookup is not None:
+                captions = getattr(loader.dataset, "captions", None) or [loader.dataset.caption]
+                chosen = [str(captions[i]) for i in range(0, len(captions), -(-len(captions) // SAMPLE))]
+                feed.summary = _cover(chosen, feed.lookup, settings, args.train_data)
+            elif hasattr(loader.dataset, "captions"):
                 _lead_csv(loader.dataset, feed, settings, args)
             else:
                 _lead_synthetic(loader.dataset, feed, settings)
@@ -152,6 +205,18 @@ def end_epoch(info: Any, epoch: int) -> None:
     broken = info._open_clip_ext.broken.take()
     if broken:
         logging.warning(f"open_clip_ext: epoch {epoch}: {broken} broken samples or files were skipped")
+    if (lookup := info._open_clip_ext.lookup) is not None:
+        seen, missing = lookup.seen.take(), lookup.missing.take()
+        if missing:
+            logging.warning(
+                f"open_clip_ext: epoch {epoch}: {missing} of {seen} captions have no entry in "
+                f"{lookup.store.path} and were trained on without negatives"
+            )
+        if 2 * missing > seen:
+            raise InputError(
+                f"--negatives {lookup.store.path}: {missing} of {seen} captions of epoch {epoch} have no "
+                "entry there; make the store from these data"
+            )
 
 
 def _lead_csv(dataset: Any, feed: Feed, settings: Settings, args: argparse.Namespace) -> None:
@@ -196,6 +261,13 @@ def _lead_webdataset(info: Any, feed: Feed, settings: Settings, args: argparse.N
         elif isinstance(stage, FilterFunction) and stage.f is _decode:
             stage.kw["handler"] = feed.broken
     if not settings.companions:
+        return
+    if feed.lookup is not None:
+        shard = upstream.expand_urls(args.train_data)[0][0]
+        chosen = [sample["txt"].decode("utf-8") for sample in itertools.islice(_samples(shard), PEEK)]
+        _require_samples(chosen, shard)
+        feed.summary = _cover(chosen, feed.lookup, settings, shard)
+        loader.collate_fn = Unpack(feed.collate, batched=True, companions=feed.lookup)
         return
     packer = PackSample(settings.sources)
     _peek(args.train_data, packer, settings)
@@ -248,8 +320,7 @@ def _peek(shards: str, packer: PackSample, settings: Settings) -> None:
     """Look at the first samples before training, so that a wrong field name costs no time."""
     shard = upstream.expand_urls(shards)[0][0]
     samples = list(itertools.islice(_samples(shard), PEEK))
-    if not samples:
-        raise InputError(f"{shard}: no sample with an image and a caption could be read")
+    _require_samples(samples, shard)
     names = ", ".join(settings.sources.values())
     if not any(packer.carries(sample) for sample in samples):
         fields = sorted({name for sample in samples for name in sample if not name.startswith("__")})
@@ -263,6 +334,41 @@ def _peek(shards: str, packer: PackSample, settings: Settings) -> None:
         _require_enough(
             [texts[kind] for texts in kinds], count, where, f"of its first {len(samples)} samples"
         )
+
+
+def _require_samples(samples: Sequence[Any], shard: str) -> None:
+    if not samples:
+        raise InputError(f"{shard}: no sample with an image and a caption could be read")
+
+
+def _cover(captions: Sequence[str], lookup: LookUp, settings: Settings, where: str) -> str:
+    """How many of some captions of the data have negatives in the store, in words.
+
+    Args:
+        captions: those that are looked up.
+        lookup: finds them.
+        settings: of the run.
+        where: the data, for a sentence.
+
+    Raises InputError if most have no entry or none has a negative.
+    """
+    store, wanted = lookup.store, settings.companions[NEGATIVES]
+    found = [lookup.find(caption) for caption in captions]
+    unknown = [caption for caption, places in zip(captions, found, strict=True) if places is None]
+    if 2 * len(unknown) > len(captions):
+        raise InputError(
+            f"--negatives {store.path}: {len(unknown)} of {len(captions)} captions looked up for {where} "
+            f"have no entry there, such as {unknown[0][:60]!r}; make the store from these data"
+        )
+    texts = [[text for place in places or () for text in place] for places in found]
+    if len(lookup.types) < wanted or not any(texts):
+        _require_enough(texts, wanted, f"--negatives {store.path}, looked up for {where}", "caption")
+    store.close()  # not to be carried into workers that are forked
+    some, mean = sum(map(bool, texts)), sum(min(len(t), wanted) for t in texts) / len(texts)
+    return (
+        f"{NEGATIVES}: from {store.path}, for {some} of {len(captions)} captions looked up, "
+        f"{mean:.2f} of {wanted} on average; {len(unknown)} have no entry"
+    )
 
 
 def _samples(shard: str) -> Iterator[dict[str, Any]]:

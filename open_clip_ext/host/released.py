@@ -197,7 +197,7 @@ class Adapter:
             loaders.begin_epoch(data["train"], epoch)
             with saving.counting(upstream, self.saver.begin_epoch(epoch)):
                 train()
-        loaders.end_epoch(data["train"], epoch)
+            loaders.end_epoch(data["train"], epoch)
 
 
 _installed = False

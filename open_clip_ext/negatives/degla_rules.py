@@ -1,0 +1,68 @@
+"""The recipe `degla-rules`: the five types of DeGLA (Hu et al., ACM MM 2025), by rules instead of an LLM.
+
+The types are the paper's; its authors' prompts, examples and script were not released.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+
+from open_clip_ext.negatives import words
+from open_clip_ext.negatives.forms import inflected
+from open_clip_ext.negatives.phrases import Phrase
+from open_clip_ext.negatives.records import Candidate
+from open_clip_ext.negatives.rules import PROPOSALS, common, head, noun_phrases
+from open_clip_ext.negatives.swap import Swap
+from open_clip_ext.negatives.words import Token
+
+
+class DeGLARules(Swap):
+    """Reshuffles noun phrases, swaps nouns or adjectives, replaces an adjective or a noun.
+
+    A replacement comes from the lexicon: another word of the same family, which excludes the first.
+    """
+
+    name = "degla-rules"
+    version = "1"
+    types = ("reshuffle", "swap_noun", "swap_adj", "replace_adj", "replace_noun")
+
+    def propose(self, caption: str, tokens: Sequence[Token], rng: random.Random) -> Iterator[Candidate]:
+        """Some texts of each type."""
+        nouns = noun_phrases(tokens)
+        yield from self.reshuffled(caption, tokens, nouns, rng)
+        yield from self.swaps("swap_noun", caption, tokens, self.noun_pairs(tokens, nouns), rng)
+        yield from self.swaps("swap_adj", caption, tokens, self.adjective_pairs(tokens, nouns), rng)
+        adjectives = (i for i, token in enumerate(tokens) if token.pos == "ADJ")
+        yield from self.replaced("replace_adj", caption, tokens, adjectives, rng)
+        single = (p.last - 1 for p in nouns if common(tokens, p) and head(tokens, p)[0] == p.last - 1)
+        yield from self.replaced("replace_noun", caption, tokens, single, rng)
+
+    def reshuffled(
+        self, caption: str, tokens: Sequence[Token], nouns: Sequence[Phrase], rng: random.Random
+    ) -> Iterator[Candidate]:
+        """Three or more noun phrases, each in another's place; two, exchanged."""
+        if len(nouns) < 3:
+            yield from self.swaps("reshuffle", caption, tokens, self.phrase_pairs(tokens, nouns), rng)
+            return
+        texts = [words.lowered(caption, tokens, phrase.span) for phrase in nouns]
+        for _ in range(PROPOSALS):
+            chosen = sorted(rng.sample(range(len(nouns)), rng.randint(3, len(nouns))))
+            turned = chosen[1:] + chosen[:1] if rng.random() < 0.5 else chosen[-1:] + chosen[:-1]
+            changes = {nouns[to].span: texts[of] for to, of in zip(chosen, turned, strict=True)}
+            yield Candidate("reshuffle", words.edit(caption, tokens, changes))
+
+    def replaced(
+        self, type: str, caption: str, tokens: Sequence[Token], places: Iterable[int], rng: random.Random
+    ) -> Iterator[Candidate]:
+        """One word at a time exchanged for another of its family that the caption has not."""
+        there = {token.lemma for token in tokens}
+        options = [
+            (i, other)
+            for i in places
+            for other in self.lexicon.others(tokens[i].lemma, tokens[i].pos)
+            if other not in there
+        ]
+        for i, other in rng.sample(options, min(len(options), PROPOSALS)):
+            if text := inflected(other, tokens[i].tag):
+                yield Candidate(type, words.edit(caption, tokens, {(i, i + 1): text}))

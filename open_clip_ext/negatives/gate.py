@@ -1,0 +1,193 @@
+"""The quality gate: what every generator's output passes before it may be trained on.
+
+Each check has a reason, a short code under which `make` counts and the store keeps what it turned
+away. `REASONS` says them in words.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from itertools import takewhile
+
+from open_clip_ext.negatives.meaning import Judge
+from open_clip_ext.negatives.records import Candidate, normalise
+from open_clip_ext.negatives.taggers import Tagger
+from open_clip_ext.negatives.words import WORD, Token
+
+REASONS = {
+    "empty": "no text",
+    "control": "control characters",
+    "artefact": "a mask, a placeholder, markup or an address in it",
+    "identical": "the caption itself, but for case and signs",
+    "duplicate": "the same text as another of this caption",
+    "other_caption": "another caption of the same picture",
+    "length": "more than twice or less than half as many words",
+    "other_words": "a swap or reshuffle with other words than the caption's",
+    "too_many_changes": f"a replacement of more than {(MOST := 3)} words",
+    "same_meaning": "says the same as the caption, as far as the lexicon knows",
+    "implied": "the caption says as much and more",
+    "narrower": "says the same more exactly, and may be true",
+    "beyond_context": "differs only where the text tower no longer reads",
+}
+LONGEST = 1000  # characters of a caption
+UNFIT = {
+    "empty": "no text",
+    "control": "control characters",
+    "too_long": f"more than {LONGEST} characters",
+    "markup": "HTML or an address in it",
+    "not_english": "fewer than half of its words are English",
+}
+ARTEFACT = re.compile(r"<\w*>|\[MASK\]|###|</?\w[^>]*>|&\w+;|https?://|www\.|\{|\}|\\n|\\u", re.IGNORECASE)
+MARKUP = re.compile(r"</?[a-z][^>]*>|&#?\w+;|https?://|www\.", re.IGNORECASE)
+MARGIN = 2  # tokens for start and end
+
+
+def unfit(caption: str, knows: Callable[[str], bool]) -> str:
+    """Why no negatives can be made of a caption; empty if they can.
+
+    Args:
+        caption: the caption.
+        knows: whether a word is an English one; as of a tagger.
+    """
+    if not caption:
+        return "empty"
+    if _has_control(caption):
+        return "control"
+    if len(caption) > LONGEST:
+        return "too_long"
+    if MARKUP.search(caption):
+        return "markup"
+    words = [word for word in WORD.findall(caption) if word[0].isalpha()]
+    return "" if words and 2 * sum(map(knows, words)) >= len(words) else "not_english"
+
+
+class Gate:
+    """Judges candidates.
+
+    Args:
+        judge: compares meanings; None to leave that check out.
+        tagger: tags texts that have words which the caption has not.
+        context: how many tokens the text tower reads.
+        enough: how many texts of a type a caption gets at most.
+    """
+
+    version = "1"
+
+    def __init__(self, judge: Judge | None, tagger: Tagger, context: int = 77, enough: int = 1) -> None:
+        self.judge = judge
+        self.tagger = tagger
+        self.context = context
+        self.enough = enough
+        self._cut: _Cut | None = None
+
+    def check(
+        self,
+        caption: str,
+        tokens: Sequence[Token],
+        candidates: Sequence[Candidate],
+        others: Sequence[str] = (),
+    ) -> list[Candidate]:
+        """The candidates, each with the reason if it was turned away.
+
+        A negative that says the same as the caption becomes a text that keeps the meaning. Once `enough`
+        of a type have passed, further ones of it are left out.
+
+        Args:
+            caption: the caption.
+            tokens: its tokens.
+            candidates: what a generator made of it.
+            others: further captions of the same picture.
+        """
+        taken = {_words(other): "other_caption" for other in others} | {_words(caption): "identical"}
+        known = {token.text.lower(): token for token in tokens}
+        for one, other in (("a", "an"), ("an", "a")):
+            if one in known:
+                known.setdefault(other, known[one]._replace(lemma=other))
+        checked = []
+        passed: Counter[str] = Counter()
+        for proposed in candidates:
+            if passed[proposed.type] == self.enough:
+                continue
+            text, keeps, reason = normalise(proposed.text), proposed.keeps, proposed.reason
+            if not reason:
+                reason = self._reason(caption, tokens, known, proposed, text) or taken.get(_words(text), "")
+                if reason in ("same_meaning", "other_caption") and not keeps:
+                    keeps, reason = True, ""
+                taken.setdefault(_words(text), "duplicate")
+                passed[proposed.type] += not reason and keeps is proposed.keeps
+            checked.append(Candidate(proposed.type, text, keeps, reason))
+        return checked
+
+    def _reason(
+        self,
+        caption: str,
+        tokens: Sequence[Token],
+        known: Mapping[str, Token],
+        candidate: Candidate,
+        text: str,
+    ) -> str:
+        if not text:
+            return "empty"
+        if _has_control(text):
+            return "control"
+        if ARTEFACT.search(text):
+            return "artefact"
+        had, has = _words(caption), _words(text)
+        if had == has:
+            return "identical"
+        if not len(had) <= 2 * len(has) <= 4 * len(had):
+            return "length"
+        if candidate.type.startswith(("swap", "reshuffle")) and sorted(had) != sorted(has):
+            return "other_words"
+        if candidate.type.startswith("replace") and sum((Counter(has) - Counter(had)).values()) > MOST:
+            return "too_many_changes"
+        if self._differs_too_late(caption, text):
+            return "beyond_context"
+        if self.judge is None or candidate.keeps:
+            return ""
+        return self.judge.judge(tokens, self._tagged(known, text))
+
+    def _tagged(self, known: Mapping[str, Token], text: str) -> list[Token]:
+        """The tokens of a text: the caption's where it has the same words, else by the tagger."""
+        try:
+            return [known[word] for word in WORD.findall(text.lower())]
+        except KeyError:
+            return next(iter(self.tagger.tag([text])))
+
+    def _differs_too_late(self, caption: str, text: str) -> bool:
+        pairs = zip(_words(caption), _words(text), strict=False)
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        # The tokenizer takes seconds to load, and an English word has fewer than three tokens.
+        if 3 * same < self.context - MARGIN:
+            return False
+        self._cut = self._cut or _Cut(self.context)
+        return self._cut(caption) == self._cut(text)
+
+
+class _Cut:
+    """What CLIP's text tower reads of a text, as token ids."""
+
+    def __init__(self, context: int) -> None:
+        from open_clip.tokenizer import SimpleTokenizer
+
+        from open_clip_ext.data import WordTokenizer
+
+        self._tokenizer = WordTokenizer(SimpleTokenizer())
+        self._length = context - MARGIN
+
+    def __call__(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)[: self._length]
+
+
+@lru_cache(maxsize=1 << 16)
+def _words(text: str) -> tuple[str, ...]:
+    """Its words in lower case, "an" as "a"."""
+    return tuple("a" if word == "an" else word for word in WORD.findall(text.lower()) if word[-1].isalnum())
+
+
+def _has_control(text: str) -> bool:
+    return not text.isprintable() and any(unicodedata.category(c) in ("Cc", "Co", "Cs", "Cn") for c in text)

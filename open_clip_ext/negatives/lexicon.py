@@ -1,0 +1,131 @@
+"""Which words mean the same, which imply one another, and which exclude each other.
+
+From a small list of caption words, `english/lexicon.txt`, and from WordNet (Miller, CACM 1995)
+through nltk where the user has its data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any, Literal
+
+Relation = Literal["same", "implied", "narrower", "excluded", "unknown"]
+CLASSES = {"noun": "NOUN", "adj": "ADJ", "verb": "VERB", "adp": "ADP"}
+WORDNET = {"NOUN": "n", "ADJ": "a", "VERB": "v"}
+# Senses of a word, most frequent first, that are looked at: the rare ones make synonyms of anything.
+SENSES = 2
+
+
+class Lexicon:
+    """The caption words by class, and WordNet if `wordnet` is true and its data are installed."""
+
+    def __init__(self, wordnet: bool = True) -> None:
+        self._sets: dict[tuple[str, str], list[frozenset[str]]] = {}
+        self._kinds: dict[tuple[str, str], list[tuple[str, ...]]] = {}
+        self._families: dict[tuple[str, str], list[list[str]]] = {}
+        for pos, kinds, members in _lines():
+            for synonyms in [kinds, *members]:
+                for word in synonyms:
+                    self._sets.setdefault((pos, word), []).append(frozenset(synonyms))
+            family = [synonyms[0] for synonyms in members]
+            for synonyms in members:
+                for word in synonyms:
+                    self._families.setdefault((pos, word), []).append(family)
+                    if kinds:
+                        self._kinds.setdefault((pos, word), []).append(kinds)
+        self._wordnet: Any = _wordnet() if wordnet else None
+        self.name = "captions-1" + (f"+wordnet-{self._wordnet.get_version()}" if self._wordnet else "")
+        self._above = lru_cache(maxsize=1 << 16)(self._kinds_above)
+        self.relation = lru_cache(maxsize=1 << 16)(self._relation)
+
+    def synonyms(self, word: str, pos: str) -> list[str]:
+        """Other words for `word`, of the caption words alone, in a fixed order."""
+        return sorted({other for group in self._sets.get((pos, word), ()) for other in group} - {word})
+
+    def others(self, word: str, pos: str) -> list[str]:
+        """Words of the same family as `word`, which what it names is not, in a fixed order."""
+        found = {
+            other: None
+            for family in self._families.get((pos, word), ())
+            for other in family
+            if self.relation(word, other, pos) == "excluded"
+        }
+        return list(found)
+
+    def _relation(self, word: str, other: str, pos: str) -> Relation:
+        """What `word` says of `other`: whether what is a `word` is an `other` too."""
+        if word == other or any(other in group for group in self._sets.get((pos, word), ())):
+            return "same"
+        if other in self._above(word, pos):
+            return "implied"
+        if word in self._above(other, pos):
+            return "narrower"
+        for family in self._families.get((pos, word), ()):
+            if any(self._head(other, pos) & {member} for member in family):
+                return "excluded"
+        return self._wordnet_relation(word, other, pos) if self._wordnet else "unknown"
+
+    def _head(self, word: str, pos: str) -> set[str]:
+        return {word}.union(*self._sets.get((pos, word), ()))
+
+    def _kinds_above(self, word: str, pos: str) -> set[str]:
+        """Every kind that a word is a sort of."""
+        found: set[str] = set()
+        todo = [word]
+        while todo:
+            for group in [*self._sets.get((pos, todo[0]), ()), frozenset({todo[0]})]:
+                for name in group:
+                    for kinds in self._kinds.get((pos, name), ()):
+                        todo += [kind for kind in kinds if kind not in found]
+                        found.update(kinds)
+            todo = todo[1:]
+        return found
+
+    def _wordnet_relation(self, word: str, other: str, pos: str) -> Relation:
+        if pos not in WORDNET:
+            return "unknown"
+        one, two = (
+            self._wordnet.synsets(text.replace("-", "_"), WORDNET[pos])[:SENSES] for text in (word, other)
+        )
+        if set(one) & set(two):
+            return "same"
+        if pos == "ADJ":
+            near = {similar for sense in one for similar in sense.similar_tos()}
+            return "same" if near & set(two) else "unknown"
+        if any(set(two) & set(sense.closure(lambda s: s.hypernyms())) for sense in one):
+            return "implied"
+        if any(set(one) & set(sense.closure(lambda s: s.hypernyms())) for sense in two):
+            return "narrower"
+        return "unknown"
+
+
+def relations() -> list[str]:
+    """Every relation of the list, of one word or several."""
+    return [name for pos, _, members in _lines() if pos == "ADP" for names in members for name in names]
+
+
+def _wordnet() -> Any:
+    """Nltk's WordNet reader, or None where nltk or its data are not installed."""
+    try:
+        from nltk.corpus import wordnet
+
+        wordnet.ensure_loaded()
+        return wordnet
+    except (ImportError, LookupError):
+        return None
+
+
+def _lines() -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """Class, names of the kind and members with their synonyms, of each line of the list."""
+    for line in (files(__package__) / "english" / "lexicon.txt").read_text("utf-8").splitlines():
+        if line and not line.startswith("#"):
+            head, _, tail = line.partition(":")
+            pos, _, kind = head.partition(" ")
+            kinds = () if kind.startswith(("(", "~")) else _names(kind)
+            yield CLASSES[pos], kinds, [_names(member) for member in tail.split(",")]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split("="))

@@ -1,0 +1,230 @@
+"""Whether a text says the same as a caption, or something that the caption implies.
+
+Both are brought into a form in which everything is left out that makes no difference: articles, forms
+of "to be", the order of conjuncts, the two sides of "next to", the order of "X while Y", which of two
+synonyms was used. Two texts of the same form are true of the same pictures. This is a check against
+false negatives; it is blind to whatever the lexicon does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Literal
+
+from open_clip_ext.negatives.lexicon import Lexicon
+from open_clip_ext.negatives.phrases import ADJECTIVE, AND, COMMA, NOUN_PHRASE, OTHER, RELATION, VERB, phrases
+from open_clip_ext.negatives.words import Token
+
+Judgement = Literal["same_meaning", "implied", "narrower", ""]
+# Relations whose two sides can be exchanged; "with" only where both sides live.
+SYMMETRIC = frozenset(
+    (
+        *("next to", "beside", "near", "alongside", "close to", "adjacent to", "by", "along with"),
+        *("together with", "across from", "opposite"),
+    )
+)
+# Words without which nothing changes places in the form.
+EXCHANGING = frozenset(("and", ",", "while", "as", "with", *(word for r in SYMMETRIC for word in r.split())))
+FREE = ("ADJ", "DET", "NUM", "PUNCT")
+POSTURES = frozenset(("stand", "sit", "lie", "be", "walk", "pose"))
+SIGNS = ("PUNCT", "CCONJ", "PART")
+ALL = "all"  # of several, joined by "and"
+SILENT = frozenset(("there", "be"))
+NEGATIONS = frozenset(("no", "not", "n't", "'t", "without", "never", "nobody", "nothing", "none"))
+LIVING = ("person", "animal")
+PLACES = ("place", "room", "building")
+
+Form = tuple[object, ...]
+
+
+class Judge:
+    """Compares tagged texts by meaning.
+
+    Args:
+        lexicon: which words mean the same.
+    """
+
+    def __init__(self, lexicon: Lexicon) -> None:
+        self.lexicon = lexicon
+        self._form = lru_cache(maxsize=1)(self.form)  # of a caption that is compared with several texts
+        self._representative = lru_cache(maxsize=1 << 16)(self._first_synonym)
+
+    def form(self, tokens: Sequence[Token]) -> Form:
+        """What two texts of the same meaning have in common, as far as it is known here."""
+        clauses = [list[Form]()]
+        for phrase in phrases(tokens):
+            if phrase.kind == NOUN_PHRASE:
+                clauses[-1].append(self._noun_phrase(tokens[phrase.first : phrase.last]))
+            elif phrase.words == "while" or (phrase.words == "as" and clauses[-1]):
+                clauses.append([])
+            elif phrase.kind == RELATION:
+                clauses[-1].append((RELATION, self._representative(phrase.words, "ADP")))
+            elif phrase.words not in SILENT and not (phrase.kind == OTHER and not phrase.words.isalnum()):
+                token = tokens[phrase.first]
+                clauses[-1].append((phrase.kind, self._representative(token.lemma, token.pos)))
+        return tuple(sorted(tuple(self._clause(clause)) for clause in clauses))
+
+    def judge(self, caption: Sequence[Token], text: Sequence[Token]) -> Judgement:
+        """What is wrong with `text` as a negative of `caption`; empty if nothing is known to be.
+
+        "same_meaning": it says the same. "implied": the caption says all of it and more.
+        "narrower": it may well be true, since it only says more exactly what the caption says.
+        """
+        lemmas = [sorted([token.lemma for token in tokens]) for tokens in (caption, text)]
+        same_words = lemmas[0] == lemmas[1]
+        # A short cut: without a word that lets others change places, their order must be the same.
+        if same_words and EXCHANGING.isdisjoint(lemmas[0]) and _core(caption) != _core(text):
+            return ""
+        forms = self._form(tuple(caption)), self.form(text)
+        if forms[0] == forms[1]:
+            return "same_meaning"
+        # The same words in another order imply nothing; with a "not" anything may be.
+        if same_words or not NEGATIONS.isdisjoint(lemmas[0] + lemmas[1]):
+            return ""
+        said, more = ([item for clause in form for item in _flat(clause)] for form in forms)
+        return self._covered(said, more)
+
+    def _covered(self, said: Sequence[Form], more: Sequence[Form]) -> Judgement:
+        """Whether `said` has all items of `more` in order, or broader or narrower words for them."""
+        narrower, at = False, 0
+        for item in more:
+            start = at
+            while at < len(said) and not (fit := self._fits(said[at], item)):
+                at += 1
+            # What is left out must be a whole phrase: "on a bench", not "the side of" in "on the side of it".
+            if at == len(said) or (
+                at > start and (said[start][0] == NOUN_PHRASE or said[at - 1][0] == RELATION)
+            ):
+                return ""
+            narrower |= fit == "narrower"
+            at += 1
+        return "narrower" if narrower else "implied"
+
+    def _clause(self, items: list[Form]) -> list[Form]:
+        kinds = [item[0] for item in items]
+        if COMMA in kinds:
+            items = _fronted(items)
+        if AND in kinds:
+            items = _ordered_verbs(_join(items))
+        return self._symmetric([item for item in items if item[0] != COMMA])
+
+    def _noun_phrase(self, tokens: Sequence[Token]) -> Form:
+        """Its head, whether that is in the plural, and what describes it, without an order."""
+        head = tokens[-1]
+        described = [
+            self._representative(token.lemma, token.pos)
+            for token in tokens[:-1]
+            if token.pos not in SIGNS and (token.pos != "DET" or token.lemma in NEGATIONS)
+        ]
+        if len(described) > 1:
+            described = sorted(set(described))
+        return NOUN_PHRASE, self._representative(head.lemma, "NOUN"), head.plural, tuple(described)
+
+    def _first_synonym(self, word: str, pos: str) -> str:
+        return min([word, *self.lexicon.synonyms(word, pos)])
+
+    def _symmetric(self, items: list[Form]) -> list[Form]:
+        """The two sides of a symmetric relation in a fixed order.
+
+        The relation must be all there is, but for a place: whatever else there is belongs to one side.
+        """
+        at = 2 if len(items) > 1 and items[1][0] == VERB and items[1][1] in POSTURES else 1
+        if len(items) > at + 1 and items[at][0] == RELATION:
+            left, right, rest = items[0], items[at + 1], items[at + 2 :]
+            if (
+                {left[0], right[0]} <= {NOUN_PHRASE, ALL}
+                and self._exchangeable(items[at], left, right)
+                and (not rest or (len(rest) == 2 and self._is(rest[1], PLACES)))
+            ):
+                items[0], items[at + 1] = sorted((left, right))
+        return items
+
+    def _exchangeable(self, relation: Form, left: Form, right: Form) -> bool:
+        names = {str(relation[1]), *self.lexicon.synonyms(str(relation[1]), "ADP")}
+        if names & SYMMETRIC:
+            return True
+        return "with" in names and self._is(left, LIVING) and self._is(right, LIVING)
+
+    def _is(self, item: Form, kinds: Sequence[str]) -> bool:
+        """Whether a noun phrase, or each of several, is of one of the kinds."""
+        if item[0] == ALL:
+            return all(self._is(part, kinds) for part in item[1:] if isinstance(part, tuple))
+        return item[0] == NOUN_PHRASE and any(
+            self.lexicon.relation(str(item[1]), kind, "NOUN") in ("same", "implied") for kind in kinds
+        )
+
+    def _fits(self, said: Form, item: Form) -> str:
+        """How what the caption says bears out what the text says: a relation of words, or nothing."""
+        if said == item:
+            return "same"
+        if said[0] != item[0] or said[0] not in (NOUN_PHRASE, VERB, ADJECTIVE):
+            return ""
+        pos = {NOUN_PHRASE: "NOUN", VERB: "VERB", ADJECTIVE: "ADJ"}[str(said[0])]
+        relation = self.lexicon.relation(str(said[1]), str(item[1]), pos)
+        if relation not in ("same", "implied", "narrower"):
+            return ""
+        if said[0] == NOUN_PHRASE:
+            had, has = set(said[3]), set(item[3])  # type: ignore[call-overload]
+            if said[2] != item[2] or not has <= had or (relation == "narrower" and has != had):
+                return ""
+        return relation
+
+
+def _core(tokens: Sequence[Token]) -> list[str]:
+    """The words whose order the form keeps, where nothing is exchanged."""
+    return [t.lemma for t in tokens if t.pos not in FREE and t.lemma not in SILENT]
+
+
+def _flat(clause: object) -> Iterator[Form]:
+    """The noun phrases, verbs and so on of a clause, conjuncts one by one."""
+    assert isinstance(clause, tuple)
+    for item in clause:
+        if item[0] == ALL:
+            yield from (part for part in item[1:] if isinstance(part, tuple))
+        else:
+            yield item
+
+
+def _fronted(items: list[Form]) -> list[Form]:
+    """A relation and its noun phrase in front put behind: "on the beach, a man runs"."""
+    if len(items) > 3 and [item[0] for item in items[:3]] == [RELATION, NOUN_PHRASE, COMMA]:
+        return [*items[3:], *items[:2]]
+    return items
+
+
+def _join(items: list[Form]) -> list[Form]:
+    """Noun phrases, or lone verbs or adjectives, joined by "and" as one item without an order."""
+    out: list[Form] = []
+    at = 0
+    while at < len(items):
+        kind, group, end = items[at][0], [items[at]], at + 1
+        while kind in (NOUN_PHRASE, VERB, ADJECTIVE):
+            gap = end
+            while gap < len(items) and items[gap][0] in (AND, COMMA):
+                gap += 1
+            if gap == end or gap == len(items) or items[gap][0] != kind:
+                break
+            group.append(items[gap])
+            end = gap + 1
+        last = [item for item in items[at:end] if item[0] in (AND, COMMA)][-1:]
+        if len(group) > 1 and last and last[0][0] == AND:
+            out.append((ALL, *sorted(group)))
+            at = end
+        else:
+            if items[at][0] != COMMA:
+                out.append(items[at])
+            at += 1
+    return out
+
+
+def _ordered_verbs(items: list[Form]) -> list[Form]:
+    """Two verb phrases that end a caption in a fixed order: "holds a cup and rides a horse"."""
+    at = next((i for i, item in enumerate(items) if item[0] == AND), -1)
+    if at < 0 or at + 1 == len(items) or items[at + 1][0] != VERB:
+        return items
+    starts = [i for i in range(at) if items[i][0] == VERB]
+    if not starts or any(item[0] == AND for item in items[at + 1 :]):
+        return items
+    head, pair = items[: starts[-1]], sorted((items[starts[-1] : at], items[at + 1 :]))
+    return [*head, *pair[0], (AND, "and"), *pair[1]]

@@ -1,0 +1,98 @@
+"""The phrases of a tagged caption: noun phrases, relations, verbs and what joins them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+from open_clip_ext.negatives.lexicon import relations
+from open_clip_ext.negatives.words import Span, Token
+
+NOUN_PHRASE, RELATION, VERB, ADJECTIVE, AND, COMMA, OTHER = (
+    "noun phrase",
+    "relation",
+    "verb",
+    "adjective",
+    "and",
+    "comma",
+    "other",
+)
+# One letter for each token, so that a regular expression finds the phrases.
+LETTERS = {
+    "NOUN": "N", "PROPN": "N", "DET": "D", "NUM": "D", "ADJ": "J", "VERB": "V", "AUX": "V", "ADP": "R",
+}  # fmt: skip
+# Articles, numbers and adjectives ("black and white", "tall, thin"), then nouns; "the man's" before it.
+DESCRIBED = "(?:[DJ]|(?<=J)[AK](?=J))*N+"
+PHRASES = re.compile(f"({DESCRIBED}(?:S{DESCRIBED})*)|(Rr*)|(V)|(J)|(A)|(K)|.")
+KINDS = (OTHER, NOUN_PHRASE, RELATION, VERB, ADJECTIVE, AND, COMMA)
+
+
+class Phrase(NamedTuple):
+    """A stretch of tokens.
+
+    Attributes:
+        kind: what it is.
+        first: its first token.
+        last: one past its last token.
+        words: the words of a relation; the lemma of any other phrase of one word.
+    """
+
+    kind: str
+    first: int
+    last: int
+    words: str
+
+    @property
+    def span(self) -> Span:
+        """Its tokens as a span."""
+        return self.first, self.last
+
+
+def phrases(tokens: Sequence[Token]) -> list[Phrase]:
+    """The caption as a sequence of phrases; every token is in one."""
+    letters = [LETTERS.get(token.pos) or _rare(token) for token in tokens]
+    long = _long_relations()
+    for at, token in enumerate(tokens):
+        if token.lemma in long:
+            for words in long[token.lemma]:
+                if tuple([token.text.lower() for token in tokens[at : at + len(words)]]) == words:
+                    letters[at : at + len(words)] = "R" + "r" * (len(words) - 1)
+                    break
+    found = []
+    for kind, first, last in _kinds("".join(letters)):
+        if kind is NOUN_PHRASE:
+            text = ""
+        elif kind is RELATION:
+            text = " ".join([token.text for token in tokens[first:last]]).lower()
+        else:
+            text = tokens[first].lemma
+        found.append(Phrase(kind, first, last, text))
+    return found
+
+
+def _rare(token: Token) -> str:
+    if token.tag == "PRP$":
+        return "D"
+    if token.tag == "POS":
+        return "S"
+    if token.lemma == "and":
+        return "A"
+    return "K" if token.text == "," else "O"
+
+
+@lru_cache(maxsize=1 << 14)
+def _kinds(letters: str) -> list[tuple[str, int, int]]:
+    """Kind, first token and one past the last one of each phrase."""
+    return [(KINDS[match.lastindex or 0], *match.span()) for match in PHRASES.finditer(letters)]
+
+
+@lru_cache(maxsize=1)
+def _long_relations() -> dict[str, list[tuple[str, ...]]]:
+    """By their first word, the longest first."""
+    found: dict[str, list[tuple[str, ...]]] = {}
+    for words in sorted((tuple(name.split()) for name in relations()), key=len, reverse=True):
+        if len(words) > 1:
+            found.setdefault(words[0], []).append(words)
+    return found

@@ -1,0 +1,92 @@
+"""The recipe `swap`: two spans of one class change places, as in NegCLIP (Yuksekgonul et al., ICLR 2023)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from itertools import combinations, pairwise
+
+from open_clip_ext.negatives.phrases import NOUN_PHRASE, RELATION, Phrase, phrases
+from open_clip_ext.negatives.records import Candidate
+from open_clip_ext.negatives.rules import Rules, common, head
+from open_clip_ext.negatives.words import Span, Token
+
+# No properties of a thing: they say which or how many.
+NO_PROPERTY = frozenset(
+    (
+        *("other", "same", "next", "many", "several", "few", "such", "more", "most", "various", "different"),
+        *("own", "each", "another", "first", "last", "front", "main", "certain", "much", "only", "similar"),
+    )
+)
+# Relations that belong to a word rather than to what it relates: "piece of", "look at", "as if".
+BOUND = frozenset(
+    ("of", "to", "as", "like", "for", "than", "while", "up", "out", "that", "if", "because", "so")
+)
+FINITE = ("VBZ", "VBP", "VBD", "MD")
+
+
+class Swap(Rules):
+    """Exchanges two nouns, noun phrases, adjectives, verbs or relations of a caption."""
+
+    name = "swap"
+    version = "1"
+    types = ("swap_noun", "swap_phrase", "swap_adj", "swap_verb", "swap_relation")
+
+    def propose(self, caption: str, tokens: Sequence[Token], rng: random.Random) -> Iterator[Candidate]:
+        """Some exchanges of each type."""
+        found = phrases(tokens)
+        nouns = [phrase for phrase in found if phrase.kind == NOUN_PHRASE]
+        pairs = (
+            self.noun_pairs(tokens, nouns),
+            self.phrase_pairs(tokens, nouns),
+            self.adjective_pairs(tokens, nouns),
+            self.verb_pairs(tokens),
+            self.relation_pairs(found),
+        )
+        for type, pair in zip(self.types, pairs, strict=True):
+            yield from self.swaps(type, caption, tokens, pair, rng)
+
+    def phrase_pairs(self, tokens: Sequence[Token], nouns: Sequence[Phrase]) -> Iterator[tuple[Span, Span]]:
+        """Whole noun phrases that differ in more than the noun, agreeing in number if a verb does."""
+        finite = any(token.tag in FINITE for token in tokens)
+        for one, other in combinations([phrase for phrase in nouns if common(tokens, phrase)], 2):
+            a, b = tokens[one.last - 1], tokens[other.last - 1]
+            if self.differ(a, b) and not (finite and a.plural != b.plural):
+                rests = [
+                    [t.lemma for t in tokens[phrase.first : head(tokens, phrase)[0]]]
+                    for phrase in (one, other)
+                ]
+                if rests[0] != rests[1]:
+                    yield one.span, other.span
+
+    def adjective_pairs(
+        self, tokens: Sequence[Token], nouns: Sequence[Phrase]
+    ) -> Iterator[tuple[Span, Span]]:
+        """Adjectives of two noun phrases."""
+        placed = [
+            (i, phrase)
+            for phrase in nouns
+            for i in range(phrase.first, phrase.last)
+            if tokens[i].pos == "ADJ" and tokens[i].lemma not in NO_PROPERTY
+        ]
+        for (i, one), (j, other) in combinations(placed, 2):
+            if one is not other and self.differ(tokens[i], tokens[j]):
+                yield (i, i + 1), (j, j + 1)
+
+    def verb_pairs(self, tokens: Sequence[Token]) -> Iterator[tuple[Span, Span]]:
+        """Verbs of the same form."""
+        verbs = [i for i, token in enumerate(tokens) if token.pos == "VERB"]
+        for i, j in combinations(verbs, 2):
+            if tokens[i].tag == tokens[j].tag and self.differ(tokens[i], tokens[j]):
+                yield (i, i + 1), (j, j + 1)
+
+    def relation_pairs(self, found: Sequence[Phrase]) -> Iterator[tuple[Span, Span]]:
+        """Relations, each before a noun phrase, that do not say the same."""
+        placed = [
+            phrase
+            for phrase, after in pairwise(found)
+            if phrase.kind == RELATION and after.kind == NOUN_PHRASE and phrase.words not in BOUND
+        ]
+        for one, other in combinations(placed, 2):
+            if self.lexicon.relation(one.words, other.words, "ADP") != "same":
+                yield one.span, other.span

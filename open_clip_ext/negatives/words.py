@@ -1,0 +1,96 @@
+"""Words of a caption by their offsets, and edits that touch nothing else of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+# A word with its hyphens, the tail of a contraction ("'s"), or any other visible character.
+WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*|['\u2019][^\W_]+|\S")
+# Spelt with a vowel but spoken with a consonant, and the other way round.
+SPOKEN_CONSONANT = re.compile(r"(uni(?!n|m)|us[eu]|eu|ewe|one(?![a-z])|once|u(?![a-z]))", re.IGNORECASE)
+SPOKEN_VOWEL = re.compile(r"(hour|honest|honor|honour|heir|[fhlmnrsx](?![a-z]))", re.IGNORECASE)
+
+
+class Token(NamedTuple):
+    """A word or sign of a caption.
+
+    Attributes:
+        start: where it begins in the caption.
+        end: where it ends.
+        text: `caption[start:end]`.
+        pos: its coarse class as in Universal Dependencies: NOUN, ADJ, VERB, ADP, ...
+        tag: its Penn Treebank tag: NN, NNS, VBG, ...
+        lemma: its dictionary form in lower case.
+    """
+
+    start: int
+    end: int
+    text: str
+    pos: str
+    tag: str
+    lemma: str
+
+    @property
+    def plural(self) -> bool:
+        """Whether it is a noun in the plural."""
+        return self.tag in ("NNS", "NNPS")
+
+
+Span = tuple[int, int]  # tokens [first, last)
+
+
+def split(caption: str) -> list[tuple[int, int, str]]:
+    """Start, end and text of each word and sign."""
+    return [(match.start(), match.end(), match.group()) for match in WORD.finditer(caption)]
+
+
+def edit(caption: str, tokens: Sequence[Token], changes: Mapping[Span, str]) -> str:
+    """The caption with the tokens of each span exchanged for a text.
+
+    Whatever lies between is kept to the character, except "a" and "an" before a changed word, and the
+    capital that begins the caption.
+    """
+    parts, at = [], 0
+    for (first, last), text in sorted(changes.items()):
+        head = caption[at : tokens[first].start]
+        before = tokens[first - 1] if first else None
+        if before and before.lemma in ("a", "an") and before.start >= at:
+            gap = caption[before.end : tokens[first].start]
+            head = caption[at : before.start] + _cased(article(text), before.text) + gap
+        if begins(tokens, first) and tokens[first].text[:1].isupper():
+            text = text[:1].upper() + text[1:]
+        parts += [head, text]
+        at = tokens[last - 1].end
+    return "".join([*parts, caption[at:]])
+
+
+def swap(caption: str, tokens: Sequence[Token], one: Span, other: Span) -> str:
+    """The caption with two spans exchanged, each in the case of its new place."""
+    texts = {span: lowered(caption, tokens, span) for span in (one, other)}
+    return edit(caption, tokens, {one: texts[other], other: texts[one]})
+
+
+def lowered(caption: str, tokens: Sequence[Token], span: Span) -> str:
+    """The text of a span, without the capital that it has only because it begins a sentence."""
+    text = caption[tokens[span[0]].start : tokens[span[1] - 1].end]
+    if not begins(tokens, span[0]) or tokens[span[0]].pos == "PROPN" or text[1:2].isupper():
+        return text
+    return text[:1].lower() + text[1:]
+
+
+def begins(tokens: Sequence[Token], at: int) -> bool:
+    """Whether a token begins a sentence."""
+    return not at or tokens[at - 1].text in (".", "!", "?")
+
+
+def article(text: str) -> str:
+    """The indefinite article that goes before a text: "a" or "an"."""
+    if SPOKEN_CONSONANT.match(text):
+        return "a"
+    return "an" if text[:1].lower() in "aeiou" or SPOKEN_VOWEL.match(text) else "a"
+
+
+def _cased(text: str, like: str) -> str:
+    return text.capitalize() if like[:1].isupper() else text

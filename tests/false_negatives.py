@@ -1,0 +1,56 @@
+"""How often the checks of meaning err, on pairs of captions that people have labelled.
+
+    python tests/false_negatives.py ANNOTATIONS [--wordnet]
+
+ANNOTATIONS holds sugarcrepe/*.json (verified negatives) and sugarcrepe_pp/*.json (pairs of captions of
+one picture). A verified negative that is turned away is a loss; a caption of the same picture that is
+let pass would be a false negative.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+
+from open_clip_ext.negatives.lexicon import Lexicon
+from open_clip_ext.negatives.meaning import Judge
+from open_clip_ext.negatives.taggers import tagger
+
+
+def pairs(folder: Path, other: str):
+    for path in sorted(folder.glob("*.json")):
+        items = json.loads(path.read_text())
+        for item in items.values() if isinstance(items, dict) else items:
+            yield path.stem, item["caption"], item[other]
+
+
+def judgements(judge: Judge, tag, labelled) -> dict[str, Counter[str]]:
+    """By kind of item: how many pairs got which judgement."""
+    found: dict[str, Counter[str]] = {}
+    for kind, caption, other in labelled:
+        one, two = tag.tag([caption, other])
+        found.setdefault(kind, Counter())[judge.judge(one, two) or "passes"] += 1
+    return found
+
+
+def main(folder: Path, wordnet: bool) -> None:
+    judge, tag = Judge(Lexicon(wordnet=wordnet)), tagger("textblob")
+    print(f"lexicon {judge.lexicon.name}, tagger {tag.name}\n")
+    columns = ("passes", "same_meaning", "implied", "narrower")
+    for title, labelled in (
+        ("verified negatives (should pass)", pairs(folder / "sugarcrepe", "negative_caption")),
+        ("captions of the same picture (should not)", pairs(folder / "sugarcrepe_pp", "caption2")),
+    ):
+        found = judgements(judge, tag, labelled)
+        found["all"] = sum(found.values(), Counter())
+        print(f"{title:<42}{'n':>6}" + "".join(f"{c:>14}" for c in columns))
+        for kind, counts in found.items():
+            n = sum(counts.values())
+            print(f"  {kind:<40}{n:>6}" + "".join(f"{counts[c]:>7} {counts[c] / n:>5.1%}" for c in columns))
+        print()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), "--wordnet" in sys.argv)

@@ -1,0 +1,450 @@
+"""The recipe `degla` against a server that answers well, badly, slowly or not at all."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import zipfile
+from collections import Counter
+from contextlib import contextmanager
+
+import pytest
+from endpoint import Reply, caption_of, edits, good, serve
+
+from open_clip_ext.errors import InputError, TrainingError
+from open_clip_ext.negatives.gate import Gate
+from open_clip_ext.negatives.lexicon import Lexicon
+from open_clip_ext.negatives.llm import KINDS, DeGLA, read_prompts
+from open_clip_ext.negatives.meaning import Judge
+from open_clip_ext.negatives.records import Candidate
+from open_clip_ext.negatives.taggers import tagger
+
+CAPTIONS = [f"a dog runs past house {i}" for i in range(24)]
+
+
+@contextmanager
+def degla(endpoint, **options):
+    generator = DeGLA(base_url=endpoint.url, **{"patience": 1, "structured": "none", **options})
+    try:
+        yield generator
+    finally:
+        generator.close()
+
+
+def run(endpoint, captions=CAPTIONS, **options) -> dict[str, list[Candidate]]:
+    with degla(endpoint, **options) as generator:
+        return {captions[index]: found for index, found in generator.generate(captions)}
+
+
+def everything(reason: str) -> list[Candidate]:
+    return [Candidate(kind, "", reason=reason) for kind in KINDS]
+
+
+def test_every_caption_gets_its_candidates_in_the_order_of_the_types():
+    def all_five(request, number):
+        return Reply(json.dumps({kind: f"{kind} of {caption_of(request)}" for kind in reversed(KINDS)}))
+
+    with serve(all_five) as endpoint:
+        found = run(endpoint, retries=0)
+    assert found == {
+        caption: [Candidate(kind, f"{kind} of {caption}") for kind in KINDS] for caption in CAPTIONS
+    }
+
+
+def test_a_null_is_no_candidate():
+    with serve(lambda *_: Reply(edits())) as endpoint:
+        assert run(endpoint, CAPTIONS[:1]) == {CAPTIONS[0]: []}
+
+
+def test_requests_are_bounded_and_the_first_goes_alone():
+    def slow(request, number):
+        alone.append(endpoint.widest)
+        return Reply(edits(), delay=0.05)
+
+    alone = []
+    with serve(slow) as endpoint:
+        run(endpoint, concurrency=5)
+    assert alone[0] == 1
+    assert endpoint.widest == 5
+
+
+def test_each_finished_caption_is_yielded_at_once():
+    def second_is_slow(request, number):
+        return Reply(edits(), delay=1.0 if caption_of(request) == CAPTIONS[1] else 0)
+
+    with serve(second_is_slow) as endpoint, degla(endpoint, concurrency=2) as generator:
+        order = [index for index, _ in generator.generate(CAPTIONS[:6])]
+    assert order == [0, 2, 3, 4, 5, 1]
+
+
+def test_a_consumer_may_stop_at_any_time():
+    with serve(lambda *_: Reply(edits(), delay=0.05)) as endpoint, degla(endpoint) as generator:
+        answers = generator.generate(CAPTIONS)
+        next(answers)
+        answers.close()
+        assert len(list(generator.generate(CAPTIONS[:3]))) == 3
+
+
+# --- answers that are not what was asked for
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("I cannot help with that.", "there is no JSON object in it"),
+        (None, "there is no JSON object in it"),
+        ("", "there is no JSON object in it"),
+        ('{"reshuffle": "a', "there is no JSON object in it"),
+        ('{"reshuffle": "a"}', "swap_noun: Field required; swap_adj: Field required"),
+        (edits(reshuffle=["a", "b"]), "reshuffle: Input should be a valid string"),
+        (edits(reshuffle=3), "reshuffle: Input should be a valid string"),
+        (edits(sixth="a"), "sixth: Extra inputs are not permitted"),
+        (f"[{edits()}, {edits()}]", "the object: Invalid JSON"),
+        ('{"reshuffle": "a \x0c b"}', "the object: Invalid JSON: control character"),
+    ],
+)
+def test_an_unusable_answer_goes_back_with_what_was_wrong(content, complaint):
+    def at_second_try(request, number):
+        return Reply(content) if len(request["messages"]) == 2 else good(request, number)
+
+    with serve(at_second_try) as endpoint:
+        found = run(endpoint, CAPTIONS[:1])
+    assert found == {CAPTIONS[0]: [Candidate("replace_noun", "a zebra runs past house 0")]}
+    first, second = endpoint.requests
+    assert second["messages"][:2] == first["messages"]
+    assert second["messages"][3]["content"].startswith(f"This cannot be used: {complaint}")
+    assert second["seed"] != first["seed"]
+
+
+def test_edits_that_break_their_rule_are_asked_for_again_and_the_good_ones_stay():
+    answers = [
+        edits(reshuffle="a b", swap_noun="a cat chases a dog", replace_noun="a dog chases a cow"),
+        edits(reshuffle="a dog a chases cat", swap_noun="a dog", swap_adj="none at all", replace_noun=None),
+    ]
+    with serve(lambda _, number: Reply(answers[number])) as endpoint:
+        found = run(endpoint, ["a dog chases a cat"], retries=1)["a dog chases a cat"]
+    (complaint,) = [message["content"] for message in endpoint.requests[1]["messages"][3:]]
+    assert complaint == (
+        "This cannot be used: reshuffle: more than twice or less than half as many words. "
+        "Give the whole object again."
+    )
+    assert found == [
+        Candidate("reshuffle", "a dog a chases cat"),
+        Candidate("swap_noun", "a cat chases a dog"),
+        Candidate("swap_adj", "none at all"),  # for the gate of `make` to turn away
+        Candidate("replace_noun", "a dog chases a cow"),
+    ]
+
+
+def test_a_cut_answer_is_called_one():
+    with serve(lambda *_: Reply('{"reshuffle": "a', cut=True)) as endpoint:
+        run(endpoint, CAPTIONS[:1], retries=1)
+    assert "cut off" in endpoint.requests[1]["messages"][3]["content"]
+
+
+def test_after_the_last_try_the_caption_is_rejected_and_the_run_goes_on():
+    def never_for_one(request, number):
+        return Reply("no") if caption_of(request) == CAPTIONS[3] else good(request, number)
+
+    with serve(never_for_one) as endpoint:
+        found = run(endpoint, retries=2)
+    assert found.pop(CAPTIONS[3]) == everything("no_answer")
+    assert all(len(candidates) == 1 for candidates in found.values())
+    assert endpoint.captions().count(CAPTIONS[3]) == 3
+
+
+@pytest.mark.parametrize("wrapped", ["```json\n{}\n```", "Sure! {}", "<think>maybe {{x}}?</think>{}"])
+def test_words_around_the_object_do_no_harm(wrapped):
+    with serve(lambda *_: Reply(wrapped.format(edits(reshuffle="b a")))) as endpoint:
+        found = run(endpoint, ["a b"])
+    assert found == {"a b": [Candidate("reshuffle", "b a")]}
+    assert len(endpoint.requests) == 1
+
+
+# --- structured output
+
+
+@pytest.mark.parametrize("status", [400, 500])
+@pytest.mark.parametrize("accepted", ["json_schema", "json_object", "none"])
+def test_a_refused_format_falls_back_once_and_is_remembered(accepted, status, capsys):
+    def only(request, number):
+        form = request.get("response_format", {"type": "none"})["type"]
+        return good(request, number) if form == accepted else Reply(status=status)
+
+    with serve(only) as endpoint:
+        found = run(endpoint, structured="auto")
+    assert len(found) == len(CAPTIONS)
+    refused = ("json_schema", "json_object", "none").index(accepted)
+    assert len(endpoint.requests) == len(CAPTIONS) + refused
+    assert capsys.readouterr().err.count("fails with response_format") == refused
+
+
+def test_the_schema_asks_for_exactly_the_five():
+    with serve() as endpoint:
+        run(endpoint, CAPTIONS[:1], structured="auto")
+        run(endpoint, CAPTIONS[:1], structured="json_object")
+    strict, loose = (request["response_format"] for request in endpoint.requests)
+    schema = strict["json_schema"]["schema"]
+    assert strict["json_schema"]["strict"] is True
+    assert schema["required"] == list(KINDS) == list(schema["properties"])
+    assert schema["additionalProperties"] is False
+    assert loose == {"type": "json_object", "schema": schema}
+
+
+def test_a_busy_server_is_waited_for_and_its_format_is_not_given_up():
+    def busy_at_first(request, number):
+        return Reply(status=503) if number < 2 else good(request, number)
+
+    with serve(busy_at_first) as endpoint:
+        run(endpoint, CAPTIONS[:3], structured="auto", patience=2)
+    assert {request["response_format"]["type"] for request in endpoint.requests} == {"json_schema"}
+
+
+# --- an endpoint in trouble
+
+
+@pytest.mark.parametrize("trouble", [{"status": 429}, {"status": 500}, {"status": 503}, {"drop": True}])
+def test_a_request_in_trouble_is_repeated(trouble):
+    def every_third(request, number):
+        return Reply(**trouble) if number % 3 == 1 else good(request, number)
+
+    with serve(every_third) as endpoint:
+        assert len(run(endpoint, CAPTIONS[:4], patience=4, concurrency=1)) == 4
+
+
+def test_the_wait_is_what_a_busy_server_asks_for():
+    def later(request, number):
+        return Reply(status=429, headers={"retry-after-ms": "700"}) if number == 0 else good(request, number)
+
+    with serve(later) as endpoint:
+        start = time.monotonic()
+        run(endpoint, CAPTIONS[:1])
+    assert time.monotonic() - start >= 0.7
+
+
+@pytest.mark.parametrize("death", [{"drop": True}, {"status": 500}])
+def test_an_endpoint_that_dies_midway_loses_nothing_that_was_finished(death):
+    def dies(request, number):
+        return good(request, number) if number < 12 else Reply(**death)
+
+    found = []
+
+    def collect(generator):
+        for index, _ in generator.generate(CAPTIONS):
+            found.append(index)
+
+    with (
+        serve(dies) as endpoint,
+        degla(endpoint, concurrency=4, patience=0) as generator,
+        pytest.raises(TrainingError, match=f"^{endpoint.url} has stopped answering .*same command again"),
+    ):
+        collect(generator)
+    assert len(set(found)) == len(found) == 12
+    assert len(set(endpoint.captions())) < 20
+
+
+def test_one_caption_s_failure_is_left_out_and_does_not_end_the_run():
+    def one(request, number):
+        return Reply(status=500) if caption_of(request) == CAPTIONS[5] else good(request, number)
+
+    with serve(one) as endpoint:
+        found = run(endpoint, concurrency=4, patience=0)
+    assert set(CAPTIONS) - set(found) == {CAPTIONS[5]}
+
+
+def test_an_answer_that_breaks_the_server_is_asked_for_with_another_seed():
+    seeds = []
+
+    def breaks(request, number):
+        seeds.append(request["seed"])
+        return Reply(status=500) if number == 1 else good(request, number)
+
+    with serve(breaks) as endpoint:
+        found = run(endpoint, CAPTIONS[:2], patience=0)
+    assert len(found) == 2
+    assert seeds[2] == seeds[1] + 1
+
+
+def test_a_caption_that_is_refused_is_rejected():
+    def one(request, number):
+        return Reply("too long", status=400) if caption_of(request) == CAPTIONS[5] else good(request, number)
+
+    with serve(one) as endpoint:
+        found = run(endpoint)
+    assert found[CAPTIONS[5]] == everything("refused")
+    assert len(found) == len(CAPTIONS)
+
+
+def test_an_answer_that_does_not_come_in_time_is_a_failure():
+    with (
+        serve(lambda *_: Reply(edits(), delay=1.0)) as endpoint,
+        pytest.raises(TrainingError, match=r"stopped answering .*timed out"),
+    ):
+        run(endpoint, CAPTIONS[:1], timeout=0.2, patience=0)
+
+
+def test_an_answer_that_is_no_json_is_a_failure():
+    with (
+        serve(lambda *_: Reply(body=b'{"choices": [{"mess')) as endpoint,
+        pytest.raises(TrainingError, match="stopped answering"),
+    ):
+        run(endpoint, CAPTIONS[:1], patience=0)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404])
+def test_a_call_that_is_refused_from_the_start_is_a_wrong_call(status):
+    with (
+        serve(lambda *_: Reply("the server's own words", status=status)) as endpoint,
+        pytest.raises(InputError, match=r"refuses the request .*the server's own words.*OPENAI_API_KEY"),
+    ):
+        run(endpoint)
+
+
+# --- model, options, identity, cost
+
+
+def test_the_only_model_is_taken():
+    with serve(models=("tiny-7b",)) as endpoint, degla(endpoint) as generator:
+        list(generator.generate(CAPTIONS[:1]))
+        assert generator.identity()["model"] == endpoint.requests[0]["model"] == "tiny-7b"
+
+
+@pytest.mark.parametrize(
+    ("models", "sentence"),
+    [
+        ((), r"it has 0 models; name one with --cfg model=NAME$"),
+        (("a", "b"), "it has 2 models; name one with --cfg model=NAME: a, b"),
+    ],
+)
+def test_of_several_models_one_must_be_named(models, sentence):
+    with serve(models=models) as endpoint, pytest.raises(InputError, match=sentence):
+        DeGLA(base_url=endpoint.url)
+
+
+def test_a_server_that_is_not_there():
+    with pytest.raises(
+        InputError, match=r"^--cfg base_url=http://127.0.0.1:9/v1: the models there cannot be"
+    ):
+        DeGLA(base_url="http://127.0.0.1:9/v1", patience=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({}, "the recipe degla needs an endpoint: --cfg base_url="),
+        ({"base_url": "x", "concurrency": 0}, "--cfg concurrency=0: give at least 1"),
+        ({"base_url": "x", "retries": -1}, "--cfg retries=-1: give at least 0"),
+        ({"base_url": "x", "prompts": "/nowhere"}, r"--cfg prompts=/nowhere: task.md cannot be read there"),
+    ],
+)
+def test_wrong_options(options, sentence):
+    with pytest.raises(InputError, match=f"^{sentence}"):
+        DeGLA(**options)
+
+
+def test_the_identity_changes_with_what_the_texts_depend_on_and_with_nothing_else(tmp_path):
+    def identity(**options):
+        generator = DeGLA(**{"base_url": "http://127.0.0.1:9/v1", "model": "m", **options})
+        generator.close()
+        return generator.identity()
+
+    for kind in ("task", *KINDS):
+        (tmp_path / f"{kind}.md").write_text("Do it well.")
+    same = [{}, {"base_url": "http://elsewhere/v1"}, {"concurrency": 2}, {"timeout": 3.0}, {"price_in": 1.0}]
+    assert len({str(identity(**options)) for options in same}) == 1
+    other = [
+        {},
+        {"model": "n"},
+        {"temperature": 0.1},
+        {"seed": 1},
+        {"max_tokens": 9},
+        {"prompts": str(tmp_path)},
+    ]
+    assert len({str(identity(**options)) for options in other}) == len(other)
+
+
+def test_the_seed_of_a_request_depends_on_the_caption_alone():
+    def seeds(captions, seed=0):
+        with serve() as endpoint:
+            run(endpoint, captions, seed=seed)
+        return {caption_of(request): request["seed"] for request in endpoint.requests}
+
+    assert seeds(CAPTIONS) == seeds(CAPTIONS[::-1])
+    assert len(set(seeds(CAPTIONS).values())) == len(CAPTIONS)
+    assert seeds(CAPTIONS) != seeds(CAPTIONS, seed=1)
+
+
+def test_what_is_none_is_not_sent():
+    with serve() as endpoint:
+        run(endpoint, CAPTIONS[:1], temperature=None, max_tokens=None)
+    assert set(endpoint.requests[0]) == {"model", "messages", "seed"}
+
+
+def test_the_key_comes_from_the_environment_alone(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    with serve() as endpoint, degla(endpoint) as generator:
+        list(generator.generate(CAPTIONS[:1]))
+        assert generator._client.api_key == "secret"
+        assert "secret" not in str(generator.identity()) + generator.status()
+
+
+def test_the_status_counts_tokens_money_and_repeats():
+    def twice(request, number):
+        return Reply("no") if number == 0 else good(request, number)
+
+    with serve(twice) as endpoint, degla(endpoint, price_in=2.0, price_out=8.0) as generator:
+        list(generator.generate(CAPTIONS[:19]))
+        # 20 answers of 1000 tokens in and 50 out
+        assert generator.status() == "20k tokens in, 1000 out, cost 0.05, 1 asked again"
+
+
+# --- the prompts
+
+
+def examples(kind: str) -> list[tuple[str, str]]:
+    return re.findall(rf"^caption: (.*)\n{kind}: (.*)$", read_prompts(), re.MULTILINE)
+
+
+def words(text: str) -> list[str]:
+    return sorted(re.findall(r"[a-z]+", text.lower()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_examples_keep_their_own_rule(kind):
+    pairs = examples(kind)
+    assert len(pairs) == 4
+    assert [edit for _, edit in pairs].count("null") == 1
+    for caption, edit in pairs:
+        if edit == "null":
+            continue
+        assert words(caption) != words(edit) or caption != edit
+        if kind.startswith("replace"):
+            gone, come = Counter(words(caption)), Counter(words(edit))
+            articles = {"a", "an"}
+            assert len(set(gone - come) - articles) == len(set(come - gone) - articles) == 1
+        else:
+            assert words(caption) == words(edit)
+
+
+def test_the_examples_pass_the_gate():
+    gate = Gate(Judge(Lexicon()), tagger("textblob"))
+    for kind in KINDS:
+        for caption, edit in examples(kind):
+            if edit != "null":
+                (tokens,) = gate.tagger.tag([caption])
+                assert gate.check(caption, tokens, [Candidate(kind, edit)]) == [Candidate(kind, edit)]
+
+
+def test_the_instructions_are_the_files_and_come_first():
+    with serve() as endpoint:
+        run(endpoint, CAPTIONS[:2])
+    for request in endpoint.requests:
+        assert request["messages"][0] == {"role": "system", "content": read_prompts()}
+
+
+def test_prompts_and_page_are_in_the_wheel(wheel):
+    with zipfile.ZipFile(wheel) as opened:
+        names = opened.namelist()
+    wanted = [f"prompts/{name}.md" for name in ("task", *KINDS)] + ["show.html"]
+    assert {f"open_clip_ext/negatives/{name}" for name in wanted} <= set(names)

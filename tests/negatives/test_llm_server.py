@@ -1,0 +1,134 @@
+"""`negatives make --recipe degla` against a real OpenAI-compatible server, and against one that dies."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from endpoint import Reply, good, serve
+from support import ENVIRONMENT
+from tiny_llm import serve_llm, write_llm
+
+from open_clip_ext.cli import main
+from open_clip_ext.negatives.llm import KINDS, read_prompts
+from open_clip_ext.negatives.records import Text
+from open_clip_ext.negatives.store import Store
+
+CAPTIONS = [f"A {colour} dog runs past the {place} ." for colour in ("black", "white", "brown", "small")
+            for place in ("house", "tree", "car")]  # fmt: skip
+GARBAGE = [Text(kind, "", reason="no_answer", generator="degla") for kind in KINDS]
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory):
+    """The address of a real server with a random model: every answer is garbage."""
+    folder = tmp_path_factory.mktemp("llm")
+    write_llm(folder / "tiny", [read_prompts(), *CAPTIONS])
+    with serve_llm(folder / "tiny", folder / "log") as url:
+        yield url
+
+
+@pytest.fixture
+def captions(tmp_path) -> Path:
+    path = tmp_path / "captions.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["title"], *([caption] for caption in CAPTIONS)])
+    return path
+
+
+def make(captions: Path, url: str, **options: object) -> list[str]:
+    cfg = {"base_url": url, "max_tokens": 16, "retries": 1, "patience": 0, "concurrency": 2, **options}
+    words = ["negatives", "make", captions, "--recipe", "degla", "--out", captions.with_suffix(".store")]
+    return [*map(str, words), "--cfg", *(f"{name}={value}" for name, value in cfg.items())]
+
+
+def start(*words: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "open_clip_ext.cli", *words]
+    return subprocess.Popen(command, env=ENVIRONMENT)
+
+
+def entries(captions: Path) -> dict[str, list[Text]]:
+    return {caption: texts for caption, _, texts in Store.open(captions.with_suffix(".store")).entries()}
+
+
+@pytest.mark.slow
+def test_a_real_server_s_garbage_is_rejected_counted_and_not_asked_for_again(llm, captions, capsys):
+    assert main([*make(captions, llm), "--limit", "4"]) == 0
+    assert entries(captions) == dict.fromkeys(CAPTIONS[:4], GARBAGE)
+    assert main(make(captions, llm)) == 0
+    assert entries(captions) == dict.fromkeys(CAPTIONS, GARBAGE)
+    said = capsys.readouterr()
+    assert said.out.count(f"no_answer {len(CAPTIONS)}") == len(KINDS)
+    assert "4 captions are done already" in said.err
+    assert f"{len(CAPTIONS) - 4} asked again" in said.err
+
+
+@pytest.mark.slow
+def test_a_kill_loses_only_what_was_in_flight(captions):
+    def slow(request, number):
+        return replace(good(request, number), delay=0.2)
+
+    with serve(slow) as endpoint:
+        with start(*make(captions, endpoint.url, concurrency=2)) as process:
+            while len(endpoint.requests) < 7 and process.poll() is None:
+                time.sleep(0.01)
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+        assert main(make(captions, endpoint.url)) == 0
+    assert set(entries(captions)) == set(CAPTIONS)
+    assert len(CAPTIONS) < len(endpoint.requests) <= len(CAPTIONS) + 2
+
+
+def test_an_endpoint_that_dies_ends_the_run_and_another_goes_on(captions, capsys):
+    def dies(request, number):
+        return good(request, number) if number < 5 else Reply(drop=True)
+
+    with serve(dies) as endpoint, pytest.raises(SystemExit) as stopped:
+        main(make(captions, endpoint.url))
+    assert stopped.value.code == 1
+    sentence = capsys.readouterr().err.splitlines()[-1]
+    assert sentence.startswith(f"open_clip_ext: {endpoint.url} has stopped answering")
+    assert sentence.endswith("when the endpoint is back, run the same command again")
+    before = entries(captions)
+    assert len(before) == 5
+
+    with serve() as endpoint:  # at another address
+        assert main(make(captions, endpoint.url)) == 0
+    assert len(endpoint.requests) == len(CAPTIONS) - 5
+    after = entries(captions)
+    assert set(after) == set(CAPTIONS)
+    assert before.items() <= after.items()
+
+
+def test_another_model_is_not_mixed_in(captions, capsys):
+    with serve() as endpoint:
+        assert main(make(captions, endpoint.url)) == 0
+    with serve(models=("other",)) as endpoint, pytest.raises(SystemExit) as stopped:
+        main(make(captions, endpoint.url))
+    assert stopped.value.code == 2
+    assert "made in another way (model: 'tiny' there, 'other' now)" in capsys.readouterr().err
+
+
+def test_what_one_caption_cost_is_shown(captions, capsys):
+    with serve() as endpoint:
+        assert main(make(captions, endpoint.url, price_in=1, price_out=2)) == 0
+    assert "12k tokens in, 600 out, cost 0.01" in capsys.readouterr().err
+
+
+def test_a_caption_that_fails_is_left_for_the_next_run(captions, capsys):
+    def one(request, number):
+        return Reply(status=500) if CAPTIONS[3] in str(request) else good(request, number)
+
+    with serve(one) as endpoint, pytest.raises(SystemExit) as stopped:
+        main(make(captions, endpoint.url))
+    assert stopped.value.code == 1
+    assert "1 captions failed; run the same command again" in capsys.readouterr().err
+    with serve() as endpoint:
+        assert main(make(captions, endpoint.url)) == 0
+    assert endpoint.captions() == [CAPTIONS[3]]

@@ -1,0 +1,319 @@
+"""`negatives make` and `merge` as a user calls them."""
+
+from __future__ import annotations
+
+import csv
+import random
+import re
+
+import pytest
+from support_negatives import content, install, run, sentence
+
+from open_clip_ext import cli
+from open_clip_ext.errors import InputError
+from open_clip_ext.negatives.make import Source
+from open_clip_ext.negatives.store import Store
+
+OURS = ("ce-clip", "degla", "degla-rules", "positives", "swap")
+SHOUT = '''
+import time
+from collections.abc import Iterator, Sequence
+
+from open_clip_ext.negatives.records import Candidate
+
+
+class Shout:
+    """Shouts a word; skips captions with "skip" and dies on "die"."""
+
+    version = "3"
+    types = ("first", "last")
+    batch_size = 4
+
+    def __init__(self, *, seed: int = 0, word: str = "hey", times: int = 1):
+        if times < 1:
+            raise ValueError("times must be at least 1")
+        self.word, self.times, self.seed = word, times, seed
+
+    def identity(self) -> dict:
+        return {"word": self.word, "times": self.times, "seed": self.seed}
+
+    def generate(self, captions: Sequence[str]) -> Iterator[tuple[int, list[Candidate]]]:
+        shout = " ".join([self.word] * self.times)
+        for index in reversed(range(len(captions))):
+            if "skip" not in captions[index]:
+                yield index, [
+                    Candidate("first", f"{shout} {captions[index]}"),
+                    Candidate("last", "", reason="no_breath"),
+                ]
+
+    def status(self) -> str:
+        return "shouting"
+'''
+
+
+def captions(count: int, seed: int = 0) -> list[str]:
+    rng = random.Random(seed)
+    things = ["dog", "cat", "man", "woman", "car", "bench", "apple", "umbrella", "horse", "table"]
+    adjectives = ["black", "white", "small", "old", "red", "wooden"]
+    verbs = ["sitting", "standing", "running", "sleeping"]
+    relations = ["on", "under", "behind", "next to", "with"]
+    made = []
+    while len(made) < count:
+        a, b, c = rng.sample(things, 3)
+        x, y = rng.sample(adjectives, 2)
+        text = (
+            f"A {x} {a} {rng.choice(verbs)} {rng.choice(relations)} the {b} and a {y} {c}, number {len(made)}"
+        )
+        made.append(text)
+    return made
+
+
+def write(path, texts, images=None):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["filepath", "title"])
+        writer.writerows([(images[i] if images else f"{i}.jpg", text) for i, text in enumerate(texts)])
+    return path
+
+
+def make(capsys, source, out, *arguments, recipe="swap") -> str:
+    """Run the command in this process; what it printed."""
+    words = ["negatives", "make", source, "--out", out, "--recipe", recipe, *arguments]
+    if recipe in OURS:
+        words += ["--cfg", "tagger=textblob"]
+    assert cli.main(list(map(str, words))) == 0
+    return capsys.readouterr().out
+
+
+@pytest.fixture
+def stop(tmp_path, capsys):
+    """Run a `make` that must stop; its sentence."""
+
+    def stopping(*arguments, source=None, recipe="swap"):
+        source = source or write(tmp_path / "c.csv", captions(3))
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(
+                list(
+                    map(
+                        str,
+                        [
+                            "negatives",
+                            "make",
+                            source,
+                            "--out",
+                            tmp_path / "s",
+                            "--recipe",
+                            recipe,
+                            *arguments,
+                        ],
+                    )
+                )
+            )
+        assert stopped.value.code == 2
+        return capsys.readouterr().err.strip().splitlines()[-1].removeprefix("open_clip_ext: ")
+
+    return stopping
+
+
+def test_every_caption_gets_an_entry_and_the_table_counts_them(tmp_path, capsys):
+    printed = make(capsys, write(tmp_path / "c.csv", captions(50)), tmp_path / "s")
+    store = Store.open(tmp_path / "s")
+    assert len(store) == 50
+    for type in store.types:
+        count = sum(text.type == type for caption in store.captions() for text in store.negatives(caption))
+        assert re.search(rf"^{type} +{count} ", printed, re.MULTILINE)
+    assert "50 captions in" in printed
+    assert store.images(captions(50)[7]) == ["7.jpg"]
+
+
+@pytest.mark.parametrize("recipe", ["swap", "degla-rules", "positives"])
+def test_order_and_shards_change_nothing(tmp_path, capsys, recipe):
+    texts = captions(60)
+    make(capsys, write(tmp_path / "c.csv", texts), tmp_path / "whole", recipe=recipe)
+    images = [f"{i}.jpg" for i in range(60)]
+    both = list(zip(texts, images, strict=True))
+    random.Random(1).shuffle(both)
+    mixed = write(tmp_path / "mixed.csv", *zip(*both, strict=True))
+    for i in (1, 2, 3):
+        make(capsys, mixed, tmp_path / "part", "--shard", f"{i}/3", recipe=recipe)
+    parts = [tmp_path / f"part.{i}-of-3" for i in (1, 2, 3)]
+    assert all(len(Store.open(part)) > 5 for part in parts)
+    assert cli.main(["negatives", "merge", str(tmp_path / "merged"), *map(str, parts)]) == 0
+    assert "60 entries came from 3 stores, 0 were there already; 60 captions" in capsys.readouterr().out
+    assert content(tmp_path / "merged") == content(tmp_path / "whole")
+
+
+def test_the_seed_decides(tmp_path, capsys):
+    source = write(tmp_path / "c.csv", captions(30))
+    for out, seed in (("a", 0), ("b", 0), ("c", 1)):
+        make(capsys, source, tmp_path / out, "--seed", seed)
+    texts = [[t for *_, t in Store.open(tmp_path / out).entries()] for out in "abc"]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_going_on_does_only_what_is_left(tmp_path, capsys):
+    source = write(tmp_path / "c.csv", captions(40))
+    assert "15 captions in" in make(capsys, source, tmp_path / "s", "--limit", 15)
+    assert "25 captions in" in make(capsys, source, tmp_path / "s")
+    make(capsys, source, tmp_path / "whole")
+    assert content(tmp_path / "s") == content(tmp_path / "whole")
+
+
+def test_more_texts_of_a_type(tmp_path, capsys):
+    source = write(tmp_path / "c.csv", captions(10))
+    make(capsys, source, tmp_path / "s", "--per-type", 2)
+    store = Store.open(tmp_path / "s")
+    counts = [
+        sum(text.type == "swap_noun" for text in store.negatives(caption)) for caption in store.captions()
+    ]
+    assert max(counts) == 2
+
+
+def test_captions_that_nothing_can_be_made_of(tmp_path, capsys):
+    good = "A dog on a bench"
+    foreign = "fewer than half of its words are English"
+    odd = {
+        "": "no text",
+        "A dog\x07 on a bench": "control characters",
+        "A dog on a bench " * 300: "more than 1000 characters",
+        "<b>A dog</b> on a bench": "HTML or an address in it",
+        "A dog &amp; a cat": "HTML or an address in it",
+        "\u72d7\u5728\u957f\u51f3\u4e0a": foreign,
+        "Der Hund l\u00e4uft schnell \u00fcber die gro\u00dfe gr\u00fcne Wiese": foreign,
+        "\U0001f600 \U0001f436": foreign,
+    }
+    nothing = ["Running", "wow!!!", "A dog"]
+    printed = make(capsys, write(tmp_path / "c.csv", [good, *odd, *nothing, good, good]), tmp_path / "s")
+    store = Store.open(tmp_path / "s")
+    assert len(store) == 1 + len(odd) + len(nothing)
+    assert [c for c, _, texts in store.entries() if texts] == [good]
+    for reason in set(odd.values()):
+        n = list(odd.values()).count(reason)
+        assert f"left out, {reason}: {n} captions" in printed
+    assert store.images(good) == ["0.jpg", "12.jpg", "13.jpg"]
+
+
+@pytest.mark.parametrize(
+    "emoji", ["A dog \U0001f436 on a bench \U0001f600", "\u201cA dog\u201d on a bench\u2014red"]
+)
+def test_emoji_and_signs_stay_where_they_are(tmp_path, capsys, emoji):
+    make(capsys, write(tmp_path / "c.csv", [emoji]), tmp_path / "s")
+    signs = [c for c in emoji if not c.isascii()]
+    for text in Store.open(tmp_path / "s").negatives(emoji):
+        assert [c for c in text.text if not c.isascii()] == signs
+
+
+def test_another_caption_of_the_picture_is_no_negative(tmp_path, capsys):
+    one, other = "A dog on a bench", "a bench on a dog."
+    make(capsys, write(tmp_path / "c.csv", [one, other], ["1.jpg", "1.jpg"]), tmp_path / "s")
+    store = Store.open(tmp_path / "s")
+    assert store.negatives(one) == []
+    assert [text.text for text in store.negatives(one, keeps=True)] == ["A bench on a dog"]
+
+
+def test_a_third_party_s_generator_is_a_peer(tmp_path):
+    env = install(tmp_path / "site", "shout", SHOUT, "Shout")
+    source = write(tmp_path / "c.csv", captions(10))
+    made = run(
+        "make", source, "--recipe", "shout", "--out", tmp_path / "s", "--cfg", "word=oh", "times=2", env=env
+    )
+    assert made.returncode == 0, made.stderr
+    assert "no_breath 10" in made.stdout
+    assert "shouting" in made.stderr
+    store = Store.open(tmp_path / "s")
+    caption = captions(10)[3]
+    assert [text.text for text in store.negatives(caption)] == [f"oh oh {caption}"]
+    (maker,) = store.generators()
+    assert (maker.name, maker.version, maker.params["times"]) == ("shout", "3", 2)
+
+    again = run("make", source, "--recipe", "shout", "--out", tmp_path / "s", "--cfg", "word=no", env=env)
+    assert again.returncode == 2
+    assert "(times: 2 there, 1 now; word: 'oh' there, 'no' now)" in sentence(again)
+
+    wrong = run("make", source, "--recipe", "shout", "--out", tmp_path / "t", "--cfg", "times=0", env=env)
+    assert (wrong.returncode, sentence(wrong)) == (2, "--recipe shout: times must be at least 1")
+
+
+def test_what_a_generator_does_not_yield_is_tried_again(tmp_path):
+    env = install(tmp_path / "site", "shout", SHOUT, "Shout")
+    source = write(tmp_path / "c.csv", ["A dog", "A skip", "A cat"])
+    made = run("make", source, "--recipe", "shout", "--out", tmp_path / "s", env=env)
+    assert made.returncode == 1
+    assert sentence(made) == "1 captions failed; run the same command again to try them again"
+    assert list(Store.open(tmp_path / "s").captions()) == ["A cat", "A dog"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--cfg", "speed=9"], "--cfg speed: --recipe swap has no such option; its options: tagger, wordnet"),
+        (["--cfg", "wordnet=9"], "--cfg wordnet=9: wordnet must be bool, not '9'"),
+        (["--per-type", "0"], "--per-type 0: at least 1"),
+        (
+            ["--cfg", "tagger=en_core_web_xx"],
+            "tagger=en_core_web_xx: spaCy has no such model; python -m spacy download en_core_web_xx, or use "
+            "tagger=textblob",
+        ),
+    ],
+)
+def test_options(stop, arguments, expected):
+    assert stop(*arguments) == expected
+
+
+def test_an_unknown_recipe_names_the_known_ones(stop):
+    assert stop(recipe="swaps").startswith("--recipe swaps: no such generator (nearest: swap")
+
+
+@pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0"])
+def test_a_shard_that_is_none(tmp_path, capsys, shard):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["negatives", "make", "c.csv", "--out", "s", "--recipe", "swap", "--shard", shard])
+    assert stopped.value.code == 2
+    assert f"expected I/N with 1 <= I <= N, got '{shard}'" in capsys.readouterr().err
+
+
+def test_a_file_without_captions(tmp_path, stop):
+    assert stop(source=write(tmp_path / "e.csv", [])) == f"{tmp_path}/e.csv: it has no captions"
+
+
+def test_a_store_that_is_none(tmp_path, stop):
+    (tmp_path / "s").write_text("precious")
+    assert "not a negatives store" in stop()
+    assert (tmp_path / "s").read_text() == "precious"
+
+
+def test_other_settings_do_not_mix(tmp_path, capsys, stop):
+    source = write(tmp_path / "c.csv", captions(3))
+    make(capsys, source, tmp_path / "s")
+    assert "seed: 0 there, 1 now" in stop("--seed", "1", "--cfg", "tagger=textblob")
+
+
+def test_merging_what_is_no_store(tmp_path, capsys):
+    (tmp_path / "text").write_text("no store")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["negatives", "merge", str(tmp_path / "out"), str(tmp_path / "text")])
+    assert stopped.value.code == 2
+    assert "not a negatives store" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_captions_of_one_text_are_one(tmp_path):
+    source = Source()
+    for caption, image in (("a  dog", "1"), ("a dog\n", "2"), ("a cat", "2"), ("a dog", "")):
+        source.add(caption, image)
+    assert source.images == {"a dog": ["1", "2"], "a cat": ["2"]}
+    assert source.others("a dog") == ["a cat"]
+    assert source.rows == 4
+
+
+def test_the_options_of_every_recipe_are_known_by_name():
+    from open_clip_ext import plugins
+    from open_clip_ext.negatives.records import GROUP
+
+    known = plugins.entries(GROUP)
+    assert set(OURS) <= set(known)
+    for name in OURS:
+        made = plugins.load(known, name, "--recipe", "generator")
+        assert "seed" in plugins.options(made)
+        with pytest.raises(InputError):
+            plugins.parse_options(plugins.options(made), ["nothing=1"], "--cfg", name)
