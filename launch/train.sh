@@ -9,7 +9,7 @@
 : "${GRACE:=240}"                               # seconds to save in, once the time limit is near
 : "${TRAINER:=-m -- open_clip_train.main}"      # what torchrun starts; `-m -- open_clip_ext` where start-up files are not read
 
-stop() { echo "open_clip_ext: ${HOSTNAME:-here}: $*" >&2; exit 2; }
+stop() { echo "open_clip_ext: $(uname -n): $*" >&2; exit 2; }
 
 restart=${SLURM_RESTART_COUNT:-0}
 if [[ -n ${SLURM_JOB_ID:-} ]]; then
@@ -42,7 +42,7 @@ flags=(
 # One task on each node. A node without the plugin must stop the job, not train plain CLIP.
 # shellcheck disable=SC2016  # expanded on the node
 preflight='[[ -x $(command -v open-clip-ext) ]] || {
-  echo "open_clip_ext: $HOSTNAME: open-clip-ext is not on the PATH of this node; install the plugin there" >&2; exit 1; }
+  echo "open_clip_ext: $(uname -n): open-clip-ext is not on the PATH of this node; install the plugin there" >&2; exit 1; }
 exec open-clip-ext doctor --quiet --node "${SLURM_NODEID:-0}" "$@"'
 doctor=(bash -c "$preflight" preflight --nodes "$nodes" --processes "$processes")
 # USR1 is for the ranks: torchrun lets it pass.
@@ -73,6 +73,7 @@ trap : TERM   # preemption; what it means is decided when the step has ended
 
 ((restart <= MAX_RESTARTS)) || stop "restart $restart is more than MAX_RESTARTS=$MAX_RESTARTS; see the log above for what ends the job"
 "${on_every_node[@]}" "${doctor[@]}" --meet "$rendezvous" -- "${flags[@]}" || { [[ $warned ]] && again "time limit near"; exit 2; }
+rm -f "$LOGS/$NAME/stopped"   # where a run writes that it was told to stop, and saved
 
 # shellcheck disable=SC2086
 "${on_every_node[@]}" "${train[@]}" --max-restarts 0 \

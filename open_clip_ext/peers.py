@@ -76,15 +76,19 @@ def gather(key: str, value: str) -> Sequence[str]:
 
 
 def follow(key: str, value: str | None = None) -> str:
-    """What rank 0 says about `key`, and everyone else waits for."""
+    """What rank 0 says about `key`, which everyone else waits for.
+
+    Rank 0 waits until all have heard it: the store may live in its process, and end with it.
+    """
     if not several():
         return value or ""
     store = _store()
     if dist.get_rank() == 0:
         store.set(key, value or "")
-        return value or ""
     store.wait([key], PATIENCE)
-    return str(store.get(key).decode())
+    said = str(store.get(key).decode())
+    gather(f"{key}/heard", "")
+    return said
 
 
 class Stop:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from types import FrameType
 
-ASKING = (signal.SIGUSR1, signal.SIGTERM)
+ASKING = [getattr(signal, name) for name in ("SIGUSR1", "SIGTERM") if hasattr(signal, name)]
 
 
 class Signals:
@@ -37,8 +38,11 @@ class Signals:
 def spare_worker(worker: int) -> None:
     """A `worker_init_fn`: a signal to every process of a job must not cost the loader its workers.
 
-    They are needed for the last step. Their parent ends them with SIGTERM, which they still obey.
+    They are needed for the last step. Their parent ends them with SIGTERM, which they still obey. Only
+    on Linux can they tell who sent it.
     """
+    if sys.platform != "linux":
+        return
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_obey, args=(os.getppid(),), daemon=True).start()

@@ -34,9 +34,10 @@ def seed_sample(seed: int, *path: int) -> None:
 
 
 def seed_step(seed: int, *path: int) -> None:
-    """Seed all that a step may draw from: those of `seed_sample` and torch's on every device."""
+    """Seed all that a step may draw from: those of `seed_sample`, and torch's on accelerators."""
     seed_sample(seed, *path)
-    torch.manual_seed(derive(seed, *path))
+    if torch.accelerator.is_available():  # or it notes down, slowly, what to do once there is one
+        torch.manual_seed(derive(seed, *path))
 
 
 @contextmanager

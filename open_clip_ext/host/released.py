@@ -66,7 +66,8 @@ class Adapter:
                     raise InputError(problem)
             self.latest = namespace.resume == "latest"  # upstream puts the path in its place
             self.signals = Signals()
-            self.signals.listen()
+            if namespace.train_data or namespace.dataset_type == "synthetic":
+                self.signals.listen()
             self.run = Run(settings)
         if scored is not None:
             from open_clip_ext.host.scores import Scores

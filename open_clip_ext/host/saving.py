@@ -14,6 +14,7 @@ import logging
 import multiprocessing
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -108,6 +109,7 @@ class Saver:
         """What the meaning of a number of batches depends on."""
         return {
             "batch_size": self.args.batch_size,
+            "accum_freq": self.args.accum_freq,
             "ranks": self.args.world_size,
             "workers": self.stream.source.workers,
         }
@@ -139,7 +141,7 @@ class Saver:
                 if self.args.remote_sync is not None:
                     self._sync()
                 line = f"{signal} step {step} {path.relative_to(self.folder.parent)}\n"
-                write_whole(self.folder.parent / MARKER, lambda part: _write(part, line))
+                save(lambda part: _write(part, line), self.folder.parent / MARKER)
                 logging.info(f"open_clip_ext: stopped on {signal} at step {step}; checkpoint {path}")
         except BaseException:
             peers.follow(f"stopped/{step}", "no")
@@ -196,10 +198,12 @@ def save(write: Callable[[Path], None], path: Path) -> None:
     """
     try:
         write_whole(path, write)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+    except (OSError, RuntimeError) as error:  # of a full disk torch says, as a RuntimeError, "unexpected pos"
         reason = str(error).splitlines()[0]
+        free = shutil.disk_usage(path.parent).free / 1e6
         raise TrainingError(
-            f"{path} could not be written ({reason}); the checkpoint before it is whole"
+            f"{path} could not be written ({reason}; {free:.0f} MB are free there); the checkpoint before it "
+            "is whole"
         ) from error
 
 

@@ -1,6 +1,8 @@
-"""One of two ranks, each on a node of its own: bytes it sends over its cable, beside those computed.
+"""A rank on one of two nodes: bytes that its node sends over the cable, beside those computed.
 
-Prints JSON: case -> [sent, computed].
+Called with its rank and the number of ranks; prints JSON: case -> [sent, computed]. In a ring each node's
+last rank sends to the next node, so that the cable carries what one rank sends. gloo brings gradients of
+features back all-to-all, which is the same only with one rank on each node.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ def measure(step) -> float:
     step()
     dist.barrier()
     before = sent()
+    dist.barrier()  # another rank of the node may be ahead
     for _ in range(REPEATS):
         step()
     dist.barrier()
@@ -42,7 +45,8 @@ def measure(step) -> float:
 
 
 def loss_step(name: str, mode: dict[str, bool]):
-    loss = registry.load(name)(rank=dist.get_rank(), world_size=2, **mode)
+    world = dist.get_world_size()
+    loss = registry.load(name)(rank=dist.get_rank(), world_size=world, **mode)
     k = loss.companions.get("neg", 0)
     learned = {"image_features": (B, D), "text_features": (B, D)} | (
         {"neg_text_features": (B, k, D)} if k else {}
@@ -57,22 +61,27 @@ def loss_step(name: str, mode: dict[str, bool]):
     def step():
         loss(**inputs, logit_scale=scale).backward()
 
-    return step, Traffic(B, k, D)
+    return step, Traffic(B, k, D, world)
 
 
 def main() -> None:
-    rank = int(sys.argv[1])
-    dist.init_process_group("gloo", init_method="tcp://node1:23500", rank=rank, world_size=2)
+    rank, world = map(int, sys.argv[1:])
+    where = f"tcp://node1:{23500 + world}"
+    dist.init_process_group("gloo", init_method=where, rank=rank, world_size=world)
     torch.manual_seed(rank)
     found = {}
     for name in registry.entries():
-        for mode, flags in MODES.items():
+        for mode in MODES if world == 2 else ["local"]:
+            flags = MODES[mode]
             step, traffic = loss_step(name, flags)
             computed = traffic.features + (traffic.feature_gradients if "grad" in mode else 0)
             found[f"{name}, {mode}"] = [measure(step), computed]
     model = DistributedDataParallel(torch.nn.Linear(P, 1, bias=False))
     x = torch.ones(1, P)
-    found["gradients"] = [measure(lambda: model(x).sum().backward()), Traffic(1, 0, parameters=P).gradients]
+    found["gradients"] = [
+        measure(lambda: model(x).sum().backward()),
+        Traffic(1, 0, ranks=world, parameters=P).gradients,
+    ]
     print(json.dumps(found))
     dist.destroy_process_group()
 

@@ -14,7 +14,7 @@ SCRIPT = Path(__file__).with_name("slurm.sh")
 PROGRAMS = ("slurmctld", "slurmd", "munged", "ip", "unshare", "nsenter", "setpriv")
 SEARCH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 # Generous: other work may share the cores.
-PATIENCE = 300
+PATIENCE = 600
 
 
 def missing() -> str:

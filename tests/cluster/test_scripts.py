@@ -191,7 +191,7 @@ def test_the_distillation_of_another_batch_is_scaled(launch):
 
 
 def test_no_gpu_stops(launch):
-    run = launch(gpus=0, HOSTNAME="here")
+    run = launch(gpus=0)
     assert run.status == 2
     assert "no GPU was allocated; ask SLURM for some, as with --gpus-per-node" in run.output
 
@@ -208,7 +208,9 @@ def test_no_secret_is_printed(launch):
 # --- how it ends ---
 
 
-def test_a_failed_step_is_requeued(launch):
+def test_a_failed_step_is_requeued(launch, tmp_path):
+    (tmp_path / "logs" / "degla").mkdir(parents=True)
+    (tmp_path / "logs" / "degla" / "stopped").write_text("of the run before\n")
     run = launch(STATUS=7)
     assert run.called("requeue") == ["requeue 30123"]
     assert "requeue: the step ended with status 7" in run.output

@@ -148,9 +148,9 @@ def preempt(cluster, run):
 def reach_the_time_limit(cluster, run):
     # Two minutes more: less than the 300 s before the limit that the recipe asks to be told.
     hours, minutes, _ = map(int, run.job.field("RunTime").split(":"))
-    limit = f"TimeLimit={60 * hours + minutes + 3}"
-    cluster.run("scontrol", "update", f"JobId={run.job.number}", limit)
+    limit_of(cluster, run, 60 * hours + minutes + 3)
     run.job.until(lambda: "time limit near" in run.job.output, "the signal before the time limit")
+    limit_of(cluster, run, 600)  # for the resumed run, which would be told at once
     told_to_save(run)
 
 
@@ -161,6 +161,10 @@ def fill_the_disk(cluster, run):
     run.release()
     run.job.until(lambda: "requeue: " in run.job.output, "it gives up")
     cluster.path(filler).unlink()
+
+
+def limit_of(cluster, run, minutes):
+    cluster.run("scontrol", "update", f"JobId={run.job.number}", f"TimeLimit={minutes}")
 
 
 def back_in_the_queue(run):
