@@ -277,12 +277,13 @@ def _same_conditions(name: str, base: Result, other: Result) -> None:
 
 
 def _same_item(name: str, base: Result, one: Row, other: Result, two: Row) -> None:
-    # Where all captions are candidates a row names the nearest, which each model has its own of.
+    # Where the whole set is the choice, a row names the nearest beside it, which each model has its own of.
     fixed = base.benchmarks[name]["family"] == COMPOSITION
+    pictures = [[Path(path).name for path in row["pictures"]] for row in (one, two)]
     for key, mine, others in (
         ("captions", *(row["captions"] if fixed else [] for row in (one, two))),
+        ("pictures", *(own if fixed or len(own) == 1 else [] for own in pictures)),
         ("group", one["group"], two["group"]),
-        ("pictures", *([Path(path).name for path in row["pictures"]] for row in (one, two))),
         ("metrics", list(one["correct"]), list(two["correct"])),
     ):
         if mine != others:

@@ -360,6 +360,27 @@ def test_the_same_files_elsewhere_are_the_same(two):
     assert comparison.compare(two).benchmarks[0].primary.images == 24
 
 
+def test_the_nearest_wrong_ones_may_differ(two, tmp_path, pictures):
+    """Retrieval rows name what came nearest, of all captions or pictures: that is not what was asked."""
+    folders = []
+    for m, name in enumerate("ab"):
+        rows = [
+            results.row(f"{i}/i2t", "i2t", [f"{i}.png"], [f"caption {i}", f"rival {m}"], {"i2t R@1": m}, 0.1)
+            for i in range(9)
+        ]
+        rows += [
+            results.row(f"{i}/t2i", "t2i", [f"{i}.png", f"{m}.png"], [f"caption {i}"], {"t2i R@1": 1}, 0.1)
+            for i in range(9)
+        ]
+        made = results.entry("karpathy", "retrieval", rows, ["i2t R@1 micro", "t2i R@1 micro"])
+        folders.append(results.write(tmp_path / name, {"karpathy": made}))
+    [one] = comparison.compare(folders).benchmarks
+    assert [measure.changes[0].value for measure in one.measures] == [1, 0]
+    edit_rows(folders[1], first(pictures=["other.png"]), "karpathy")
+    with pytest.raises(InputError, match="karpathy: item 0/i2t has other pictures in a"):
+        comparison.compare(folders)
+
+
 def test_notes(two, tmp_path, pictures):
     """What only some results have, and what differs besides the weights, is said."""
     made = results.benchmarks(pictures)
