@@ -47,6 +47,8 @@ def test_numbers_are_those_of_the_rows(two):
     assert sugarcrepe.measures[1].scores[1].value == pytest.approx(
         aggregate.score("macro", sugarcrepe.rows[1])["value"]
     )
+    recorded = found.results[1].benchmarks["sugarcrepe"]["scores"]["micro"]
+    assert [primary.scores[1].low, primary.scores[1].high] == recorded["interval"]
     for group in sugarcrepe.groups:
         own = [row["correct"]["accuracy"] for row in sugarcrepe.rows[1] if row["group"] == group.name]
         assert (group.n, group.scores[1].value) == (len(own), pytest.approx(np.mean(own)))
@@ -313,6 +315,10 @@ REFUSED = {
         r"compare: no benchmark is in all results \(base has a-sugarcrepe, a-cifar10; tuned has "
         r"b-sugarcrepe, b-cifar10\)",
     ),
+    "a score that is not that of the rows": (
+        lambda two: edit(two[1], lambda e: e["scores"]["macro"].update(value=0.9)),
+        r"tuned: sugarcrepe macro is 0.900000 in result.json and 0.7\d+ by its rows; evaluate again",
+    ),
     "an entry without a field": (
         lambda two: edit(two[1], lambda e: e.pop("primary")),
         r"tuned/result.json, sugarcrepe: no primary in it; evaluate again",
@@ -385,10 +391,14 @@ def test_notes(two, tmp_path, pictures):
     """What only some results have, and what differs besides the weights, is said."""
     made = results.benchmarks(pictures)
     del made["cifar10"]
-    other = results.write(tmp_path / "other", made, activation="GELU", precision="bf16")
+    other = results.write(
+        tmp_path / "other", made, activation="GELU", precision="bf16", name="ViT-L-14", config={"width": 1024}
+    )
     notes = " ".join(comparison.compare([two[0], other]).notes)
     assert "cifar10 is left out: not in other." in notes
     assert "The activation differs: base QuickGELU, other GELU." in notes
+    assert "The architecture differs: base ViT-B-32, other ViT-L-14." in notes
+    assert "preprocessing" not in notes
     assert "The precision differs: base fp32, other bf16." in notes
 
 
