@@ -74,11 +74,11 @@ def _evaluate(
             row["seen"] = any(map(seen, row["pictures"]))
     notes = list(benchmark.notes)
     if gone := sorted({item.group for item in benchmark.items} - {item.group for item in items}):
-        notes.append(f"{len(gone)} groups have no item left (first: {gone[0]})")
+        notes.append(f"no item left of {_some(gone)}")
     scores: dict[str, Any] = {}
     for name in benchmark.aggregations:
         if gone := aggregate.absent(name, rows):
-            notes.append(f"{name} is not given: no item of {', '.join(gone)}")
+            notes.append(f"{name} is not given: no item of {_some(gone)}")
             continue
         scores[name] = aggregate.score(name, rows)
     if intervals:
@@ -109,6 +109,12 @@ def _evaluate(
             if chosen
         }
     return result
+
+
+def _some(names: Sequence[str]) -> str:
+    """Names for a sentence, the first three of many."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def present(
