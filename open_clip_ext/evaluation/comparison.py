@@ -277,12 +277,13 @@ def _same_conditions(name: str, base: Result, other: Result) -> None:
 
 
 def _same_item(name: str, base: Result, one: Row, other: Result, two: Row) -> None:
-    # Where all captions are candidates a row names the nearest, which each model has its own of.
+    # Where the whole set is the choice, a row names the nearest beside it, which each model has its own of.
     fixed = base.benchmarks[name]["family"] == COMPOSITION
+    pictures = [[Path(path).name for path in row["pictures"]] for row in (one, two)]
     for key, mine, others in (
         ("captions", *(row["captions"] if fixed else [] for row in (one, two))),
+        ("pictures", *(own if fixed or len(own) == 1 else [] for own in pictures)),
         ("group", one["group"], two["group"]),
-        ("pictures", *([Path(path).name for path in row["pictures"]] for row in (one, two))),
         ("metrics", list(one["correct"]), list(two["correct"])),
     ):
         if mine != others:
@@ -320,7 +321,7 @@ def paired(results: Sequence[Result], name: str) -> Paired:
     primary = entry["primary"]
     names = [primary, *(a for a in entry["scores"] if a != primary)]
     found = bootstrap.of_rows(name, rows, names)
-    measures = [measure(a, found[a]) for a in names]
+    measures = [_as_recorded(results, name, measure(a, found[a])) for a in names]
     if unseen := _unseen(name, rows, primary):
         measures.append(unseen)
     metric, _ = aggregate.split(primary)
@@ -373,6 +374,23 @@ def extremes(one: Paired, k: int, count: int) -> tuple[list[int], list[int]]:
         return sorted(places, key=lambda i: -abs(other[i]["margin"] - base[i]["margin"]))[:count]
 
     return flipped(0), flipped(1)
+
+
+def _as_recorded(results: Sequence[Result], name: str, computed: Measure) -> Measure:
+    """A measure with the intervals that `eval run` wrote, which are of other draws.
+
+    Raises InputError if a recorded score does not follow from the rows.
+    """
+    scores = []
+    for result, score in zip(results, computed.scores, strict=True):
+        recorded = result.benchmarks[name]["scores"].get(computed.name, {})
+        if abs(recorded.get("value", score.value) - score.value) > 1e-9:
+            raise InputError(
+                f"{result.folder}: {name} {computed.name} is {recorded['value']:.6f} in result.json and "
+                f"{score.value:.6f} by its rows; evaluate again"
+            )
+        scores.append(Score(score.value, *recorded.get("interval", (score.low, score.high))))
+    return replace(computed, scores=scores)
 
 
 def _unseen(name: str, rows: Sequence[Sequence[Row]], primary: str) -> Measure | None:
@@ -495,11 +513,13 @@ def _few_images(benchmarks: Sequence[Paired]) -> list[str]:
 def _other_conditions(results: Sequence[Result]) -> list[str]:
     """What differs between the models besides their weights, one sentence each."""
     said = []
-    for key, what in (
-        ("name", "architecture"), ("activation", "activation"), ("precision", "precision"),
-        ("preprocess", "preprocessing"),
-    ):  # fmt: skip
-        values = {result.label: result.content["model"].get(key) for result in results}
-        if len({repr(value) for value in values.values()}) > 1:
-            said.append(f"The {what} differs: " + ", ".join(f"{k} {v}" for k, v in values.items()) + ".")
+    for key, shown, what in (
+        ("config", "name", "architecture"),
+        *((key, key, key) for key in ("activation", "precision")),
+        ("preprocess", "preprocess", "preprocessing"),
+    ):
+        models = {result.label: result.content["model"] for result in results}
+        if len({repr(model.get(key)) for model in models.values()}) > 1:
+            values = ", ".join(f"{label} {model.get(shown)}" for label, model in models.items())
+            said.append(f"The {what} differs: {values}.")
     return said

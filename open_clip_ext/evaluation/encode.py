@@ -171,7 +171,8 @@ class _Store:
         self.kind, self.folder = kind, folder
         self.features: Features = {}
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            with _cache_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
             for path in sorted(folder.glob(f"{kind}-*.safetensors")):
                 self._read(path)
 
@@ -188,8 +189,9 @@ class _Store:
         }
         name = hashlib.sha256(b"".join(keys)).hexdigest()[:32]
         part = self.folder / f"{self.kind}-{name}.{os.getpid()}.part"
-        part.write_bytes(save(content))
-        os.replace(part, self.folder / f"{self.kind}-{name}.safetensors")
+        with _cache_errors(self.folder):
+            part.write_bytes(save(content))
+            os.replace(part, self.folder / f"{self.kind}-{name}.safetensors")
 
     def _read(self, path: Path) -> None:
         from safetensors import SafetensorError
@@ -203,13 +205,24 @@ class _Store:
         self.features.update(zip((key.tobytes() for key in keys), rows, strict=True))
 
 
+@contextlib.contextmanager
+def _cache_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{folder}: features cannot be kept there ({error.strerror}); name another --cache, or none"
+        ) from error
+
+
 def fingerprint(model: Any, preprocess: object, precision: str) -> str:
     """What features depend on beside their input, as a name for a folder."""
     from importlib.metadata import version
 
     # The structure shows the activation, which no weight does.
-    parts = (repr(model), repr(preprocess), precision, version("torch"), version("open_clip_torch"))
-    return hashlib.sha256("\n".join((weights_digest(model), *parts)).encode()).hexdigest()[:32]
+    packages = (version(name) for name in ("torch", "torchvision", "pillow", "open_clip_torch"))
+    parts = (weights_digest(model), repr(model), repr(preprocess), precision, *packages)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 def weights_digest(model: Any) -> str:

@@ -341,6 +341,10 @@ def _one_sentence(flag: str) -> Iterator[None]:
         yield
     except (RuntimeError, ValueError, OSError) as error:
         raise InputError(f"{flag}: {_first_line(error)}") from error
+    except TypeError as error:  # an argument that releases before 3.0 do not know
+        raise InputError(
+            f"{flag}: {_first_line(error)}; the evaluation needs open_clip_torch 3.0 or later"
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:

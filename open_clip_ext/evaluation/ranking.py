@@ -52,7 +52,9 @@ class Ranked:
         places = k - self.above
         if places <= 0:
             return 0.0
-        return 1 - comb(self.tied, places) / comb(self.tied + self.peers, places) if self.tied else 1.0
+        if places > self.tied:  # more than the false ones can fill
+            return 1.0
+        return 1 - comb(self.tied, places) / comb(self.tied + self.peers, places)
 
 
 def rank(queries: Tensor, candidates: Tensor, true: Sequence[Sequence[int]]) -> Iterator[Ranked]:

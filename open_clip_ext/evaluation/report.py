@@ -154,14 +154,11 @@ def differences(found: Comparison) -> Part:
 def details(found: Comparison, one: Paired) -> list[Part]:
     """One benchmark: its averages, its subsets, the items that changed."""
     labels = [result.label for result in found.results]
-    entries = [result.benchmarks[one.name] for result in found.results]
-    text = [f"{note}." for note in entries[0]["notes"]]
-    text += [
-        f"{label}: {entry['n']:,} of {entry['n'] + entry['missing']:,} items; the pictures of the others are "
-        "missing."
-        for label, entry in zip(labels, entries, strict=True)
-        if entry["missing"]
-    ]
+    entry = found.results[0].benchmarks[one.name]
+    text = [f"{note}." for note in entry["notes"]]
+    if entry["missing"]:
+        total = entry["n"] + entry["missing"]
+        text.append(f"{entry['n']:,} of {total:,} items: the pictures of the others are missing.")
     made = [_measures(f"averages/{one.name}", one.name, text, "average", labels, one.measures, 2)]
     if len(one.groups) > 1:
         left = f"The {len(one.groups)} subsets that changed most; {one.left:,} are left out."

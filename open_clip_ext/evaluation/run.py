@@ -74,11 +74,11 @@ def _evaluate(
             row["seen"] = any(map(seen, row["pictures"]))
     notes = list(benchmark.notes)
     if gone := sorted({item.group for item in benchmark.items} - {item.group for item in items}):
-        notes.append(f"{len(gone)} groups have no item left (first: {gone[0]})")
+        notes.append(f"no item left of {_some(gone)}")
     scores: dict[str, Any] = {}
     for name in benchmark.aggregations:
         if gone := aggregate.absent(name, rows):
-            notes.append(f"{name} is not given: no item of {', '.join(gone)}")
+            notes.append(f"{name} is not given: no item of {_some(gone)}")
             continue
         scores[name] = aggregate.score(name, rows)
     if intervals:
@@ -109,6 +109,12 @@ def _evaluate(
             if chosen
         }
     return result
+
+
+def _some(names: Sequence[str]) -> str:
+    """Names for a sentence, the first three of many."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def present(
@@ -343,29 +349,21 @@ def table(results: Mapping[str, Any]) -> str:
     from open_clip_ext import tables
 
     body = []
+    notes = []
     for name, result in results.items():
-        total = result["n"] + result["missing"]
-        n = f"{result['n']:,} of {total:,}" if result["missing"] else f"{total:,}"
         for place, (average, score) in enumerate(result["scores"].items()):
-            interval = score.get("interval")
-            body.append([
-                name if place == 0 else "",
-                average,
-                f"{100 * score['value']:.2f}",
-                f"{100 * interval[0]:.2f} to {100 * interval[1]:.2f}" if interval else "",
-                f"{score['ties']:,}",
-                f"{100 * score['half']:.2f}",
-                n if place == 0 else "",
-            ])  # fmt: skip
+            body.append(_line(name if place == 0 else "", average, score))
         for part, scores in result.get("seen", {}).items():
-            for average, score in list(scores.items())[:1]:
-                shown = [
-                    f"{100 * score['value']:.2f}",
-                    "",
-                    f"{score['ties']:,}",
-                    f"{100 * score['half']:.2f}",
-                ]
-                body.append([f"  {part} in training", average, *shown, f"{score['n']:,}"])
-    head = ["benchmark", "average", "score", "95 % interval", "ties", "ties at random", "items"]
-    notes = [f"{name}: {note}" for name, result in results.items() for note in result["notes"]]
-    return tables.aligned(head, body) + "".join(f"\n{note}" for note in notes)
+            body += [_line(f"  {part} in training", *found) for found in list(scores.items())[:1]]
+        if result["missing"]:
+            total = result["n"] + result["missing"]
+            notes.append(f"{name}: {result['n']:,} of {total:,} items; the others lack a picture")
+        notes += [f"{name}: {note}" for note in result["notes"]]
+    head = ["benchmark", "average", "score", "95 % interval", "ties", "ties by lot", "items"]
+    return "\n".join([tables.aligned(head, body), *notes])
+
+
+def _line(label: str, average: str, score: Mapping[str, Any]) -> list[str]:
+    interval = " to ".join(f"{100 * end:.2f}" for end in score.get("interval", ()))
+    value, half = (f"{100 * score[key]:.2f}" for key in ("value", "half"))
+    return [label, average, value, interval, f"{score['ties']:,}", half, f"{score['n']:,}"]

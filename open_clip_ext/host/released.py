@@ -140,7 +140,7 @@ class Adapter:
         if not self.scores.due(epoch, args):
             return metrics  # type: ignore[no-any-return]
         with reported():
-            return {**metrics, "epoch": epoch, **self.scores.score(model, tokenizer)}
+            return {**metrics, "epoch": epoch, **self.scores.score(model, tokenizer, args.precision)}
 
     def create_loss(self, upstream: Upstream, args: argparse.Namespace) -> torch.nn.Module:
         """The registered loss, with the distributed options that upstream's own takes."""

@@ -74,8 +74,10 @@ class Scores:
         """Whether upstream's validation data, if there were any, would be evaluated after `epoch`."""
         return bool(epoch % args.val_frequency == 0 or epoch == args.epochs)
 
-    def score(self, model: Any, tokenizer: Any) -> dict[str, float]:
+    def score(self, model: Any, tokenizer: Any, precision: str) -> dict[str, float]:
         """`{"sugarcrepe-micro": 0.77, ...}`; nothing else that a run depends on is changed.
+
+        As `eval run` by default, without autocast: `amp` weights are fp32.
 
         Raises InputError if a picture does not decode, or the model's features are not finite.
         """
@@ -84,9 +86,10 @@ class Scores:
         encoding: Any = copy.copy(unwrap(model))
         encoding.__class__ = next((cls for cls in type(encoding).__mro__ if cls in STOCK), type(encoding))
         towers.trim(encoding, evaluation=True)
+        precision = "fp32" if precision.startswith("amp") else precision
         with chance.undisturbed():
             results = run.evaluate(
-                Encoder(encoding, self.preprocess, tokenizer),
+                Encoder(encoding, self.preprocess, tokenizer, precision=precision),
                 self.benchmarks,
                 allow_missing=self.allow_missing,
                 intervals=False,

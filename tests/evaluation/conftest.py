@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fakes import ConstantEncoder, FakeEncoder, NaNEncoder, write_pictures
-
-__all__ = ["ConstantEncoder", "FakeEncoder", "NaNEncoder"]
+from fakes import write_pictures
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from conftest import ConstantEncoder, FakeEncoder
 from drawn import png, write_folders, write_wds
+from fakes import ConstantEncoder, FakeEncoder
 from open_clip import IMAGENET_CLASSNAMES, OPENAI_IMAGENET_TEMPLATES
 from PIL import Image
 from support import COLOURS

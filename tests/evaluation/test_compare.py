@@ -47,6 +47,8 @@ def test_numbers_are_those_of_the_rows(two):
     assert sugarcrepe.measures[1].scores[1].value == pytest.approx(
         aggregate.score("macro", sugarcrepe.rows[1])["value"]
     )
+    recorded = found.results[1].benchmarks["sugarcrepe"]["scores"]["micro"]
+    assert [primary.scores[1].low, primary.scores[1].high] == recorded["interval"]
     for group in sugarcrepe.groups:
         own = [row["correct"]["accuracy"] for row in sugarcrepe.rows[1] if row["group"] == group.name]
         assert (group.n, group.scores[1].value) == (len(own), pytest.approx(np.mean(own)))
@@ -313,6 +315,10 @@ REFUSED = {
         r"compare: no benchmark is in all results \(base has a-sugarcrepe, a-cifar10; tuned has "
         r"b-sugarcrepe, b-cifar10\)",
     ),
+    "a score that is not that of the rows": (
+        lambda two: edit(two[1], lambda e: e["scores"]["macro"].update(value=0.9)),
+        r"tuned: sugarcrepe macro is 0.900000 in result.json and 0.7\d+ by its rows; evaluate again",
+    ),
     "an entry without a field": (
         lambda two: edit(two[1], lambda e: e.pop("primary")),
         r"tuned/result.json, sugarcrepe: no primary in it; evaluate again",
@@ -360,14 +366,39 @@ def test_the_same_files_elsewhere_are_the_same(two):
     assert comparison.compare(two).benchmarks[0].primary.images == 24
 
 
+def test_the_nearest_wrong_ones_may_differ(two, tmp_path, pictures):
+    """Retrieval rows name what came nearest, of all captions or pictures: that is not what was asked."""
+    folders = []
+    for m, name in enumerate("ab"):
+        rows = [
+            results.row(f"{i}/i2t", "i2t", [f"{i}.png"], [f"caption {i}", f"rival {m}"], {"i2t R@1": m}, 0.1)
+            for i in range(9)
+        ]
+        rows += [
+            results.row(f"{i}/t2i", "t2i", [f"{i}.png", f"{m}.png"], [f"caption {i}"], {"t2i R@1": 1}, 0.1)
+            for i in range(9)
+        ]
+        made = results.entry("karpathy", "retrieval", rows, ["i2t R@1 micro", "t2i R@1 micro"])
+        folders.append(results.write(tmp_path / name, {"karpathy": made}))
+    [one] = comparison.compare(folders).benchmarks
+    assert [measure.changes[0].value for measure in one.measures] == [1, 0]
+    edit_rows(folders[1], first(pictures=["other.png"]), "karpathy")
+    with pytest.raises(InputError, match="karpathy: item 0/i2t has other pictures in a"):
+        comparison.compare(folders)
+
+
 def test_notes(two, tmp_path, pictures):
     """What only some results have, and what differs besides the weights, is said."""
     made = results.benchmarks(pictures)
     del made["cifar10"]
-    other = results.write(tmp_path / "other", made, activation="GELU", precision="bf16")
+    other = results.write(
+        tmp_path / "other", made, activation="GELU", precision="bf16", name="ViT-L-14", config={"width": 1024}
+    )
     notes = " ".join(comparison.compare([two[0], other]).notes)
     assert "cifar10 is left out: not in other." in notes
     assert "The activation differs: base QuickGELU, other GELU." in notes
+    assert "The architecture differs: base ViT-B-32, other ViT-L-14." in notes
+    assert "preprocessing" not in notes
     assert "The precision differs: base fp32, other bf16." in notes
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,6 +132,18 @@ def test_a_broken_file_of_the_cache_is_as_if_it_were_not_there(parts, pictures, 
     encoder = Encoder(*parts, cache=tmp_path)
     torch.testing.assert_close(encoder.pictures(shown), made)
     assert 0 < encoder.encoded["pictures"] < len(shown)
+
+
+def test_a_cache_that_cannot_be_written_is_named(parts, pictures, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        InputError, match=r"features cannot be kept there \(.*\); name another --cache, or none"
+    ):
+        Encoder(*parts, cache=tmp_path / "file")
+    encoder = Encoder(*parts, cache=tmp_path / "cache")
+    shutil.rmtree(tmp_path / "cache")
+    with pytest.raises(InputError, match=r"features cannot be kept there \(No such file or directory\)"):
+        encoder.pictures([Picture(pictures[0])])
 
 
 SLOW = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -65,3 +66,15 @@ def test_the_expectation_is_that_of_lots():
             wins += bool({1, 4} & set([0, *lots][:k]))
         assert found.expected(k) == pytest.approx(wins / 4000, abs=0.03)
     assert [found.correct(k) for k in (3, 4)] == [False, True]
+
+
+@pytest.mark.parametrize("tied", range(4))
+@pytest.mark.parametrize("peers", range(1, 4))
+@pytest.mark.parametrize("above", range(3))
+@pytest.mark.parametrize("k", [1, 2, 5, 10])
+def test_the_expectation_is_that_of_every_order(tied, peers, above, k):
+    """More places than share the similarity are no exception."""
+    orders = set(itertools.permutations([False] * tied + [True] * peers))
+    found = ranking.Ranked(above=above, tied=tied, peers=peers, margin=0, best=0, rival=1)
+    won = [any(order[: max(0, k - above)]) for order in orders]
+    assert found.expected(k) == pytest.approx(sum(won) / len(won))

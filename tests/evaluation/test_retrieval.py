@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import ConstantEncoder, FakeEncoder
 from drawn import png, write_wds
+from fakes import ConstantEncoder, FakeEncoder
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation import aggregate, ranking, retrieval

@@ -56,6 +56,16 @@ def test_every_epoch_is_scored_as_eval_run_scores_its_checkpoint(tmp_path, flags
     assert "evaluates sugarcrepe (42 items)" in done.output
 
 
+@pytest.mark.parametrize("precision", ["amp_bf16", "pure_bf16"])
+def test_in_other_precisions(tmp_path, flags, asked, crepe, precision):
+    done = train_here(tmp_path, *flags, *asked, "--precision", precision)
+    (row,) = results(done.folder)
+    loaded = done.folder / "checkpoints" / "epoch_1.pt"
+    if precision == "amp_bf16":  # the weights are fp32, and scored as such
+        assert row == {"epoch": 1, **scores_of(loaded, crepe)}
+    assert 0 < row["sugarcrepe-micro"] <= 1
+
+
 def test_upstream_s_frequency_is_ours(tmp_path, flags, asked):
     done = train_here(tmp_path, *flags, *asked, "--epochs", 3, "--val-frequency", 2)
     assert [row["epoch"] for row in results(done.folder)] == [2, 3]
