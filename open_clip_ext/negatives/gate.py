@@ -84,6 +84,16 @@ class Gate:
         self.enough = enough
         self._cut: _Cut | None = None
 
+    def identity(self) -> dict[str, Any]:
+        """What its verdicts depend on; plain types."""
+        return {
+            "tagger": self.tagger.name,
+            "lexicon": self.judge.lexicon.name if self.judge else None,
+            "per_type": self.enough,
+            "context": self.context,
+            "gate": self.version,
+        }
+
     def check(
         self,
         caption: str,
