@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import takewhile
+from typing import Any
 
 from open_clip_ext.negatives.meaning import Judge
 from open_clip_ext.negatives.records import Candidate, normalise
