@@ -335,9 +335,10 @@ class DeGLA:
                 "the key in OPENAI_API_KEY"
             ) from error
         self.failures += 1
+        what = "has stopped answering" if self.settled else "does not answer"
         self._stopped = TrainingError(
-            f"{self.base_url} has stopped answering ({_words(error)}); every finished caption is in the "
-            "store: when the endpoint is back, run the same command again"
+            f"{self.base_url} {what} ({_words(error)}); every finished caption is in the store: when the "
+            "endpoint is back, run the same command again"
         )
         # One failure may be one caption's; as many as there are requests at a time are the endpoint's.
         if self.failures >= self.concurrency or not self.settled:
