@@ -335,6 +335,11 @@ def test_a_server_that_is_not_there():
         ({}, "the recipe degla needs an endpoint: --cfg base_url="),
         ({"base_url": "x", "concurrency": 0}, "--cfg concurrency=0: give at least 1"),
         ({"base_url": "x", "retries": -1}, "--cfg retries=-1: give at least 0"),
+        ({"base_url": "x", "extra": "{a"}, r"--cfg extra=\{a: not JSON"),
+        (
+            {"base_url": "x", "extra": "[1]"},
+            r"--cfg extra=\[1\]: give a JSON object of fields other than model",
+        ),
         ({"base_url": "x", "prompts": "/nowhere"}, r"--cfg prompts=/nowhere: task.md cannot be read there"),
     ],
 )
@@ -355,7 +360,8 @@ def test_the_identity_changes_with_what_the_texts_depend_on_and_with_nothing_els
     assert len({str(identity(**options)) for options in same}) == 1
     other = [
         {},
-        {"model": "n"},
+        {"max_tokens": 9},
+        {"extra": '{"top_p": 0.9}'},
         {"temperature": 0.1},
         {"seed": 1},
         {"max_tokens": 9},
@@ -379,6 +385,16 @@ def test_what_is_none_is_not_sent():
     with serve() as endpoint:
         run(endpoint, CAPTIONS[:1], temperature=None, max_tokens=None)
     assert set(endpoint.requests[0]) == {"model", "messages", "seed"}
+
+
+def test_further_fields_are_sent_and_others_left_out():
+    extra = {"seed": None, "max_tokens": 9, "chat_template_kwargs": {"enable_thinking": False}}
+    with serve() as endpoint:
+        run(endpoint, CAPTIONS[:1], extra=json.dumps(extra))
+    sent = endpoint.requests[0]
+    assert "seed" not in sent
+    assert sent["max_tokens"] == 9
+    assert sent["chat_template_kwargs"] == {"enable_thinking": False}
 
 
 def test_the_key_comes_from_the_environment_alone(monkeypatch):
