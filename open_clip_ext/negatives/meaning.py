@@ -52,18 +52,22 @@ class Judge:
 
     def form(self, tokens: Sequence[Token]) -> Form:
         """What two texts of the same meaning have in common, as far as it is known here."""
-        clauses = [list[Form]()]
+        clauses, fronted = [list[Form]()], False
         for phrase in phrases(tokens):
             if phrase.kind == NOUN_PHRASE:
                 clauses[-1].append(self._noun_phrase(tokens[phrase.first : phrase.last]))
             elif phrase.words == "while" or (phrase.words == "as" and clauses[-1]):
+                fronted = not clauses[-1]
+                clauses.append([])
+            elif phrase.kind == COMMA and fronted:  # "while Y, X"
+                fronted = False
                 clauses.append([])
             elif phrase.kind == RELATION:
                 clauses[-1].append((RELATION, self._representative(phrase.words, "ADP")))
             elif phrase.words not in SILENT and not (phrase.kind == OTHER and not phrase.words.isalnum()):
                 token = tokens[phrase.first]
                 clauses[-1].append((phrase.kind, self._representative(token.lemma, token.pos)))
-        return tuple(sorted(tuple(self._clause(clause)) for clause in clauses))
+        return tuple(sorted(tuple(self._clause(clause)) for clause in clauses if clause))
 
     def judge(self, caption: Sequence[Token], text: Sequence[Token]) -> Judgement:
         """What is wrong with `text` as a negative of `caption`; empty if nothing is known to be.
