@@ -360,7 +360,7 @@ def test_the_identity_changes_with_what_the_texts_depend_on_and_with_nothing_els
     assert len({str(identity(**options)) for options in same}) == 1
     other = [
         {},
-        {"max_tokens": 9},
+        {"model": "n"},
         {"extra": '{"top_p": 0.9}'},
         {"temperature": 0.1},
         {"seed": 1},
