@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 import zipfile
 from collections import Counter
@@ -346,6 +347,14 @@ def test_a_server_that_is_not_there():
 def test_wrong_options(options, sentence):
     with pytest.raises(InputError, match=f"^{sentence}"):
         DeGLA(**options)
+
+
+def test_without_openai_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(
+        InputError, match=r'needs the package openai: run `pip install "open_clip_ext\[negatives\]"`'
+    ):
+        DeGLA(base_url="http://127.0.0.1:9/v1")
 
 
 def test_the_identity_changes_with_what_the_texts_depend_on_and_with_nothing_else(tmp_path):
