@@ -26,16 +26,21 @@ class Piece(NamedTuple):
     was: str = ""
 
 
-def distance(caption: str, text: str) -> int:
-    """How many words differ."""
-    return int(_levenshtein().distance(_forms(words.split(caption)), _forms(words.split(text))))
+def spoken(text: str) -> list[str]:
+    """The words and signs of a text, as they are compared."""
+    return words.WORD.findall(text.casefold())
+
+
+def distance(one: list[str], other: list[str]) -> int:
+    """How many words two texts differ in, given their words."""
+    return int(_levenshtein().distance(one, other))
 
 
 def pieces(caption: str, text: str) -> list[Piece]:
     """The text in stretches; those that are not "gone" make it up, white space at its ends aside."""
     old, new = words.split(caption), words.split(text)
     found, at = [], 0
-    codes = _levenshtein().opcodes(_forms(old), _forms(new))
+    codes = _levenshtein().opcodes([w.casefold() for *_, w in old], [w.casefold() for *_, w in new])
     # What lies between two stretches that are the same is one change.
     for same, group in itertools.groupby(codes, key=lambda code: code.tag == "equal"):
         first, *_, last = [*group] * 2
@@ -51,10 +56,6 @@ def pieces(caption: str, text: str) -> list[Piece]:
 
 def _stretch(text: str, tokens: list[tuple[int, int, str]], first: int, last: int) -> str:
     return text[tokens[first][0] : tokens[last - 1][1]] if first < last else ""
-
-
-def _forms(tokens: list[tuple[int, int, str]]) -> list[str]:
-    return [token[2].casefold() for token in tokens]
 
 
 def _levenshtein() -> Any:

@@ -72,15 +72,31 @@ class CECLIP(Rules):
             pairs = self.noun_pairs(tokens, noun_phrases(tokens))
             found.append(list(self.swaps("swap_noun", caption, tokens, pairs, rng)))
             masks += [(index, type, at) for type, at in _places(tokens, rng)]
-        texts = [
-            words.edit(captions[i], tagged[i], {(at, at + 1): self._pipeline.tokenizer.mask_token})
-            for i, _, at in masks
-        ]
-        fills = self._pipeline(texts, top_k=FILLS, batch_size=self.model_batch) if texts else []
-        for (i, type, at), filled in zip(masks, fills if len(texts) != 1 else [fills], strict=True):
-            # A text that the model's own length cuts before its mask comes back without fills.
+        mask = self._pipeline.tokenizer.mask_token
+        texts = [words.edit(captions[i], tagged[i], {(at, at + 1): mask}) for i, _, at in masks]
+        for (i, type, at), filled in zip(masks, self._fill(texts), strict=True):
             found[i] += self._allowed(type, captions[i], tagged[i], at, filled)
         yield from enumerate(found)
+
+    def _fill(self, texts: Sequence[str]) -> list[list[dict[str, Any]]]:
+        """The likeliest fills of each text's mask; none where the text is too long for the model."""
+        lengths = [len(ids) for ids in self._pipeline.tokenizer(list(texts))["input_ids"]] if texts else []
+        fit = [at for at, length in enumerate(lengths) if length <= self._longest]
+        size = min(FILLS, self._pipeline.model.config.vocab_size)
+        filled = (
+            self._pipeline([texts[at] for at in fit], top_k=size, batch_size=self.model_batch) if fit else []
+        )
+        found: list[list[dict[str, Any]]] = [[] for _ in texts]
+        for at, fills in zip(fit, filled if len(fit) > 1 else [filled], strict=bool(fit)):
+            found[at] = fills
+        return found
+
+    @property
+    def _longest(self) -> int:
+        """Tokens that the model takes; the two below its positions that RoBERTa sets aside are not used."""
+        config = self._pipeline.model.config
+        positions = int(getattr(config, "max_position_embeddings", 514))
+        return min(int(self._pipeline.tokenizer.model_max_length), positions - 2)
 
     def _allowed(
         self, type: str, caption: str, tokens: Sequence[Token], at: int, fills: Sequence[dict[str, Any]]

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import takewhile
+from typing import Any
 
 from open_clip_ext.negatives.meaning import Judge
 from open_clip_ext.negatives.records import Candidate, normalise
@@ -83,6 +84,16 @@ class Gate:
         self.context = context
         self.enough = enough
         self._cut: _Cut | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What its verdicts depend on; plain types."""
+        return {
+            "tagger": self.tagger.name,
+            "lexicon": self.judge.lexicon.name if self.judge else None,
+            "per_type": self.enough,
+            "context": self.context,
+            "gate": self.version,
+        }
 
     def check(
         self,

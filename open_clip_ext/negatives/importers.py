@@ -13,10 +13,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.negatives.records import Candidate, normalise
+
+if TYPE_CHECKING:
+    from open_clip_ext.negatives.gate import Gate
 
 
 class Item(NamedTuple):
@@ -205,11 +208,12 @@ def main(args: argparse.Namespace) -> int:
 
     form = FORMATS[args.format]
     released = _collect(form, args.files, args.images)
-    params = {"files": [file.name for file in args.files], "as_released": args.as_released}
+    gate = None if args.as_released else _gate(released)
+    params = {"files": [file.name for file in args.files], **(gate.identity() if gate else {"gate": None})}
     with Writer(args.out, f"imported-{args.format}", "1", params, form.types(args.files)) as writer:
         todo = [caption for caption in released.texts if not writer.finished(caption)]
-        judged = _as_released if args.as_released else _judged
-        for caption, texts in tqdm(judged(released, todo), total=len(todo), unit=" captions", disable=None):
+        judged = _judged(gate, released, todo) if gate else ((c, released.texts[c]) for c in todo)
+        for caption, texts in tqdm(judged, total=len(todo), unit=" captions", disable=None):
             writer.add(caption, texts, released.images[caption])
         tally = writer.tally()
     _say(args.out, len(released.texts), tally)
@@ -245,18 +249,19 @@ def _collect(form: Format, files: Sequence[Path], folder: Path) -> Released:
     return found
 
 
-def _as_released(released: Released, captions: Sequence[str]) -> Iterator[tuple[str, list[Candidate]]]:
-    return ((caption, released.texts[caption]) for caption in captions)
-
-
-def _judged(released: Released, captions: Sequence[str]) -> Iterator[tuple[str, list[Candidate]]]:
-    """The captions with their texts as the gate of `negatives make` sees them."""
+def _gate(released: Released) -> Gate:
+    """The gate of `negatives make`, with room for all texts that a caption has."""
     from open_clip_ext.negatives.gate import Gate
     from open_clip_ext.negatives.lexicon import Lexicon
     from open_clip_ext.negatives.meaning import Judge
     from open_clip_ext.negatives.taggers import tagger
 
-    gate = Gate(Judge(Lexicon()), tagger("auto"), enough=max(map(len, released.texts.values()), default=1))
+    most = max(map(len, released.texts.values()), default=1)
+    return Gate(Judge(Lexicon()), tagger("auto"), enough=most)
+
+
+def _judged(gate: Gate, released: Released, captions: Sequence[str]) -> Iterator[tuple[str, list[Candidate]]]:
+    """The captions with their texts as the gate sees them."""
     for caption, tokens in zip(captions, gate.tagger.tag(captions), strict=True):
         others = [
             other

@@ -75,12 +75,11 @@ class Lexicon:
         found: set[str] = set()
         todo = [word]
         while todo:
-            for group in [*self._sets.get((pos, todo[0]), ()), frozenset({todo[0]})]:
-                for name in group:
-                    for kinds in self._kinds.get((pos, name), ()):
-                        todo += [kind for kind in kinds if kind not in found]
-                        found.update(kinds)
-            todo = todo[1:]
+            for name in self._head(todo.pop(), pos):
+                kinds = {kind for names in self._kinds.get((pos, name), ()) for kind in names}
+                new = {alias for kind in kinds for alias in self._head(kind, pos)} - found
+                found |= new
+                todo += new
         return found
 
     def _wordnet_relation(self, word: str, other: str, pos: str) -> Relation:

@@ -10,6 +10,7 @@ server with a prefix cache reads them once.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -45,6 +46,8 @@ class DeGLA:
         prompts: a folder of edited prompts (default: those of the package).
         temperature: of the sampling; `none` leaves it to the server.
         max_tokens: longest answer; `none` leaves it to the server.
+        extra: a JSON object of further fields of a request, such as
+            {"chat_template_kwargs": {"enable_thinking": false}}; null leaves a field out.
         structured: how the form of the answer is asked for; `auto` takes the first of json_schema,
             json_object and none that the server accepts. Every answer is checked, whichever it is.
         retries: how often an answer is asked for again that has not the right form, or whose words break
@@ -71,6 +74,7 @@ class DeGLA:
         prompts: str = "",
         temperature: float | None = 0.7,
         max_tokens: int | None = 512,
+        extra: str = "",
         structured: Literal["auto", "json_schema", "json_object", "none"] = "auto",
         retries: int = 2,
         concurrency: int = 16,
@@ -96,6 +100,7 @@ class DeGLA:
             ) from error
         self.seed, self.base_url = seed, base_url
         self.temperature, self.max_tokens, self.retries = temperature, max_tokens, retries
+        self.extra = _extra(extra)
         self.concurrency = concurrency
         self.prices = price_in, price_out
         self.instructions = read_prompts(prompts)
@@ -130,6 +135,7 @@ class DeGLA:
             "prompts": blake2b(self.instructions.encode(), digest_size=8).hexdigest(),
             "temperature": self.temperature,
             "max_tokens": self.max_tokens,
+            "extra": self.extra,
             "retries": self.retries,
             "seed": self.seed,
         }
@@ -266,14 +272,20 @@ class DeGLA:
                 waited = status not in REFUSALS  # busy or not up yet
 
     async def _request(self, client: Any, messages: list[Any], seed: int) -> tuple[str, bool]:
-        sampling = {"temperature": self.temperature, "max_tokens": self.max_tokens, "seed": seed}
         request: Any = {
             "model": self.model,
             "messages": messages,
-            **{name: value for name, value in sampling.items() if value is not None},
+            "temperature": self.temperature,
+            "max_tokens": self.max_tokens,
+            "seed": seed,
             **self._response_formats[self.formats[0]],
         }
-        reply = await client.chat.completions.create(**request)
+        reply = await client.chat.completions.create(
+            **{
+                name: value for name, value in request.items() if value is not None and name not in self.extra
+            },
+            extra_body={name: value for name, value in self.extra.items() if value is not None},
+        )
         self.settled = True
         if reply.usage:
             self.tokens_in += reply.usage.prompt_tokens or 0
@@ -335,9 +347,10 @@ class DeGLA:
                 "the key in OPENAI_API_KEY"
             ) from error
         self.failures += 1
+        what = "has stopped answering" if self.settled else "does not answer"
         self._stopped = TrainingError(
-            f"{self.base_url} has stopped answering ({_words(error)}); every finished caption is in the "
-            "store: when the endpoint is back, run the same command again"
+            f"{self.base_url} {what} ({_words(error)}); every finished caption is in the store: when the "
+            "endpoint is back, run the same command again"
         )
         # One failure may be one caption's; as many as there are requests at a time are the endpoint's.
         if self.failures >= self.concurrency or not self.settled:
@@ -360,6 +373,16 @@ def read_prompts(folder: str = "") -> str:
                 f"copy {files('open_clip_ext.negatives') / 'prompts'} and edit the copy"
             ) from error
     return "\n\n".join(texts)
+
+
+def _extra(text: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(text or "{}")
+    except ValueError as error:
+        raise InputError(f"--cfg extra={text}: not JSON ({error})") from error
+    if not isinstance(fields, dict) or {"model", "messages"} & set(fields):
+        raise InputError(f"--cfg extra={text}: give a JSON object of fields other than model and messages")
+    return fields
 
 
 def _answer_model() -> Any:

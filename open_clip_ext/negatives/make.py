@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> int:
         if args.shard is None
         else args.out.with_name(f"{args.out.name}.{args.shard[0]}-of-{args.shard[1]}")
     )
-    params = {**generator.identity(), **_gate_identity(gate)}
+    params = {**generator.identity(), **gate.identity()}
     with (
         closing(generator) if hasattr(generator, "close") else nullcontext(),
         Writer(out, args.recipe, generator.version, params, generator.types) as writer,
@@ -224,17 +224,6 @@ def _gate(generator: Any, args: argparse.Namespace) -> Gate:
     return Gate(
         Judge(lexicon), getattr(generator, "tagger", None) or tagger("auto"), args.context, args.per_type
     )
-
-
-def _gate_identity(gate: Gate) -> dict[str, Any]:
-    assert gate.judge is not None
-    return {
-        "tagger": gate.tagger.name,
-        "lexicon": gate.judge.lexicon.name,
-        "per_type": gate.enough,
-        "context": gate.context,
-        "gate": gate.version,
-    }
 
 
 def _read(args: argparse.Namespace) -> Source:

@@ -8,9 +8,9 @@ false negatives; it is blind to whatever the lexicon does not know.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 from open_clip_ext.negatives.lexicon import Lexicon
 from open_clip_ext.negatives.phrases import ADJECTIVE, AND, COMMA, NOUN_PHRASE, OTHER, RELATION, VERB, phrases
@@ -35,7 +35,7 @@ NEGATIONS = frozenset(("no", "not", "n't", "'t", "without", "never", "nobody", "
 LIVING = ("person", "animal")
 PLACES = ("place", "room", "building")
 
-Form = tuple[object, ...]
+Form = tuple[Any, ...]
 
 
 class Judge:
@@ -52,18 +52,22 @@ class Judge:
 
     def form(self, tokens: Sequence[Token]) -> Form:
         """What two texts of the same meaning have in common, as far as it is known here."""
-        clauses = [list[Form]()]
+        clauses, fronted = [list[Form]()], False
         for phrase in phrases(tokens):
             if phrase.kind == NOUN_PHRASE:
                 clauses[-1].append(self._noun_phrase(tokens[phrase.first : phrase.last]))
             elif phrase.words == "while" or (phrase.words == "as" and clauses[-1]):
+                fronted = not clauses[-1]
+                clauses.append([])
+            elif phrase.kind == COMMA and fronted:  # "while Y, X"
+                fronted = False
                 clauses.append([])
             elif phrase.kind == RELATION:
                 clauses[-1].append((RELATION, self._representative(phrase.words, "ADP")))
             elif phrase.words not in SILENT and not (phrase.kind == OTHER and not phrase.words.isalnum()):
                 token = tokens[phrase.first]
                 clauses[-1].append((phrase.kind, self._representative(token.lemma, token.pos)))
-        return tuple(sorted(tuple(self._clause(clause)) for clause in clauses))
+        return tuple(sorted(tuple(self._clause(clause)) for clause in clauses if clause))
 
     def judge(self, caption: Sequence[Token], text: Sequence[Token]) -> Judgement:
         """What is wrong with `text` as a negative of `caption`; empty if nothing is known to be.
@@ -82,7 +86,7 @@ class Judge:
         # The same words in another order imply nothing; with a "not" anything may be.
         if same_words or not NEGATIONS.isdisjoint(lemmas[0] + lemmas[1]):
             return ""
-        said, more = ([item for clause in form for item in _flat(clause)] for form in forms)
+        said, more = ([item for clause in form for item in clause] for form in forms)
         return self._covered(said, more)
 
     def _covered(self, said: Sequence[Form], more: Sequence[Form]) -> Judgement:
@@ -158,6 +162,10 @@ class Judge:
         """How what the caption says bears out what the text says: a relation of words, or nothing."""
         if said == item:
             return "same"
+        if said[0] == ALL:  # each of what the text joins must be among what the caption joins
+            parts = item[1:] if item[0] == ALL else (item,)
+            fits = [next(filter(None, (self._fits(one, part) for one in said[1:])), "") for part in parts]
+            return "" if "" in fits else "narrower" if "narrower" in fits else "implied"
         if said[0] != item[0] or said[0] not in (NOUN_PHRASE, VERB, ADJECTIVE):
             return ""
         pos = {NOUN_PHRASE: "NOUN", VERB: "VERB", ADJECTIVE: "ADJ"}[str(said[0])]
@@ -165,7 +173,7 @@ class Judge:
         if relation not in ("same", "implied", "narrower"):
             return ""
         if said[0] == NOUN_PHRASE:
-            had, has = set(said[3]), set(item[3])  # type: ignore[call-overload]
+            had, has = set(said[3]), set(item[3])
             if said[2] != item[2] or not has <= had or (relation == "narrower" and has != had):
                 return ""
         return relation
@@ -174,16 +182,6 @@ class Judge:
 def _core(tokens: Sequence[Token]) -> list[str]:
     """The words whose order the form keeps, where nothing is exchanged."""
     return [t.lemma for t in tokens if t.pos not in FREE and t.lemma not in SILENT]
-
-
-def _flat(clause: object) -> Iterator[Form]:
-    """The noun phrases, verbs and so on of a clause, conjuncts one by one."""
-    assert isinstance(clause, tuple)
-    for item in clause:
-        if item[0] == ALL:
-            yield from (part for part in item[1:] if isinstance(part, tuple))
-        else:
-            yield item
 
 
 def _fronted(items: list[Form]) -> list[Form]:

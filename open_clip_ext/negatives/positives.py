@@ -31,13 +31,15 @@ class Positives(Rules):
     def propose(self, caption: str, tokens: Sequence[Token], rng: random.Random) -> Iterator[Candidate]:
         """Some texts of each type."""
         found = phrases(tokens)
-        for type, texts in (
-            ("synonym", list(self.synonyms(caption, tokens, found))),
-            ("exchange", list(self.exchanges(caption, tokens, found))),
-            ("clause_order", list(self.clauses(caption, tokens, found))),
+        for type, edits in (
+            ("synonym", self.synonyms),
+            ("exchange", self.exchanges),
+            ("clause_order", self.clauses),
         ):
+            texts = list(edits(caption, tokens, found))
             for text in rng.sample(texts, min(len(texts), PROPOSALS)):
-                yield Candidate(type, text, keeps=True)
+                if text != caption and self._same(tokens, text):
+                    yield Candidate(type, text, keeps=True)
 
     def synonyms(self, caption: str, tokens: Sequence[Token], found: Sequence[Phrase]) -> Iterator[str]:
         """One noun, adjective, verb or relation exchanged for another word for it, in the same form."""
@@ -63,9 +65,7 @@ class Positives(Rules):
                 before, after = found[: at - 1], found[at + 2 :]
                 alone = not before or before[-1].kind != RELATION or not after
                 if alone and (not after or after[0].kind != RELATION or self._place(tokens, after)):
-                    text = words.swap(caption, tokens, one.span, other.span)
-                    if text != caption and self._same(tokens, text):
-                        yield text
+                    yield words.swap(caption, tokens, one.span, other.span)
 
     def clauses(self, caption: str, tokens: Sequence[Token], found: Sequence[Phrase]) -> Iterator[str]:
         """The two clauses around a "while" exchanged: "while Y, X"."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from open_clip_ext.negatives import edits, words
-from open_clip_ext.negatives.records import Text, normalise
+from open_clip_ext.negatives import edits
+from open_clip_ext.negatives.records import Text
 from open_clip_ext.negatives.store import Store
 from open_clip_ext.negatives.tables import table
 
@@ -89,7 +89,7 @@ def summarise(store: Store) -> Summary:
     """Read the whole store once."""
     from tqdm import tqdm
 
-    known = {_form(caption) for caption in store.captions()}
+    known = {_form(edits.spoken(caption)) for caption in store.captions()}
     summary = Summary(captions=len(store))
     kinds: dict[tuple[str, str, bool], Kind] = {}
     for generator, type, keeps, reason in (tally := store.tally()):
@@ -123,23 +123,24 @@ def _count(
     caption: str, texts: Iterable[Text], kinds: dict[tuple[str, str, bool], Kind], known: set[int]
 ) -> None:
     seen: set[int] = set()
-    covered: defaultdict[int, int] = defaultdict(int)
+    covered: set[int] = set()
+    said = edits.spoken(caption)
     for text in texts:
         kind = kinds[text.generator, text.type, text.keeps]
-        form = _form(text.text)
-        covered[id(kind)] += 1
-        kind.captions += covered[id(kind)] == 1
+        spoken = edits.spoken(text.text)
         kind.texts += 1
-        kind.words += len(words.split(text.text))
-        kind.edits += edits.distance(caption, text.text)
-        kind.repeated += form in seen
+        kind.captions += id(kind) not in covered
+        kind.words += len(spoken)
+        kind.edits += edits.distance(said, spoken)
+        kind.repeated += (form := _form(spoken)) in seen
         kind.captions_too += form in known
+        covered.add(id(kind))
         seen.add(form)
 
 
-def _form(text: str) -> int:
-    """What is the same of two texts that say the same word for word; a hash, to be small."""
-    return hash(normalise(text).casefold().rstrip(" ."))
+def _form(spoken: Sequence[str]) -> int:
+    """What is the same of two texts that say the same, but for a stop; a hash, to be small."""
+    return hash(" ".join(spoken).rstrip(" ."))
 
 
 def text(summary: Summary) -> str:

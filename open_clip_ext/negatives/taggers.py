@@ -134,7 +134,9 @@ class TextBlobTagger:
     """The lexicon tagger of the `pattern` library as TextBlob ships it, with rules for captions.
 
     The rules mend what it does to noun phrases: "a spotted dog" (an adjective), "a set of" and
-    "with stripes" (nouns). A word in a script other than Latin gets the class X.
+    "with stripes" (nouns), "a man rides a horse" (a verb).
+
+    A word in a script other than Latin gets the class X.
     """
 
     name = "textblob:lexicon-1"
@@ -199,4 +201,6 @@ def _mend(tag: str, word: str, before: str, after: str) -> str:
         return "NN"
     if tag == "VBZ" and before in NOMINAL:
         return "NNS"
+    if tag == "NNS" and before == "NN" and after in ("DT", "PRP$", "CD", "RB"):  # "a man rides a horse"
+        return "VBZ"
     return tag

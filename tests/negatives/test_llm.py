@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 import zipfile
 from collections import Counter
@@ -279,7 +280,7 @@ def test_a_caption_that_is_refused_is_rejected():
 def test_an_answer_that_does_not_come_in_time_is_a_failure():
     with (
         serve(lambda *_: Reply(edits(), delay=1.0)) as endpoint,
-        pytest.raises(TrainingError, match=r"stopped answering .*timed out"),
+        pytest.raises(TrainingError, match=r"does not answer .*timed out"),
     ):
         run(endpoint, CAPTIONS[:1], timeout=0.2, patience=0)
 
@@ -287,7 +288,7 @@ def test_an_answer_that_does_not_come_in_time_is_a_failure():
 def test_an_answer_that_is_no_json_is_a_failure():
     with (
         serve(lambda *_: Reply(body=b'{"choices": [{"mess')) as endpoint,
-        pytest.raises(TrainingError, match="stopped answering"),
+        pytest.raises(TrainingError, match="does not answer"),
     ):
         run(endpoint, CAPTIONS[:1], patience=0)
 
@@ -335,12 +336,25 @@ def test_a_server_that_is_not_there():
         ({}, "the recipe degla needs an endpoint: --cfg base_url="),
         ({"base_url": "x", "concurrency": 0}, "--cfg concurrency=0: give at least 1"),
         ({"base_url": "x", "retries": -1}, "--cfg retries=-1: give at least 0"),
+        ({"base_url": "x", "extra": "{a"}, r"--cfg extra=\{a: not JSON"),
+        (
+            {"base_url": "x", "extra": "[1]"},
+            r"--cfg extra=\[1\]: give a JSON object of fields other than model",
+        ),
         ({"base_url": "x", "prompts": "/nowhere"}, r"--cfg prompts=/nowhere: task.md cannot be read there"),
     ],
 )
 def test_wrong_options(options, sentence):
     with pytest.raises(InputError, match=f"^{sentence}"):
         DeGLA(**options)
+
+
+def test_without_openai_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(
+        InputError, match=r'needs the package openai: run `pip install "open_clip_ext\[negatives\]"`'
+    ):
+        DeGLA(base_url="http://127.0.0.1:9/v1")
 
 
 def test_the_identity_changes_with_what_the_texts_depend_on_and_with_nothing_else(tmp_path):
@@ -356,6 +370,7 @@ def test_the_identity_changes_with_what_the_texts_depend_on_and_with_nothing_els
     other = [
         {},
         {"model": "n"},
+        {"extra": '{"top_p": 0.9}'},
         {"temperature": 0.1},
         {"seed": 1},
         {"max_tokens": 9},
@@ -379,6 +394,16 @@ def test_what_is_none_is_not_sent():
     with serve() as endpoint:
         run(endpoint, CAPTIONS[:1], temperature=None, max_tokens=None)
     assert set(endpoint.requests[0]) == {"model", "messages", "seed"}
+
+
+def test_further_fields_are_sent_and_others_left_out():
+    extra = {"seed": None, "max_tokens": 9, "chat_template_kwargs": {"enable_thinking": False}}
+    with serve() as endpoint:
+        run(endpoint, CAPTIONS[:1], extra=json.dumps(extra))
+    sent = endpoint.requests[0]
+    assert "seed" not in sent
+    assert sent["max_tokens"] == 9
+    assert sent["chat_template_kwargs"] == {"enable_thinking": False}
 
 
 def test_the_key_comes_from_the_environment_alone(monkeypatch):

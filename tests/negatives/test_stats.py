@@ -108,7 +108,8 @@ def test_edits_against_the_definition(seed):
     caption, text = (" ".join(rng.choices(["a", "dog", "cat's", "sees", ",", "red"], k=rng.randrange(6)))
                      for _ in range(2))  # fmt: skip
     spoken = [[token[2] for token in words.split(t)] for t in (caption, text)]
-    assert edits.distance(caption, text) == levenshtein(*spoken)
+    assert [edits.spoken(caption), edits.spoken(text)] == spoken
+    assert edits.distance(*spoken) == levenshtein(*spoken)
 
     pieces = edits.pieces(caption, text)
     assert "".join(piece.text for piece in pieces if piece.kind != "gone") == text
@@ -119,7 +120,7 @@ def test_edits_against_the_definition(seed):
 
 
 def test_case_is_no_edit_and_neighbouring_edits_are_one():
-    assert edits.distance("A Dog sees a cat", "a dog sees a cat") == 0
+    assert edits.spoken("A Dog sees a cat") == edits.spoken("a dog sees a cat")
     assert edits.pieces("A dog sees a cat .", "A big dog of ours sees it .") == [
         ("A", "same", ""),
         (" big", "new", ""),

@@ -1,0 +1,46 @@
+"""The generator of docs/negatives.md runs as it stands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+from support_negatives import install, run
+from test_make import captions, write
+
+from open_clip_ext.negatives.store import Store
+
+PAGE = (Path(__file__).parents[2] / "docs" / "negatives.md").read_text()
+
+
+def block(language: str, containing: str) -> str:
+    return next(b for b in re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL) if containing in b)
+
+
+def test_the_generator_of_the_page_is_a_recipe(tmp_path):
+    assert block("toml", "shuffle") == (
+        '[project.entry-points."open_clip_ext.negatives"]\nshuffle = "my_negatives.shuffle:Shuffle"\n'
+    )
+    env = install(tmp_path / "site", "shuffle", block("python", "class Shuffle"), "Shuffle")
+    write(tmp_path / "captions.csv", captions(20))
+    words = shlex.split(block("sh", "--recipe shuffle"))
+    made = run(*words[2:], env=env, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    store = Store.open(tmp_path / "shuffled.store")
+    for caption in captions(20):
+        for text in store.texts(caption):
+            assert sorted(text.text.split()) == sorted(caption.split())
+    assert sum(len(store.negatives(caption)) for caption in captions(20)) >= 19
+
+
+def test_the_look_up_of_the_page_runs(tmp_path, capsys, monkeypatch):
+    from open_clip_ext import cli
+
+    monkeypatch.chdir(tmp_path)
+    source = write(tmp_path / "captions.csv", ["A dog on a bench"])
+    make = ["negatives", "make", str(source), "--recipe", "swap", "--out", "captions.store"]
+    assert cli.main([*make, "--cfg", "tagger=textblob"]) == 0
+    capsys.readouterr()
+    exec(compile(block("python", "Store.open"), "negatives.md", "exec"), {})
+    assert capsys.readouterr().out == "swap_noun A bench on a dog True False \n"
