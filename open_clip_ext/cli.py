@@ -11,11 +11,31 @@ from typing import Any
 from open_clip_ext import __version__
 from open_clip_ext.errors import reported
 
+# A command, the module with its `add_arguments(parser)` and `main(args) -> int`, its line in the help.
+# These modules are light: they import what they need when they are called.
+COMMANDS = (
+    ("doctor", "doctor", "is the plugin armed, does upstream fit, and can a run start here?"),
+    ("demo", "demo.run", "the embedded example, end to end"),
+    ("merge", "evaluation.merge", "interpolate two checkpoints"),
+    ("traffic", "traffic", "what GPUs send each other in a step, computed"),
+)
+NEGATIVES = (
+    ("make", "negatives.make", "make negatives for the captions of a file"),
+    ("merge", "negatives.merge", "bring the stores of several shards together"),
+    ("import", "negatives.importers", "bring negatives that others released into a store"),
+    ("export", "negatives.export", "write a CSV or webdataset shards with the negatives inside"),
+    ("stats", "negatives.stats", "what is in a store"),
+    ("show", "negatives.show", "look at a store, in a browser or a terminal"),
+)
 EVALUATION = (
     ("list", "evaluation.catalogue", "the registered benchmarks and their options"),
     ("run", "evaluation.run", "a model or checkpoint on benchmarks"),
     ("compare", "evaluation.compare", "results against each other: differences, a verdict, a page"),
     ("wiseft", "evaluation.wiseft", "a sweep of weight interpolations"),
+)
+GROUPS = (
+    ("negatives", NEGATIVES, "make, import, look at and export hard negatives"),
+    ("eval", EVALUATION, "benchmarks: did composition improve, and what did it cost?"),
 )
 
 
@@ -24,53 +44,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: done; 1: the work failed; 2: the call or its input is wrong.
     """
-    parser = argparse.ArgumentParser(prog="open-clip-ext", description=__doc__)
-    parser.add_argument("--version", action="version", version=f"open_clip_ext {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    losses = commands.add_parser("losses", help="the registered losses and their options")
-    losses.set_defaults(call=_losses)
-    doctor = commands.add_parser("doctor", help="is the plugin armed, and does the installed upstream fit?")
-    from open_clip_ext import doctor as doctor_command
-
-    doctor_command.add_arguments(doctor)
-    doctor.set_defaults(call=doctor_command.main)
-    traffic = commands.add_parser("traffic", help="what GPUs send each other in a step, computed")
-    from open_clip_ext import traffic as traffic_command
-
-    traffic_command.add_arguments(traffic)
-    traffic.set_defaults(call=traffic_command.main)
-    demo = commands.add_parser("demo", help="the embedded example, end to end")
-    from open_clip_ext.demo import run as demo_run
-
-    demo_run.add_arguments(demo)
-    demo.set_defaults(call=demo_run.main)
-    negatives = commands.add_parser("negatives", help="make, import, look at and export hard negatives")
-    from open_clip_ext.negatives import cli as negatives_cli
-
-    negatives_cli.add_arguments(negatives)
-
-    evaluation = commands.add_parser(
-        "eval", help="benchmarks: did composition improve, and what did it cost?"
-    )
-    parts = evaluation.add_subparsers(dest="part", required=True, metavar="PART")
-    for part, module, text in EVALUATION:
-        _add_part(parts, part, module, text)
-    _add_part(commands, "merge", "evaluation.merge", "interpolate two checkpoints")
-
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     with reported():
         status = int(args.call(args))
         sys.stdout.flush()  # here, where a closed pipe is no traceback
         return status
 
 
-def _add_part(commands: Any, name: str, module: str, text: str) -> None:
-    """A command whose module has `add_arguments(parser)` and `main(args) -> int`, and is light to import."""
-    part = importlib.import_module(f"open_clip_ext.{module}")
-    parser = commands.add_parser(name, help=text, description=part.__doc__)
-    part.add_arguments(parser)
-    parser.set_defaults(call=part.main)
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands, which sets `call` to the chosen one's function."""
+    made = argparse.ArgumentParser(
+        prog="open-clip-ext",
+        description="Hard-negative fine-tuning of CLIP with the stock open_clip trainer.",
+    )
+    made.add_argument("--version", action="version", version=f"open_clip_ext {__version__}")
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    losses = commands.add_parser("losses", help="the registered losses and their options")
+    losses.set_defaults(call=_losses)
+    _add(commands, COMMANDS)
+    for group, members, text in GROUPS:
+        parts = commands.add_parser(group, help=text, description=text.capitalize())
+        _add(parts.add_subparsers(dest="part", required=True, metavar="COMMAND"), members)
+    return made
+
+
+def _add(commands: Any, members: Sequence[tuple[str, str, str]]) -> None:
+    for name, module, text in members:
+        part = importlib.import_module(f"open_clip_ext.{module}")
+        parser = commands.add_parser(name, help=text, description=part.__doc__)
+        part.add_arguments(parser)
+        parser.set_defaults(call=part.main)
 
 
 def _losses(args: argparse.Namespace) -> int:

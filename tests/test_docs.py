@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 from support import train
 
-DOCS = Path(__file__).parents[1] / "docs"
+from open_clip_ext import cli, plugins
+from open_clip_ext.negatives.records import GROUP
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+COMMANDS = [
+    (page.name, command.replace("\\\n", " "))
+    for page in (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
+    for command in re.findall(r"^ {4}(open-clip-ext (?:.*\\\n)*.*)$", page.read_text(), re.MULTILINE)
+    if not re.search(r" \.\.\.|, eval|[A-Z]{4,} [A-Z]{4,}", command)  # stands for a command, is none
+]
 
 
 def blocks(name: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (DOCS / name).read_text(), flags=re.DOTALL)
+
+
+@pytest.mark.parametrize(("page", "command"), COMMANDS)
+def test_a_command_can_be_called(page, command):
+    args = cli.parser().parse_args(shlex.split(command, comments=True)[1:])
+    if recipe := getattr(args, "recipe", None):
+        generator = plugins.load(plugins.entries(GROUP), recipe, "--recipe", "generator")
+        plugins.parse_options(plugins.options(generator), args.cfg or (), "--cfg", recipe)
 
 
 @pytest.mark.slow
