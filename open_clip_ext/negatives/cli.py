@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from importlib import import_module
-from importlib.util import find_spec
 
 # The command, the module that has its `add_arguments` and `main`, and its line in the help.
 COMMANDS = (
@@ -21,8 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the sub-commands."""
     commands = parser.add_subparsers(dest="negatives_command", required=True, metavar="COMMAND")
     for name, module, text in COMMANDS:
-        if not find_spec(f"open_clip_ext.negatives.{module}"):
-            continue  # until it is written
         command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
         part = import_module(f"open_clip_ext.negatives.{module}")
         part.add_arguments(command)
