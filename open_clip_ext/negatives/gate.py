@@ -43,6 +43,7 @@ UNFIT = {
     "not_english": "fewer than half of its words are English",
 }
 ARTEFACT = re.compile(r"<\w*>|\[MASK\]|###|</?\w[^>]*>|&\w+;|https?://|www\.|\{|\}|\\n|\\u", re.IGNORECASE)
+ODD = frozenset("<[#/&{}\\")  # every artefact but "www." has one of these
 MARKUP = re.compile(r"</?[a-z][^>]*>|&#?\w+;|https?://|www\.", re.IGNORECASE)
 MARGIN = 2  # tokens for start and end
 
@@ -145,14 +146,14 @@ class Gate:
             return "empty"
         if _has_control(text):
             return "control"
-        if ARTEFACT.search(text):
+        if (not ODD.isdisjoint(text) or "www." in text) and ARTEFACT.search(text):
             return "artefact"
         had, has = _words(caption), _words(text)
         if had == has:
             return "identical"
         if not len(had) <= 2 * len(has) <= 4 * len(had):
             return "length"
-        if candidate.type.startswith(("swap", "reshuffle")) and sorted(had) != sorted(has):
+        if candidate.type.startswith(("swap", "reshuffle")) and _sorted(caption) != sorted(has):
             return "other_words"
         if candidate.type.startswith("replace") and sum((Counter(has) - Counter(had)).values()) > MOST:
             return "too_many_changes"
@@ -170,9 +171,11 @@ class Gate:
             return next(iter(self.tagger.tag([text])))
 
     def _differs_too_late(self, caption: str, text: str) -> bool:
-        pairs = zip(_words(caption), _words(text), strict=False)
-        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        had, has = _words(caption), _words(text)
         # The tokenizer takes seconds to load, and an English word has fewer than three tokens.
+        if 3 * min(len(had), len(has)) < self.context - MARGIN:
+            return False
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(had, has, strict=False)))
         if 3 * same < self.context - MARGIN:
             return False
         self._cut = self._cut or _Cut(self.context)
@@ -197,7 +200,13 @@ class _Cut:
 @lru_cache(maxsize=1 << 16)
 def _words(text: str) -> tuple[str, ...]:
     """Its words in lower case, "an" as "a"."""
-    return tuple("a" if word == "an" else word for word in WORD.findall(text.lower()) if word[-1].isalnum())
+    words = WORD.findall(text.lower())
+    return tuple(["a" if word == "an" else word for word in words if word[-1].isalnum()])
+
+
+@lru_cache(maxsize=1)
+def _sorted(text: str) -> list[str]:
+    return sorted(_words(text))
 
 
 def _has_control(text: str) -> bool:

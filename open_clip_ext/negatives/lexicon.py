@@ -37,6 +37,7 @@ class Lexicon:
                         self._kinds.setdefault((pos, word), []).append(kinds)
         self._wordnet: Any = _wordnet() if wordnet else None
         self.name = "captions-1" + (f"+wordnet-{self._wordnet.get_version()}" if self._wordnet else "")
+        self.others = lru_cache(maxsize=1 << 14)(self._others)
         self._above = lru_cache(maxsize=1 << 16)(self._kinds_above)
         self.relation = lru_cache(maxsize=1 << 16)(self._relation)
 
@@ -44,7 +45,7 @@ class Lexicon:
         """Other words for `word`, of the caption words alone, in a fixed order."""
         return sorted({other for group in self._sets.get((pos, word), ()) for other in group} - {word})
 
-    def others(self, word: str, pos: str) -> list[str]:
+    def _others(self, word: str, pos: str) -> list[str]:
         """Words of the same family as `word`, which what it names is not, in a fixed order."""
         found = {
             other: None

@@ -372,7 +372,7 @@ def read_prompts(folder: str = "") -> str:
                 f"--cfg prompts={folder}: {name}.md cannot be read there ({error}); "
                 f"copy {files('open_clip_ext.negatives') / 'prompts'} and edit the copy"
             ) from error
-    return "\n\n".join(texts)
+    return "\n\n".join(filter(None, texts))
 
 
 def _extra(text: str) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import base64
 import io
+import os
 import random
 import sys
 from collections import Counter
@@ -61,7 +62,11 @@ def main(args: argparse.Namespace) -> int:
         _write_page(args, store, drawn)
     else:
         colour = sys.stdout.isatty()
-        print("\n\n".join(terminal(caption, texts, colour) for caption, texts, _ in drawn))
+        shown = "\n\n".join(terminal(caption, texts, colour) for caption, texts, _ in drawn)
+        try:
+            print(shown, flush=True)
+        except BrokenPipeError:  # a pager or `head` that has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from endpoint import Reply, good, serve
+from endpoint import Reply, edits, good, serve
 from support import ENVIRONMENT
 from tiny_llm import serve_llm, write_llm
 
@@ -25,13 +25,50 @@ CAPTIONS = [f"A {colour} dog runs past the {place} ." for colour in ("black", "w
 GARBAGE = [Text(kind, "", reason="no_answer", generator="degla") for kind in KINDS]
 
 
+KNOWN = CAPTIONS[:4]
+
+
+def answer(caption: str) -> dict[str, str]:
+    """What the taught model knows of a caption."""
+    return {
+        "swap_noun": caption.replace("dog", "x").replace(place(caption), "dog").replace("x", place(caption)),
+        "replace_noun": caption.replace("dog", "cat"),
+    }
+
+
+def place(caption: str) -> str:
+    return caption.split()[-2]
+
+
+@dataclass
+class Served:
+    """A real server, and the folders of two models that it loads by name."""
+
+    url: str
+    random: Path  # every answer is garbage
+    taught: Path  # knows the answers for `KNOWN`, and how an answer looks
+    prompts: Path  # what it was taught with
+
+
 @pytest.fixture(scope="module")
-def llm(tmp_path_factory):
-    """The address of a real server with a random model: every answer is garbage."""
+def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("llm")
-    write_llm(folder / "tiny", [read_prompts(), *CAPTIONS])
-    with serve_llm(folder / "tiny", folder / "log") as url:
-        yield url
+    (prompts := folder / "prompts").mkdir()
+    for name in ("task", *KINDS):
+        (prompts / f"{name}.md").write_text("Edit." if name == "task" else "")
+    talks = [
+        [
+            {"role": "system", "content": "Edit."},
+            {"role": "user", "content": f"caption: {caption}"},
+            {"role": "assistant", "content": edits(**answer(caption))},
+        ]
+        for caption in KNOWN
+    ]
+    words = [*CAPTIONS, *(edits(**answer(caption)) for caption in CAPTIONS)]
+    random = write_llm(folder / "random", [read_prompts(), *words])
+    taught = write_llm(folder / "taught", words, talks)
+    with serve_llm(folder / "log") as url:
+        yield Served(url, random, taught, prompts)
 
 
 @pytest.fixture
@@ -58,10 +95,21 @@ def entries(captions: Path) -> dict[str, list[Text]]:
 
 
 @pytest.mark.slow
-def test_a_real_server_s_garbage_is_rejected_counted_and_not_asked_for_again(llm, captions, capsys):
-    assert main([*make(captions, llm), "--limit", "4"]) == 0
+def test_a_real_server_s_good_answers_become_negatives(served, captions):
+    options = {"model": served.taught, "prompts": served.prompts, "temperature": "none", "max_tokens": 200}
+    assert main([*make(captions, served.url, **options), "--limit", str(len(KNOWN))]) == 0
+    assert entries(captions) == {
+        caption: [Text(kind, text, generator="degla") for kind, text in answer(caption).items()]
+        for caption in KNOWN
+    }
+
+
+@pytest.mark.slow
+def test_a_real_server_s_garbage_is_rejected_counted_and_not_asked_for_again(served, captions, capsys):
+    garbage = make(captions, served.url, model=served.random)
+    assert main([*garbage, "--limit", "4"]) == 0
     assert entries(captions) == dict.fromkeys(CAPTIONS[:4], GARBAGE)
-    assert main(make(captions, llm)) == 0
+    assert main(garbage) == 0
     assert entries(captions) == dict.fromkeys(CAPTIONS, GARBAGE)
     said = capsys.readouterr()
     assert said.out.count(f"no_answer {len(CAPTIONS)}") == len(KINDS)

@@ -8,10 +8,12 @@ import io
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from support import ENVIRONMENT
 
 from open_clip_ext.cli import main
 from open_clip_ext.negatives.records import Candidate
@@ -193,6 +195,23 @@ def test_a_caption_cannot_steer_the_terminal(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert not {"\x1b", "\x07", "\u202e"} & set(printed)
     assert "\U0001f469\u200d\U0001f373" in printed
+
+
+def test_who_reads_may_stop_reading(tmp_path):
+    with Writer(tmp_path / "n.store", "test", "1", {}, ["swap"]) as writer, writer.together():
+        for i in range(2000):
+            writer.add(f"a caption of some length with the number {i}", [])
+    command = [sys.executable, "-m", "open_clip_ext.cli", "negatives", "show", tmp_path / "n.store"]
+    with subprocess.Popen(
+        [*map(str, command), "--limit", "2000"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+    ) as process:
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
 
 
 def test_the_draw_is_even_repeatable_and_in_the_order_of_the_store(tmp_path):

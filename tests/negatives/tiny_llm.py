@@ -18,8 +18,11 @@ TEMPLATE = (
 )
 
 
-def write_llm(folder: Path, texts: list[str]) -> Path:
-    """A random LlamaForCausalLM with a byte-level BPE tokenizer trained on `texts`."""
+def write_llm(folder: Path, texts: list[str], talks: list[list[dict]] | None = None) -> Path:
+    """A random LlamaForCausalLM with a byte-level BPE tokenizer trained on `texts`.
+
+    It learns `talks`, lists of chat messages, by heart where there are any.
+    """
     import torch
     from tokenizers import ByteLevelBPETokenizer
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -42,19 +45,34 @@ def write_llm(folder: Path, texts: list[str]) -> Path:
         pad_token_id=tokenizer.pad_token_id,
     )
     model = LlamaForCausalLM(config)
+    if talks:
+        _learn(model, tokenizer, talks)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
+def _learn(model, tokenizer, talks: list[list[dict]]) -> None:
+    import torch
+
+    texts = [tokenizer.apply_chat_template(talk, tokenize=False) for talk in talks]
+    ids = tokenizer(texts, return_tensors="pt", padding=True).input_ids
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(150):
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 @contextmanager
-def serve_llm(folder: Path, log: Path):
-    """`transformers serve` on loopback; yields its base URL."""
+def serve_llm(log: Path):
+    """`transformers serve` on loopback, which loads the folder that a request names; yields its base URL."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [Path(sys.executable).with_name("transformers"), "serve", "--host", "127.0.0.1"]
-    command += ["--port", port, "--device", "cpu", folder]
+    command += ["--port", port, "--device", "cpu"]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     with (
         log.open("wb") as output,
