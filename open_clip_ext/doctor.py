@@ -17,6 +17,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quiet", action="store_true", help="Nothing but the first problem, with the node's name."
     )
+    parser.add_argument(
+        "--no-start-up",
+        action="store_true",
+        help="The run is started by `python -m open_clip_ext`, which needs no start-up file.",
+    )
     parser.add_argument("--nodes", metavar="N", type=int, default=1, help="Nodes of the run.")
     parser.add_argument("--node", metavar="I", type=int, default=0, help="Which of them this is, from 0.")
     parser.add_argument("--processes", metavar="P", type=int, default=1, help="Processes on each node.")
@@ -58,7 +63,8 @@ def _checks(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
         from open_clip_ext.meeting import meet
 
         yield f"rendezvous at {args.meet}", meet(args.meet, args.node, args.nodes)
-    yield "armed in this interpreter", _unarmed()
+    if not args.no_start_up:
+        yield "armed in this interpreter", _unarmed()
 
     from open_clip_ext import registry
     from open_clip_ext.host import seams

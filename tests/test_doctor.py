@@ -41,6 +41,12 @@ def test_a_run_that_would_start_prints_nothing(doctor, data):
     assert doctor(*data) == []
 
 
+def test_a_node_without_start_up_file_unless_none_is_needed(doctor, data, monkeypatch):
+    monkeypatch.setattr(_startup, "armed", lambda: False)
+    assert doctor(*data)[0].startswith("armed in this interpreter: no start-up file was read here")
+    assert doctor(*data, options=["--no-start-up"]) == []
+
+
 def test_wrong_flags_of_upstream_and_of_ours(doctor, data):
     assert doctor(*data, "--epoch-count", 3) == ["flags: unrecognized arguments: --epoch-count 3"]
     sentence = doctor(*data, "--loss-cfg", "weight=3")[0]
