@@ -45,6 +45,7 @@ preflight='[[ -x $(command -v open-clip-ext) ]] || {
   echo "open_clip_ext: $(uname -n): open-clip-ext is not on the PATH of this node; install the plugin there" >&2; exit 1; }
 exec open-clip-ext doctor --quiet --node "${SLURM_NODEID:-0}" "$@"'
 doctor=(bash -c "$preflight" preflight --nodes "$nodes" --processes "$processes")
+[[ $TRAINER != *" open_clip_ext" ]] || doctor+=(--no-start-up)
 # USR1 is for the ranks: torchrun lets it pass.
 # shellcheck disable=SC2206,SC2016  # TRAINER is a list of words
 train=(bash -c 'trap "" USR1; exec torchrun "$@"' train --nnodes "$nodes" --nproc-per-node "$processes")

@@ -14,7 +14,14 @@ from open_clip_ext import __version__
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command; the launcher gives them, a person needs none."""
-    parser.add_argument("--quiet", action="store_true", help="Problems only, each with the node's name.")
+    parser.add_argument(
+        "--quiet", action="store_true", help="Nothing but the first problem, with the node's name."
+    )
+    parser.add_argument(
+        "--no-start-up",
+        action="store_true",
+        help="The run is started by `python -m open_clip_ext`, which needs no start-up file.",
+    )
     parser.add_argument("--nodes", metavar="N", type=int, default=1, help="Nodes of the run.")
     parser.add_argument("--node", metavar="I", type=int, default=0, help="Which of them this is, from 0.")
     parser.add_argument("--processes", metavar="P", type=int, default=1, help="Processes on each node.")
@@ -43,7 +50,8 @@ def main(args: argparse.Namespace) -> int:
         if not args.quiet:
             print(f"{'FAIL' if problem else 'ok':<5} {what}{': ' + problem if problem else ''}")
         elif problem:
-            print(f"open_clip_ext: {platform.node()}: {what}: {problem}", file=sys.stderr, flush=True)
+            print(f"open_clip_ext: {platform.node()}: {what}: {problem}", file=sys.stderr)
+            return 1
     if not args.quiet:
         print("all well" if not problems else f"{problems} problem(s): do not train with --loss here")
     return 1 if problems else 0
@@ -55,7 +63,8 @@ def _checks(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
         from open_clip_ext.meeting import meet
 
         yield f"rendezvous at {args.meet}", meet(args.meet, args.node, args.nodes)
-    yield "armed in this interpreter", _unarmed()
+    if not args.no_start_up:
+        yield "armed in this interpreter", _unarmed()
 
     from open_clip_ext import registry
     from open_clip_ext.host import seams

@@ -15,7 +15,7 @@ from open_clip_ext import _startup, cli, meeting
 
 @pytest.fixture
 def doctor(capsys, model, tmp_path):
-    """The sentences that `doctor --quiet` prints for a run with these flags; one line for each problem."""
+    """What `doctor --quiet` prints for a run with these flags: the first problem, or nothing."""
 
     def doctor(*flags, options=()):
         _startup.arm()  # once more, after a run in this process
@@ -41,6 +41,12 @@ def test_a_run_that_would_start_prints_nothing(doctor, data):
     assert doctor(*data) == []
 
 
+def test_a_node_without_start_up_file_unless_none_is_needed(doctor, data, monkeypatch):
+    monkeypatch.setattr(_startup, "armed", lambda: False)
+    assert doctor(*data)[0].startswith("armed in this interpreter: no start-up file was read here")
+    assert doctor(*data, options=["--no-start-up"]) == []
+
+
 def test_wrong_flags_of_upstream_and_of_ours(doctor, data):
     assert doctor(*data, "--epoch-count", 3) == ["flags: unrecognized arguments: --epoch-count 3"]
     sentence = doctor(*data, "--loss-cfg", "weight=3")[0]
@@ -50,6 +56,12 @@ def test_wrong_flags_of_upstream_and_of_ours(doctor, data):
 def test_data_that_are_not_on_this_node(doctor, tmp_path):
     path = tmp_path / "captions.csv"
     assert doctor("--train-data", path) == [f"run: --train-data {path}: there is no such file on this node"]
+
+
+def test_an_output_folder_that_cannot_be_written_to(doctor, data):
+    assert doctor(*data, "--logs", "/proc/sys")[0].startswith(
+        "run: --logs /proc/sys: /proc/sys cannot be written to"
+    )
 
 
 def test_fewer_shards_than_workers_of_all_nodes(doctor, shards):

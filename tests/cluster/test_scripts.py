@@ -197,7 +197,9 @@ def test_no_gpu_stops(launch):
 
 
 def test_another_trainer_can_be_started(launch):
-    words = launch(TRAINER="-m -- open_clip_ext").called("torchrun")
+    run = launch(TRAINER="-m -- open_clip_ext")
+    assert "--no-start-up" in run.called("open-clip-ext")
+    words = run.called("torchrun")
     assert words[words.index("-m") : words.index("-m") + 3] == ["-m", "--", "open_clip_ext"]
 
 
