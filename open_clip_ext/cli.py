@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -42,13 +43,17 @@ GROUPS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit status.
 
-    0: done; 1: the work failed; 2: the call or its input is wrong.
+    0: done; 1: the work failed; 2: the call or its input is wrong; 130: interrupted.
     """
     args = parser().parse_args(argv)
-    with reported():
-        status = int(args.call(args))
-        sys.stdout.flush()  # here, where a closed pipe is no traceback
-        return status
+    try:
+        with reported():
+            status = int(args.call(args))
+            sys.stdout.flush()  # here, where a closed pipe is no traceback
+            return status
+    except KeyboardInterrupt:
+        print("open_clip_ext: interrupted; what was finished is safe", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def parser() -> argparse.ArgumentParser:

@@ -9,7 +9,7 @@ from pathlib import Path
 PART = ".part"
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, bring it to the disk, and move it to `path`.
 
     Whatever happens meanwhile, a kill or a power cut too, there is the old file or the new one at
@@ -18,7 +18,7 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
     Raises what `write` raises, and OSError; `path` is then as it was.
     """
-    part = path.with_name(f".{path.name}{PART}")
+    part = path.with_name(f".{path.name}.{os.getpid()}{PART}")  # jobs may share a folder
     try:
         write(part)
         _to_disk(part)
@@ -27,6 +27,11 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
         part.unlink(missing_ok=True)
         raise
     _to_disk(path.parent)  # the new name
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` in UTF-8 with `write_whole`."""
+    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 def sweep(folder: Path) -> None:

@@ -1,25 +1,32 @@
-"""Tables as aligned text and as Markdown; the first column is words, the others are figures."""
+"""Tables as aligned text and as Markdown; the first columns are words, the others are figures."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 
-def aligned(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """Plain text in columns; a head with a line break takes two lines."""
+def aligned(head: Sequence[str], body: Sequence[Sequence[object]], words: int = 1) -> str:
+    """Plain text in columns, the first `words` to the left; a head with a line break takes two lines."""
     rows = max(name.count("\n") for name in head) + 1
     heads = [[*[""] * rows, *name.split("\n")][-rows:] for name in head]
-    lines = [*zip(*heads, strict=True), *body]
+    lines = [*zip(*heads, strict=True), *(list(map(cell, line)) for line in body)]
     widths = [max(len(line[k]) for line in lines) for k in range(len(head))]
     drawn = [
         "  ".join(
-            cell.ljust(width) if k == 0 else cell.rjust(width)
-            for k, (cell, width) in enumerate(zip(line, widths, strict=True))
+            text.ljust(width) if k < words else text.rjust(width)
+            for k, (text, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     ]
     drawn.insert(rows, "-" * (sum(widths) + 2 * len(widths) - 2))
     return "\n".join(drawn)
+
+
+def cell(value: object) -> str:
+    """A value as a table shows it."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def markdown(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:

@@ -38,3 +38,12 @@ def test_a_reader_that_stops_reading_makes_no_noise():
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, env=buffered)
     os.close(writing)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_an_interrupted_command_says_so_without_a_traceback(monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_losses", interrupted)
+    assert cli.main(["losses"]) == 130
+    assert capsys.readouterr().err == "open_clip_ext: interrupted; what was finished is safe\n"

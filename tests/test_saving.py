@@ -279,7 +279,7 @@ def test_run_killed_in_the_middle_of_a_write_goes_on(tmp_path, flags, started):
     flags = [*flags, "--save-every-steps", 1, "--save-most-recent", "--save-frequency", 0]
     process = started(*flags, "--resume", "latest")
     checkpoints = tmp_path / "logs" / "run" / "checkpoints"
-    part = checkpoints / ".epoch_latest.pt.part"
+    part = checkpoints / f".epoch_latest.pt.{process.pid}.part"
     wait_until((checkpoints / "epoch_latest.pt").exists, process)
     while True:  # until it is caught at it
         wait_until(part.exists, process)

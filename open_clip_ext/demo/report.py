@@ -13,6 +13,7 @@ from open_clip_ext import tables
 from open_clip_ext.demo import evaluate, world
 from open_clip_ext.demo.evaluate import Check, Scores, Share
 from open_clip_ext.demo.recipe import Recipe
+from open_clip_ext.files import write_whole
 
 Summary = Callable[[Scores], float]
 
@@ -427,7 +428,5 @@ def plot(path: Path, curves: Mapping[str, Sequence[Row]], alpha: float) -> None:
     axes.margins(0.1)
     axes.legend(loc="best", frameon=True, fontsize=9)
     figure.tight_layout()
-    part = path.with_suffix(".part.png")
-    figure.savefig(part)
+    write_whole(path, lambda part: figure.savefig(part, format="png"))
     pyplot.close(figure)
-    part.replace(path)

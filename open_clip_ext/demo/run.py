@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any
 from open_clip_ext.demo import recipe as recipes
 from open_clip_ext.demo.recipe import Recipe, Schedule
 from open_clip_ext.errors import InputError, TrainingError
+from open_clip_ext.files import write_text
 
 LOSSES = ("clip", "negclip", "ce-clip", "degla")
 DEFAULT_OUT = Path("open-clip-ext-demo")
@@ -141,13 +141,7 @@ def _claim(out: Path, recipe: Recipe) -> None:
                 f"--out {out}: holds a demo with other settings; name another, or give --recipe {written}"
             )
     out.mkdir(parents=True, exist_ok=True)
-    _write(written, recipes.to_json(recipe))
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
+    write_text(written, recipes.to_json(recipe))
 
 
 @dataclass(frozen=True)
@@ -230,8 +224,8 @@ class Demo:
             recipe=recipe, rows=rows, curves=curves, checks=self.checks, options=self.options,
             base_scale=self.base_scale, stages=self.stages, quick=self.quick,
         )  # fmt: skip
-        _write(self.out / "report.md", markdown)
-        _write(self.out / "scores.json", self._scores_json(rows, curves))
+        write_text(self.out / "report.md", markdown)
+        write_text(self.out / "scores.json", self._scores_json(rows, curves))
         report.plot(self.out / "tradeoff.png", curves, recipe.alpha)
         print(text + "\n")
         if self.quick:
@@ -264,7 +258,7 @@ class Demo:
             best[job.loss] = max(best.get(job.loss, (-1.0, 0.0)), (mean, job.schedule.lr))
         selected = replace(recipe, lr={**recipe.lr, **{loss: lr for loss, (_, lr) in best.items()}})
         path = self.out / "recipe-selected.json"
-        _write(path, recipes.to_json(selected))
+        write_text(path, recipes.to_json(selected))
         print(f"\nchosen by the mean of both; use it with --recipe {path} and another --out")
 
     # --- parts
@@ -308,7 +302,7 @@ class Demo:
             "LOGS=${LOGS:-logs-$(date +%s)}\n\n"
         )
         body = "\n\n".join(text.replace("--logs logs", '--logs "$LOGS"') for text in self.commands)
-        _write(self.out / "commands.sh", head + body + "\n")
+        write_text(self.out / "commands.sh", head + body + "\n")
 
     def _fine_tune(self, jobs: Sequence[Job]) -> None:
         """Run the jobs that are not done, `at_once` at a time."""

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from open_clip_ext.errors import InputError
+from open_clip_ext.files import write_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,10 +40,8 @@ def main(args: argparse.Namespace) -> int:
     found = comparison.compare(args.results, args.margin / 100)
     args.out.mkdir(parents=True, exist_ok=True)
     made = report.parts(found)
-    (args.out / "compare.md").write_text(report.markdown(found, made), encoding="utf-8")
-    (args.out / "compare.html").write_text(
-        page.html(found, made, pictures=not args.no_pictures), encoding="utf-8"
-    )
+    write_text(args.out / "compare.md", report.markdown(found, made))
+    write_text(args.out / "compare.html", page.html(found, made, pictures=not args.no_pictures))
     print(report.text(made))
     print(f"\n{args.out / 'compare.md'}, compare.html")
     return 0

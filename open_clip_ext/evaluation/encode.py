@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.items import Picture
+from open_clip_ext.files import write_whole
 
 Features = dict[bytes, NDArray[np.float32]]
 WORKERS = min(16, os.cpu_count() or 1)
@@ -188,10 +189,9 @@ class _Store:
             "features": rows,
         }
         name = hashlib.sha256(b"".join(keys)).hexdigest()[:32]
-        part = self.folder / f"{self.kind}-{name}.{os.getpid()}.part"
         with _cache_errors(self.folder):
-            part.write_bytes(save(content))
-            os.replace(part, self.folder / f"{self.kind}-{name}.safetensors")
+            path = self.folder / f"{self.kind}-{name}.safetensors"
+            write_whole(path, lambda part: part.write_bytes(save(content)))
 
     def _read(self, path: Path) -> None:
         from safetensors import SafetensorError

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from open_clip_ext import __version__
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.items import Benchmark, Encoder, Row
+from open_clip_ext.files import write_text
 
 if TYPE_CHECKING:
     from open_clip_ext.evaluation.catalogue import Source
@@ -167,7 +168,7 @@ def write(
     for name, result in results.items():
         rows = result["rows"]
         benchmarks[name] = {key: value for key, value in result.items() if key != "rows"}
-        _replace(out / result["items"], "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_text(out / result["items"], "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     content = {**header(), "model": dict(model), **(more or {}), "benchmarks": benchmarks}
     write_json(out / "result.json", content)
 
@@ -184,7 +185,7 @@ def header() -> dict[str, Any]:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file, which is whole at any time."""
-    _replace(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -229,12 +230,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ WiSE-FT (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, e
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from open_clip_ext.errors import InputError
+from open_clip_ext.files import write_whole
 
 NOTE = "open_clip_ext"
 
@@ -60,23 +60,21 @@ def save(path: Path, weights: Mapping[str, Tensor], note: Mapping[str, str]) -> 
 
     Raises InputError if it cannot be written.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     # Clones, because safetensors takes no tensor that shares its memory.
     weights = {key: value.detach().cpu().clone().contiguous() for key, value in weights.items()}
-    try:
+
+    def fill(part: Path) -> None:
         if path.suffix == ".safetensors":
             from safetensors.torch import save_file
 
             save_file(weights, part, metadata={"format": "pt", NOTE: json.dumps(dict(note))})
         else:
             torch.save({"state_dict": weights, NOTE: dict(note)}, part)
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
+
+    try:
+        write_whole(path, fill)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_note(path: Path) -> dict[str, str]:

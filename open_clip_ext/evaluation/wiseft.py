@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation import catalogue, merge, run
 from open_clip_ext.evaluation.items import Benchmark, Item
+from open_clip_ext.files import write_whole
 
 if TYPE_CHECKING:
     from open_clip_ext.evaluation.models import Loaded
@@ -286,10 +287,8 @@ def plot(path: Path, points: Sequence[Point], best: Point) -> None:
         f"Weights between base and fine-tuned; chosen on --select: alpha {best.alpha:g}", fontsize=10
     )
     figure.tight_layout()
-    part = path.with_suffix(".part.png")
-    figure.savefig(part)
+    write_whole(path, lambda part: figure.savefig(part, format="png"))
     pyplot.close(figure)
-    part.replace(path)
 
 
 def _trade_off(axes: Any, points: Sequence[Point], best: Point, kept: str) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_ext.errors import InputError
+from open_clip_ext.files import write_text
 from open_clip_ext.negatives import edits
 from open_clip_ext.negatives.gate import REASONS
 from open_clip_ext.negatives.records import Text
@@ -149,7 +150,7 @@ def _write_page(
         f" with \u201c{args.find}\u201d" if args.find else ""
     )
     try:
-        args.html.write_text(page(args.store.name, about, cards, _types(store)), encoding="utf-8")
+        write_text(args.html, page(args.store.name, about, cards, _types(store)))
     except OSError as error:
         raise InputError(f"--html {args.html}: it cannot be written ({error.strerror})") from error
     named = sum(bool(images) for _, _, images in drawn)

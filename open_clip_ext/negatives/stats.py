@@ -13,7 +13,7 @@ from typing import Any
 from open_clip_ext.negatives import edits
 from open_clip_ext.negatives.records import Text
 from open_clip_ext.negatives.store import Store
-from open_clip_ext.negatives.tables import table
+from open_clip_ext.tables import aligned
 
 
 @dataclass
@@ -171,13 +171,13 @@ def text(summary: Summary) -> str:
             if k.keeps is keeps
         ]
         if rows:
-            blocks.append(f"{title}\n\n{table(head, rows, words=2)}")
+            blocks.append(f"{title}\n\n{aligned(head, rows, words=2)}")
     for name, counts in (("negatives", summary.negatives), ("positives", summary.positives)):
         if any(counts.keys()):
             shares = [(str(n), count, share(count)) for n, count in sorted(counts.items())]
-            blocks.append(f"Captions by their number of {name}\n\n" + table(("", "captions", "%"), shares))
+            blocks.append(f"Captions by their number of {name}\n\n" + aligned(("", "captions", "%"), shares))
     if summary.reasons:
-        blocks.append("Rejected\n\n" + table(("", "", "", "texts"), summary.reasons, words=3))
+        blocks.append("Rejected\n\n" + aligned(("", "", "", "texts"), summary.reasons, words=3))
     return "\n\n".join(blocks)
 
 

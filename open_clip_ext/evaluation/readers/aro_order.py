@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import re
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from typing import Any
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.items import Benchmark, Item
 from open_clip_ext.evaluation.readers.files import Annotations, picture, sha256
+from open_clip_ext.files import write_text
 
 MAX_WORDS = 30
 DRAWS = 20
@@ -93,9 +93,7 @@ def _negatives(captions: Sequence[str], frozen: Path | None, seed: int) -> tuple
     )
     if frozen is not None:
         frozen.parent.mkdir(parents=True, exist_ok=True)
-        part = frozen.with_name(frozen.name + ".part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, frozen)
+        write_text(frozen, text)
     return made, hashlib.sha256(text.encode()).hexdigest(), str(frozen or "negatives (generated)")
 
 
