@@ -49,7 +49,7 @@ doctor=(bash -c "$preflight" preflight --nodes "$nodes" --processes "$processes"
 # USR1 is for the ranks: torchrun lets it pass.
 # shellcheck disable=SC2206,SC2016  # TRAINER is a list of words
 train=(bash -c 'trap "" USR1; exec torchrun "$@"' train --nnodes "$nodes" --nproc-per-node "$processes")
-export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=$GRACE PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
+export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
 
 if [[ -z ${SLURM_JOB_ID:-} ]]; then
   "${doctor[@]}" -- "${flags[@]}"
