@@ -53,8 +53,14 @@ export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
 
 if [[ -z ${SLURM_JOB_ID:-} ]]; then
   "${doctor[@]}" -- "${flags[@]}"
-  # shellcheck disable=SC2086
-  exec "${train[@]}" --standalone --max-restarts "$MAX_RESTARTS" $TRAINER "${flags[@]}"
+  for ((restart = 0; ; restart++)); do
+    rm -f "$LOGS/$NAME/stopped"
+    rc=0
+    # shellcheck disable=SC2086
+    "${train[@]}" --standalone --max-restarts 0 $TRAINER "${flags[@]}" || rc=$?
+    ((rc)) && [[ ! -f $LOGS/$NAME/stopped ]] && ((restart < MAX_RESTARTS)) || exit "$rc" # done, told to stop, or given up
+    echo "restart $((restart + 1)) of at most $MAX_RESTARTS: the step ended with status $rc"
+  done
 fi
 
 on_every_node=(srun --ntasks-per-node=1 --kill-on-bad-exit=1)
