@@ -49,12 +49,18 @@ doctor=(bash -c "$preflight" preflight --nodes "$nodes" --processes "$processes"
 # USR1 is for the ranks: torchrun lets it pass.
 # shellcheck disable=SC2206,SC2016  # TRAINER is a list of words
 train=(bash -c 'trap "" USR1; exec torchrun "$@"' train --nnodes "$nodes" --nproc-per-node "$processes")
-export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=$GRACE PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
+export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
 
 if [[ -z ${SLURM_JOB_ID:-} ]]; then
   "${doctor[@]}" -- "${flags[@]}"
-  # shellcheck disable=SC2086
-  exec "${train[@]}" --standalone --max-restarts "$MAX_RESTARTS" $TRAINER "${flags[@]}"
+  for ((restart = 0; ; restart++)); do
+    rm -f "$LOGS/$NAME/stopped"
+    rc=0
+    # shellcheck disable=SC2086
+    "${train[@]}" --standalone --max-restarts 0 $TRAINER "${flags[@]}" || rc=$?
+    ((rc)) && [[ ! -f $LOGS/$NAME/stopped ]] && ((restart < MAX_RESTARTS)) || exit "$rc" # done, told to stop, or given up
+    echo "restart $((restart + 1)) of at most $MAX_RESTARTS: the step ended with status $rc"
+  done
 fi
 
 on_every_node=(srun --ntasks-per-node=1 --kill-on-bad-exit=1)

@@ -286,9 +286,21 @@ def test_local_trains_the_same_without_slurm(launch):
     run = launch(LAUNCH / "local.sh", "degla", GPUS=2)
     words = run.called("torchrun")
     assert "--standalone" in words
-    assert run.flag("--max-restarts") == "5"
     assert words[words.index("-m") :] == there[there.index("-m") :]
     assert run.called("open-clip-ext")[0] == "doctor"
+
+
+def test_local_starts_a_failed_run_again_and_passes_its_status_through(launch):
+    run = launch(LAUNCH / "local.sh", "degla", GPUS=2, MAX_RESTARTS=2, STATUS=7)
+    assert run.status == 7
+    assert run.output.count("the step ended with status 7") == 2
+
+
+def test_local_does_not_start_again_what_was_told_to_stop(launch):
+    stop = "mkdir -p logs/degla; touch logs/degla/stopped"
+    run = launch(LAUNCH / "local.sh", "degla", GPUS=2, STEP=stop, STATUS=1)
+    assert run.status == 1
+    assert "restart" not in run.output
 
 
 def test_local_without_a_gpu_stops(launch):
