@@ -176,11 +176,11 @@ class Gate:
 
     def _differs_too_late(self, caption: str, text: str) -> bool:
         had, has = _words(caption), _words(text)
-        # The tokenizer takes seconds to load, and an English word has fewer than three tokens.
-        if 3 * min(len(had), len(has)) < self.context - MARGIN:
+        # The tokenizer takes seconds to load, and English words have fewer than two tokens on average.
+        if 2 * min(len(had), len(has)) < self.context - MARGIN:
             return False
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(had, has, strict=False)))
-        if 3 * same < self.context - MARGIN:
+        if 2 * same < self.context - MARGIN:
             return False
         self._cut = self._cut or _Cut(self.context)
         return self._cut(caption) == self._cut(text)
