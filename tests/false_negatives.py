@@ -17,6 +17,9 @@ from pathlib import Path
 from open_clip_ext.negatives.lexicon import Lexicon
 from open_clip_ext.negatives.meaning import Judge
 from open_clip_ext.negatives.taggers import tagger
+from open_clip_ext.negatives.words import WORD
+
+FEW = 2  # words
 
 
 def pairs(folder: Path, other: str):
@@ -26,12 +29,22 @@ def pairs(folder: Path, other: str):
             yield path.stem, item["caption"], item[other]
 
 
+def changed(one: str, other: str) -> int:
+    """How many words of the longer text the other has not."""
+    words = [Counter(WORD.findall(text.lower())) for text in (one, other)]
+    return max((words[0] - words[1]).total(), (words[1] - words[0]).total())
+
+
 def judgements(judge: Judge, tag, labelled) -> dict[str, Counter[str]]:
     """By kind of item: how many pairs got which judgement."""
     found: dict[str, Counter[str]] = {}
     for kind, caption, other in labelled:
         one, two = tag.tag([caption, other])
-        found.setdefault(kind, Counter())[judge.judge(one, two) or "passes"] += 1
+        judgement = judge.judge(one, two) or "passes"
+        for row in (kind, "all", f"all, of at most {FEW} other words")[
+            : 3 if changed(caption, other) <= FEW else 2
+        ]:
+            found.setdefault(row, Counter())[judgement] += 1
     return found
 
 
@@ -44,9 +57,8 @@ def main(folder: Path, wordnet: bool) -> None:
         ("captions of the same picture (should not)", pairs(folder / "sugarcrepe_pp", "caption2")),
     ):
         found = judgements(judge, tag, labelled)
-        found["all"] = sum(found.values(), Counter())
         print(f"{title:<42}{'n':>6}" + "".join(f"{c:>14}" for c in columns))
-        for kind, counts in found.items():
+        for kind, counts in sorted(found.items(), key=lambda item: item[0].startswith("all")):
             n = sum(counts.values())
             print(f"  {kind:<40}{n:>6}" + "".join(f"{counts[c]:>7} {counts[c] / n:>5.1%}" for c in columns))
         print()

@@ -28,6 +28,7 @@ REASONS = {
     "other_caption": "another caption of the same picture",
     "length": "more than twice or less than half as many words",
     "other_words": "a swap or reshuffle with other words than the caption's",
+    "said_elsewhere": "a new word stands in another caption of the same picture",
     "too_many_changes": f"a replacement of more than {(MOST := 3)} words",
     "same_meaning": "says the same as the caption, as far as the lexicon knows",
     "implied": "the caption says as much and more",
@@ -119,6 +120,7 @@ class Gate:
         for one, other in (("a", "an"), ("an", "a")):
             if one in known:
                 known.setdefault(other, known[one]._replace(lemma=other))
+        elsewhere = {word for other in others for word in _words(other)}
         checked = []
         passed: Counter[str] = Counter()
         for proposed in candidates:
@@ -127,6 +129,8 @@ class Gate:
             text, keeps, reason = normalise(proposed.text), proposed.keeps, proposed.reason
             if not reason:
                 reason = self._reason(caption, tokens, known, proposed, text) or taken.get(_words(text), "")
+                if not reason and _replaces(proposed) and elsewhere & {*_words(text)} - {*_words(caption)}:
+                    reason = "said_elsewhere"
                 if reason in ("same_meaning", "other_caption") and not keeps:
                     keeps, reason = True, ""
                 taken.setdefault(_words(text), "duplicate")
@@ -155,7 +159,7 @@ class Gate:
             return "length"
         if candidate.type.startswith(("swap", "reshuffle")) and _sorted(caption) != sorted(has):
             return "other_words"
-        if candidate.type.startswith("replace") and sum((Counter(has) - Counter(had)).values()) > MOST:
+        if _replaces(candidate) and sum((Counter(has) - Counter(had)).values()) > MOST:
             return "too_many_changes"
         if self._differs_too_late(caption, text):
             return "beyond_context"
@@ -172,11 +176,11 @@ class Gate:
 
     def _differs_too_late(self, caption: str, text: str) -> bool:
         had, has = _words(caption), _words(text)
-        # The tokenizer takes seconds to load, and an English word has fewer than three tokens.
-        if 3 * min(len(had), len(has)) < self.context - MARGIN:
+        # The tokenizer takes seconds to load, and English words have fewer than two tokens on average.
+        if 2 * min(len(had), len(has)) < self.context - MARGIN:
             return False
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(had, has, strict=False)))
-        if 3 * same < self.context - MARGIN:
+        if 2 * same < self.context - MARGIN:
             return False
         self._cut = self._cut or _Cut(self.context)
         return self._cut(caption) == self._cut(text)
@@ -195,6 +199,10 @@ class _Cut:
 
     def __call__(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)[: self._length]
+
+
+def _replaces(candidate: Candidate) -> bool:
+    return candidate.type.startswith("replace") and not candidate.keeps
 
 
 @lru_cache(maxsize=1 << 16)

@@ -25,7 +25,7 @@ SYMMETRIC = frozenset(
     )
 )
 # Words without which nothing changes places in the form.
-EXCHANGING = frozenset(("and", ",", "while", "as", "with", *(word for r in SYMMETRIC for word in r.split())))
+EXCHANGING = frozenset(("and", ",", "while", "as", "with", *(relation.split()[0] for relation in SYMMETRIC)))
 FREE = ("ADJ", "DET", "NUM", "PUNCT")
 POSTURES = frozenset(("stand", "sit", "lie", "be", "walk", "pose"))
 SIGNS = ("PUNCT", "CCONJ", "PART")
@@ -47,7 +47,7 @@ class Judge:
 
     def __init__(self, lexicon: Lexicon) -> None:
         self.lexicon = lexicon
-        self._form = lru_cache(maxsize=1)(self.form)  # of a caption that is compared with several texts
+        self._last: tuple[Sequence[Token], Form] = ((), ())  # a caption is compared with several texts
         self._representative = lru_cache(maxsize=1 << 16)(self._first_synonym)
 
     def form(self, tokens: Sequence[Token]) -> Form:
@@ -80,7 +80,9 @@ class Judge:
         # A short cut: without a word that lets others change places, their order must be the same.
         if same_words and EXCHANGING.isdisjoint(lemmas[0]) and _core(caption) != _core(text):
             return ""
-        forms = self._form(tuple(caption)), self.form(text)
+        if caption is not self._last[0]:
+            self._last = caption, self.form(caption)
+        forms = self._last[1], self.form(text)
         if forms[0] == forms[1]:
             return "same_meaning"
         # The same words in another order imply nothing; with a "not" anything may be.

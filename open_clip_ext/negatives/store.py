@@ -454,17 +454,16 @@ def key(caption: str) -> int:
 
 def _caption_row(connection: sqlite3.Connection, caption: str, images: Sequence[str]) -> int:
     """The row of a caption, made if it is new, with the new ones among its images added."""
-    found = connection.execute(
-        "SELECT id, images FROM caption WHERE key = ? AND text = ?", (key(caption), caption)
-    ).fetchone()
+    where = key(caption), caption
+    found = connection.execute("SELECT id, images FROM caption WHERE key = ? AND text = ?", where).fetchone()
     if found is None:
-        values = key(caption), caption, _json(images)
+        values = *where, ENCODE(list(images))
         row = connection.execute("INSERT INTO caption VALUES (NULL, ?, ?, ?)", values).lastrowid
         assert row is not None
         return row
     row, known = found[0], json.loads(found[1])
     if new := [image for image in images if image not in known]:
-        connection.execute("UPDATE caption SET images = ? WHERE id = ?", (_json([*known, *new]), row))
+        connection.execute("UPDATE caption SET images = ? WHERE id = ?", (ENCODE([*known, *new]), row))
     return int(row)
 
 

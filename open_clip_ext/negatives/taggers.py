@@ -42,7 +42,7 @@ class Tagger(Protocol):
 class Remembering:
     """A tagger that remembers the last captions: a generator and the gate ask for the same ones."""
 
-    def __init__(self, tagger: Tagger, captions: int = 4096) -> None:
+    def __init__(self, tagger: Tagger, captions: int = 1024) -> None:
         self.name = tagger.name
         self.knows = tagger.knows
         self._tagger = tagger
@@ -165,7 +165,11 @@ class TextBlobTagger:
         words = split(caption)
         lower = [text.lower() for *_, text in words]
         forms = [low if low in self._lexicon else text for low, (*_, text) in zip(lower, words, strict=True)]
-        tags = [tag for _, tag in self._parser.find_tags(forms, lexicon=self._lexicon)] if forms else []
+        tags = (
+            [tag for _, tag in self._parser.find_tags(forms, lexicon=self._lexicon, map=None)]
+            if forms
+            else []
+        )
         tokens = []
         for i, (start, end, text) in enumerate(words):
             tag = tags[i]

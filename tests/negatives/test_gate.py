@@ -86,6 +86,18 @@ def test_duplicates_and_other_captions(gate):
     assert [(c.keeps, c.reason) for c in found] == [(False, ""), (False, "duplicate"), (True, "")]
 
 
+def test_a_new_word_that_another_caption_has_may_be_true(gate):
+    others = ["The cat lies with a man"]
+    found = gate(
+        CAPTION,
+        Candidate("replace_noun", "A black cat and a man near the old bench"),
+        Candidate("replace_noun", "A black bird and a man near the old bench"),
+        Candidate("swap_noun", "A black man and a dog near the old bench"),
+        others=others,
+    )
+    assert [c.reason for c in found] == ["said_elsewhere", "", ""]
+
+
 def test_a_generator_s_own_reason_stays(gate):
     (checked,) = gate(CAPTION, Candidate("a", "A black cat and a man near it", reason="same_lemma"))
     assert checked.reason == "same_lemma"
