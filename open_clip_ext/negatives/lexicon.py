@@ -63,9 +63,9 @@ class Lexicon:
             return "implied"
         if word in self._above(other, pos):
             return "narrower"
-        for family in self._families.get((pos, word), ()):
-            if any(self._head(other, pos) & {member} for member in family):
-                return "excluded"
+        names = self._head(other, pos)
+        if any(not names.isdisjoint(family) for family in self._families.get((pos, word), ())):
+            return "excluded"
         return self._wordnet_relation(word, other, pos) if self._wordnet else "unknown"
 
     def _head(self, word: str, pos: str) -> set[str]:

@@ -75,10 +75,11 @@ class Judge:
         "same_meaning": it says the same. "implied": the caption says all of it and more.
         "narrower": it may well be true, since it only says more exactly what the caption says.
         """
-        lemmas = [sorted([token.lemma for token in tokens]) for tokens in (caption, text)]
-        same_words = lemmas[0] == lemmas[1]
-        # A short cut: without a word that lets others change places, their order must be the same.
-        if same_words and EXCHANGING.isdisjoint(lemmas[0]) and _core(caption) != _core(text):
+        lemmas = [[token.lemma for token in tokens] for tokens in (caption, text)]
+        same_words = sorted(lemmas[0]) == sorted(lemmas[1])
+        # A short cut: where the two differ, without a word that lets others change places, the order
+        # must be the same.
+        if same_words and EXCHANGING.isdisjoint(_apart(*lemmas)) and _core(caption) != _core(text):
             return ""
         if caption is not self._last[0]:
             self._last = caption, self.form(caption)
@@ -179,6 +180,12 @@ class Judge:
             if said[2] != item[2] or not has <= had or (relation == "narrower" and has != had):
                 return ""
         return relation
+
+
+def _apart(one: Sequence[str], other: Sequence[str]) -> Sequence[str]:
+    """What of `one` lies between the first and the last place where two of one length differ."""
+    differing = [at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
+    return one[differing[0] : differing[-1] + 1] if differing else ()
 
 
 def _core(tokens: Sequence[Token]) -> list[str]:
