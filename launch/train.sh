@@ -32,7 +32,7 @@ per_step=$((nodes * processes * ACCUM))
 flags=(
   --model "$MODEL" --pretrained "$PRETRAINED"
   --train-data "$TRAIN_DATA" --dataset-type "$DATASET_TYPE" --csv-separator "$CSV_SEPARATOR"
-  --loss "$LOSS" --num-negatives "$NUM_NEGATIVES" ${LOSS_CFG:+--loss-cfg $LOSS_CFG}
+  --loss "$LOSS" --num-negatives "$NUM_NEGATIVES" ${NEGATIVES:+--negatives "$NEGATIVES"} ${LOSS_CFG:+--loss-cfg $LOSS_CFG}
   --batch-size $((GLOBAL_BATCH / per_step)) --accum-freq "$ACCUM" --epochs "$EPOCHS"
   --lr "$LR" --wd "$WD" --warmup "$WARMUP" --precision "$PRECISION" --seed "$SEED" --workers "$WORKERS"
   --local-loss --gather-with-grad ${TRAIN_NUM_SAMPLES:+--train-num-samples "$TRAIN_NUM_SAMPLES"}
