@@ -12,7 +12,7 @@ from open_clip_ext.negatives import words
 from open_clip_ext.negatives.forms import inflected
 from open_clip_ext.negatives.phrases import Phrase
 from open_clip_ext.negatives.records import Candidate
-from open_clip_ext.negatives.rules import PROPOSALS, common, head, noun_phrases
+from open_clip_ext.negatives.rules import common, head, noun_phrases
 from open_clip_ext.negatives.swap import Swap
 from open_clip_ext.negatives.words import Token
 
@@ -46,7 +46,7 @@ class DeGLARules(Swap):
             yield from self.swaps("reshuffle", caption, tokens, self.phrase_pairs(tokens, nouns), rng)
             return
         texts = [words.lowered(caption, tokens, phrase.span) for phrase in nouns]
-        for _ in range(PROPOSALS):
+        for _ in range(self.proposals):
             chosen = sorted(rng.sample(range(len(nouns)), rng.randint(3, len(nouns))))
             turned = chosen[1:] + chosen[:1] if rng.random() < 0.5 else chosen[-1:] + chosen[:-1]
             changes = {nouns[to].span: texts[of] for to, of in zip(chosen, turned, strict=True)}
@@ -63,6 +63,6 @@ class DeGLARules(Swap):
             for other in self.lexicon.others(tokens[i].lemma, tokens[i].pos)
             if other not in there
         ]
-        for i, other in rng.sample(options, min(len(options), PROPOSALS)):
+        for i, other in rng.sample(options, min(len(options), self.proposals)):
             if text := inflected(other, tokens[i].tag):
                 yield Candidate(type, words.edit(caption, tokens, {(i, i + 1): text}))

@@ -20,7 +20,6 @@ from open_clip_ext.negatives.words import Token
 
 CLASSES = {"replace_adj": "ADJ", "replace_noun": "NOUN", "replace_verb": "VERB"}
 FILLS = 50  # asked of the model for each mask
-OFFERED = 3  # of those that are allowed, to the gate
 
 
 class CECLIP(Rules):
@@ -116,9 +115,9 @@ class CECLIP(Rules):
                     and self._new(tokens[at], new[at])
                 ):
                     good.append(text)
-            if len(good) == self.rank + OFFERED - 1:
+            if len(good) == self.rank + self.proposals:
                 break
-        for text in [*good[self.rank - 1 :], *reversed(good[: self.rank - 1])][:OFFERED]:
+        for text in [*good[self.rank - 1 :], *reversed(good[: self.rank - 1])][: self.proposals + 1]:
             yield Candidate(type, text)
 
     def _new(self, old: Token, new: Token) -> bool:

@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import Any
 
 from open_clip_ext.negatives.meaning import Judge
@@ -44,7 +44,7 @@ UNFIT = {
     "not_english": "fewer than half of its words are English",
 }
 ARTEFACT = re.compile(r"<\w*>|\[MASK\]|###|</?\w[^>]*>|&\w+;|https?://|www\.|\{|\}|\\n|\\u", re.IGNORECASE)
-ODD = frozenset("<[#/&{}\\")  # every artefact but "www." has one of these
+ODD = frozenset("<[#/&{}\\")  # every artefact and all markup but "www." has one of these
 MARKUP = re.compile(r"</?[a-z][^>]*>|&#?\w+;|https?://|www\.", re.IGNORECASE)
 MARGIN = 2  # tokens for start and end
 
@@ -62,7 +62,7 @@ def unfit(caption: str, knows: Callable[[str], bool]) -> str:
         return "control"
     if len(caption) > LONGEST:
         return "too_long"
-    if MARKUP.search(caption):
+    if _odd(caption) and MARKUP.search(caption):
         return "markup"
     words = [word for word in WORD.findall(caption) if word[0].isalpha()]
     return "" if words and 2 * sum(map(knows, words)) >= len(words) else "not_english"
@@ -120,7 +120,6 @@ class Gate:
         for one, other in (("a", "an"), ("an", "a")):
             if one in known:
                 known.setdefault(other, known[one]._replace(lemma=other))
-        elsewhere = {word for other in others for word in _words(other)}
         checked = []
         passed: Counter[str] = Counter()
         for proposed in candidates:
@@ -129,8 +128,9 @@ class Gate:
             text, keeps, reason = normalise(proposed.text), proposed.keeps, proposed.reason
             if not reason:
                 reason = self._reason(caption, tokens, known, proposed, text) or taken.get(_words(text), "")
-                if not reason and _replaces(proposed) and elsewhere & {*_words(text)} - {*_words(caption)}:
-                    reason = "said_elsewhere"
+                if not reason and _replaces(proposed):
+                    new = {*_words(text)} - {*_words(caption)}
+                    reason = "" if new.isdisjoint(chain(*map(_words, others))) else "said_elsewhere"
                 if reason in ("same_meaning", "other_caption") and not keeps:
                     keeps, reason = True, ""
                 taken.setdefault(_words(text), "duplicate")
@@ -150,7 +150,7 @@ class Gate:
             return "empty"
         if _has_control(text):
             return "control"
-        if (not ODD.isdisjoint(text) or "www." in text) and ARTEFACT.search(text):
+        if _odd(text) and ARTEFACT.search(text):
             return "artefact"
         had, has = _words(caption), _words(text)
         if had == has:
@@ -170,7 +170,7 @@ class Gate:
     def _tagged(self, known: Mapping[str, Token], text: str) -> list[Token]:
         """The tokens of a text: the caption's where it has the same words, else by the tagger."""
         try:
-            return [known[word] for word in WORD.findall(text.lower())]
+            return [known[word] for word in _signs_too(text)]
         except KeyError:
             return next(iter(self.tagger.tag([text])))
 
@@ -205,16 +205,24 @@ def _replaces(candidate: Candidate) -> bool:
     return candidate.type.startswith("replace") and not candidate.keeps
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=64)
 def _words(text: str) -> tuple[str, ...]:
     """Its words in lower case, "an" as "a"."""
-    words = WORD.findall(text.lower())
-    return tuple(["a" if word == "an" else word for word in words if word[-1].isalnum()])
+    return tuple(["a" if word == "an" else word for word in _signs_too(text) if word[-1].isalnum()])
+
+
+@lru_cache(maxsize=1)
+def _signs_too(text: str) -> list[str]:
+    return WORD.findall(text.lower())
 
 
 @lru_cache(maxsize=1)
 def _sorted(text: str) -> list[str]:
     return sorted(_words(text))
+
+
+def _odd(text: str) -> bool:
+    return not ODD.isdisjoint(text) or "www." in text.lower()
 
 
 def _has_control(text: str) -> bool:

@@ -22,17 +22,17 @@ class Lexicon:
     """The caption words by class, and WordNet if `wordnet` is true and its data are installed."""
 
     def __init__(self, wordnet: bool = True) -> None:
-        self._sets: dict[tuple[str, str], list[frozenset[str]]] = {}
+        self._same: dict[tuple[str, str], set[str]] = {}  # a word and its synonyms
         self._kinds: dict[tuple[str, str], list[tuple[str, ...]]] = {}
-        self._families: dict[tuple[str, str], list[list[str]]] = {}
+        self._families: dict[tuple[str, str], dict[str, None]] = {}  # in the list's order
         for pos, kinds, members in _lines():
             for synonyms in [kinds, *members]:
                 for word in synonyms:
-                    self._sets.setdefault((pos, word), []).append(frozenset(synonyms))
-            family = [synonyms[0] for synonyms in members]
+                    self._same.setdefault((pos, word), set()).update(synonyms)
+            family = dict.fromkeys(synonyms[0] for synonyms in members)
             for synonyms in members:
                 for word in synonyms:
-                    self._families.setdefault((pos, word), []).append(family)
+                    self._families.setdefault((pos, word), {}).update(family)
                     if kinds:
                         self._kinds.setdefault((pos, word), []).append(kinds)
         self._wordnet: Any = _wordnet() if wordnet else None
@@ -43,33 +43,27 @@ class Lexicon:
 
     def synonyms(self, word: str, pos: str) -> list[str]:
         """Other words for `word`, of the caption words alone, in a fixed order."""
-        return sorted({other for group in self._sets.get((pos, word), ()) for other in group} - {word})
+        return sorted(self._same.get((pos, word), set()) - {word})
 
     def _others(self, word: str, pos: str) -> list[str]:
         """Words of the same family as `word`, which what it names is not, in a fixed order."""
-        found = {
-            other: None
-            for family in self._families.get((pos, word), ())
-            for other in family
-            if self.relation(word, other, pos) == "excluded"
-        }
-        return list(found)
+        family = self._families.get((pos, word), {})
+        return [other for other in family if self.relation(word, other, pos) == "excluded"]
 
     def _relation(self, word: str, other: str, pos: str) -> Relation:
         """What `word` says of `other`: whether what is a `word` is an `other` too."""
-        if word == other or any(other in group for group in self._sets.get((pos, word), ())):
+        if word == other or other in self._same.get((pos, word), ()):
             return "same"
         if other in self._above(word, pos):
             return "implied"
         if word in self._above(other, pos):
             return "narrower"
-        names = self._head(other, pos)
-        if any(not names.isdisjoint(family) for family in self._families.get((pos, word), ())):
+        if not self._head(other, pos).isdisjoint(self._families.get((pos, word), ())):
             return "excluded"
         return self._wordnet_relation(word, other, pos) if self._wordnet else "unknown"
 
     def _head(self, word: str, pos: str) -> set[str]:
-        return {word}.union(*self._sets.get((pos, word), ()))
+        return self._same.get((pos, word)) or {word}
 
     def _kinds_above(self, word: str, pos: str) -> set[str]:
         """Every kind that a word is a sort of."""

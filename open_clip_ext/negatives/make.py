@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import re
 import sys
 import time
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from open_clip_ext.negatives.gate import Gate
     from open_clip_ext.negatives.store import Writer
 
-BATCH = 256
+BATCH = 64
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,6 +69,8 @@ def main(args: argparse.Namespace) -> int:
     if args.per_type < 1:
         raise InputError(f"--per-type {args.per_type}: at least 1")
     generator = _generator(args.recipe, args.cfg, args.seed)
+    if hasattr(generator, "proposals"):
+        generator.proposals = args.per_type + 1  # one to spare
     source = _read(args)
     gate = _gate(generator, args)
     out = (
@@ -150,6 +153,7 @@ class Work:
         todo = [caption for caption in captions if not self.writer.finished(caption)]
         if len(todo) < len(captions):
             print(f"{len(captions) - len(todo)} captions are done already", file=sys.stderr)
+        gc.freeze()  # the collector would look at all the captions again and again: a tenth of the time
         # The rate and the time left are of this run alone.
         with tqdm(total=len(todo), unit=" captions", smoothing=0.1, file=sys.stderr) as bar:
             for batch in _batches(todo, getattr(self.generator, "batch_size", BATCH)):
@@ -160,6 +164,7 @@ class Work:
                         if callable(status := getattr(self.generator, "status", None)):
                             bar.set_postfix_str(status())
                 self.failed += len(batch) - (self.done - before)
+        gc.unfreeze()
         self.seconds = time.monotonic() - start
 
     def _batch(self, batch: Sequence[str]) -> Iterator[None]:

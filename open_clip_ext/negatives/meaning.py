@@ -9,7 +9,7 @@ false negatives; it is blind to whatever the lexicon does not know.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 from open_clip_ext.negatives.lexicon import Lexicon
@@ -47,8 +47,9 @@ class Judge:
 
     def __init__(self, lexicon: Lexicon) -> None:
         self.lexicon = lexicon
-        self._last: tuple[Sequence[Token], Form] = ((), ())  # a caption is compared with several texts
+        self._caption = _Read((), self)  # the last one: each is compared with several texts
         self._representative = lru_cache(maxsize=1 << 16)(self._first_synonym)
+        self._lives = lru_cache(maxsize=1 << 16)(self._is_living)
 
     def form(self, tokens: Sequence[Token]) -> Form:
         """What two texts of the same meaning have in common, as far as it is known here."""
@@ -75,22 +76,29 @@ class Judge:
         "same_meaning": it says the same. "implied": the caption says all of it and more.
         "narrower": it may well be true, since it only says more exactly what the caption says.
         """
-        lemmas = [[token.lemma for token in tokens] for tokens in (caption, text)]
-        same_words = sorted(lemmas[0]) == sorted(lemmas[1])
+        if caption is not self._caption.tokens:
+            self._caption = _Read(caption, self)
+        one, other = self._caption, _Read(text, self)
+        same_words = one.words == other.words
         # A short cut: where the two differ, without a word that lets others change places, the order
         # must be the same.
-        if same_words and EXCHANGING.isdisjoint(_apart(*lemmas)) and _core(caption) != _core(text):
+        if same_words and not self._exchanges(one, other) and one.core != other.core:
             return ""
-        if caption is not self._last[0]:
-            self._last = caption, self.form(caption)
-        forms = self._last[1], self.form(text)
-        if forms[0] == forms[1]:
+        if one.form == other.form:
             return "same_meaning"
         # The same words in another order imply nothing; with a "not" anything may be.
-        if same_words or not NEGATIONS.isdisjoint(lemmas[0] + lemmas[1]):
+        if same_words or not NEGATIONS.isdisjoint(one.lemmas + other.lemmas):
             return ""
-        said, more = ([item for clause in form for item in clause] for form in forms)
+        said, more = ([item for clause in read.form for item in clause] for read in (one, other))
         return self._covered(said, more)
+
+    def _exchanges(self, one: _Read, other: _Read) -> bool:
+        """Whether there is a word that may let what differs change places without a change of meaning."""
+        found = EXCHANGING.intersection(_apart(one.lemmas, other.lemmas))
+        return one.crowd if found == {"with"} else bool(found)
+
+    def _is_living(self, noun: str) -> bool:
+        return self._is((NOUN_PHRASE, self._representative(noun, "NOUN")), LIVING)
 
     def _covered(self, said: Sequence[Form], more: Sequence[Form]) -> Judgement:
         """Whether `said` has all items of `more` in order, or broader or narrower words for them."""
@@ -182,15 +190,35 @@ class Judge:
         return relation
 
 
+class _Read:
+    """A tagged text and what is compared of it, each worked out when it is first asked for."""
+
+    def __init__(self, tokens: Sequence[Token], judge: Judge) -> None:
+        self.tokens = tokens
+        self.lemmas = [token.lemma for token in tokens]
+        self.words = sorted(self.lemmas)
+        self._judge = judge
+
+    @cached_property
+    def core(self) -> list[str]:
+        """The words whose order the form keeps, where nothing is exchanged."""
+        return [t.lemma for t in self.tokens if t.pos not in FREE and t.lemma not in SILENT]
+
+    @cached_property
+    def crowd(self) -> bool:
+        """Whether it names at least two living things."""
+        return sum(t.pos in ("NOUN", "PROPN") and self._judge._lives(t.lemma) for t in self.tokens) > 1
+
+    @cached_property
+    def form(self) -> Form:
+        """What it has in common with all texts of its meaning."""
+        return self._judge.form(self.tokens)
+
+
 def _apart(one: Sequence[str], other: Sequence[str]) -> Sequence[str]:
     """What of `one` lies between the first and the last place where two of one length differ."""
     differing = [at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
     return one[differing[0] : differing[-1] + 1] if differing else ()
-
-
-def _core(tokens: Sequence[Token]) -> list[str]:
-    """The words whose order the form keeps, where nothing is exchanged."""
-    return [t.lemma for t in tokens if t.pos not in FREE and t.lemma not in SILENT]
 
 
 def _fronted(items: list[Form]) -> list[Form]:

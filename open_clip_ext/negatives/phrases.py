@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from open_clip_ext.negatives.lexicon import relations
@@ -54,18 +55,18 @@ def phrases(tokens: Sequence[Token]) -> list[Phrase]:
     """The caption as a sequence of phrases; every token is in one."""
     letters = [LETTERS.get(token.pos) or _rare(token) for token in tokens]
     long = _long_relations()
-    for at, token in enumerate(tokens):
-        if token.lemma in long:
-            for words in long[token.lemma]:
-                if tuple([token.text.lower() for token in tokens[at : at + len(words)]]) == words:
-                    letters[at : at + len(words)] = "R" + "r" * (len(words) - 1)
-                    break
+    lower = [token.text.lower() for token in tokens]
+    for at in [at for at, pair in enumerate(pairwise(lower)) if pair in long]:
+        for words in long[lower[at], lower[at + 1]]:
+            if lower[at : at + len(words)] == words:
+                letters[at : at + len(words)] = "R" + "r" * (len(words) - 1)
+                break
     found = []
     for kind, first, last in _kinds("".join(letters)):
         if kind is NOUN_PHRASE:
             text = ""
         elif kind is RELATION:
-            text = " ".join([token.text for token in tokens[first:last]]).lower()
+            text = " ".join(lower[first:last])
         else:
             text = tokens[first].lemma
         found.append(Phrase(kind, first, last, text))
@@ -89,10 +90,10 @@ def _kinds(letters: str) -> list[tuple[str, int, int]]:
 
 
 @lru_cache(maxsize=1)
-def _long_relations() -> dict[str, list[tuple[str, ...]]]:
-    """By their first word, the longest first."""
-    found: dict[str, list[tuple[str, ...]]] = {}
-    for words in sorted((tuple(name.split()) for name in relations()), key=len, reverse=True):
+def _long_relations() -> dict[tuple[str, str], list[list[str]]]:
+    """By their first two words, the longest first."""
+    found: dict[tuple[str, str], list[list[str]]] = {}
+    for words in sorted((name.split() for name in relations()), key=len, reverse=True):
         if len(words) > 1:
-            found.setdefault(words[0], []).append(words)
+            found.setdefault((words[0], words[1]), []).append(words)
     return found

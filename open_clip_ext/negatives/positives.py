@@ -10,7 +10,7 @@ from open_clip_ext.negatives.forms import inflected
 from open_clip_ext.negatives.meaning import PLACES, Judge
 from open_clip_ext.negatives.phrases import AND, NOUN_PHRASE, RELATION, Phrase, phrases
 from open_clip_ext.negatives.records import Candidate
-from open_clip_ext.negatives.rules import PROPOSALS, Rules
+from open_clip_ext.negatives.rules import Rules
 from open_clip_ext.negatives.words import Token
 
 # Relations that can mean the same, but cannot stand for one another anywhere.
@@ -37,7 +37,7 @@ class Positives(Rules):
             ("clause_order", self.clauses),
         ):
             texts = list(edits(caption, tokens, found))
-            for text in rng.sample(texts, min(len(texts), PROPOSALS)):
+            for text in rng.sample(texts, min(len(texts), self.proposals)):
                 if text != caption and self._same(tokens, text):
                     yield Candidate(type, text, keeps=True)
 

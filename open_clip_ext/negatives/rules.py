@@ -14,9 +14,6 @@ from open_clip_ext.negatives.records import Candidate, draw
 from open_clip_ext.negatives.taggers import tagger as find_tagger
 from open_clip_ext.negatives.words import Span, Token
 
-# Proposals per type and caption; the gate takes the first that are good.
-PROPOSALS = 2
-
 
 class Rules:
     """A generator that proposes texts for one caption at a time.
@@ -32,6 +29,8 @@ class Rules:
     version: ClassVar[str]
     types: ClassVar[tuple[str, ...]]
     cheap = True
+    # Per type and caption; the gate takes the first that are good.
+    proposals = 2
 
     def __init__(self, *, seed: int = 0, tagger: str = "auto", wordnet: bool = True) -> None:
         self.seed = seed
@@ -62,7 +61,7 @@ class Rules:
     ) -> Iterator[Candidate]:
         """Some of the pairs of spans, exchanged."""
         pairs = list(pairs)
-        for one, other in rng.sample(pairs, min(len(pairs), PROPOSALS)) if len(pairs) > 1 else pairs:
+        for one, other in rng.sample(pairs, min(len(pairs), self.proposals)) if len(pairs) > 1 else pairs:
             yield Candidate(type, words.swap(caption, tokens, one, other))
 
     def noun_pairs(self, tokens: Sequence[Token], found: Sequence[Phrase]) -> Iterator[tuple[Span, Span]]:

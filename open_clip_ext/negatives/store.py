@@ -230,6 +230,8 @@ class Writer:
         try:
             with self._reported():
                 self._maker = self._settle(Maker(generator, version, _plain(params), tuple(types)))
+                there = "SELECT 1 FROM entry WHERE generator = ? LIMIT 1"
+                self._begun = self._connection.execute(there, (self._maker,)).fetchone() is not None
         except BaseException:
             self.close()
             raise
@@ -242,6 +244,8 @@ class Writer:
 
     def finished(self, caption: str) -> bool:
         """Whether this generator has done the caption already."""
+        if not self._begun:
+            return False
         caption = normalise(caption)
         found = self._connection.execute(FIND, (key(caption), caption)).fetchall()
         return any(maker == self._maker for maker, _ in found)
@@ -262,6 +266,7 @@ class Writer:
         entry = [[self._places[text.type], text.text, int(text.keeps), text.reason] for text in texts]
         alone = not self._connection.in_transaction
         with self._reported(), _transaction(self._connection) if alone else nullcontext():
+            self._begun = True
             row = _caption_row(self._connection, caption, images)
             self._connection.execute("INSERT INTO entry VALUES (?, ?, ?)", (row, self._maker, ENCODE(entry)))
             self._counts.update([(self._maker, text.type, text.keeps, text.reason) for text in texts])

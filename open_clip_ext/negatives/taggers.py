@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 from open_clip_ext.errors import InputError
@@ -20,6 +21,7 @@ COARSE = {
     "WP": "PRON", "EX": "PRON",
 }  # fmt: skip
 BE = frozenset(("is", "are", "was", "were", "be", "been", "being", "am"))
+UNSURE = frozenset(("VB", "VBD", "VBG", "VBN", "VBP", "VBZ", "NNS"))  # tags that `_mend` may change
 NOMINAL = ("DT", "JJ", "PRP$", "CD", "IN")
 
 
@@ -42,7 +44,7 @@ class Tagger(Protocol):
 class Remembering:
     """A tagger that remembers the last captions: a generator and the gate ask for the same ones."""
 
-    def __init__(self, tagger: Tagger, captions: int = 1024) -> None:
+    def __init__(self, tagger: Tagger, captions: int = 256) -> None:
         self.name = tagger.name
         self.knows = tagger.knows
         self._tagger = tagger
@@ -170,25 +172,30 @@ class TextBlobTagger:
             if forms
             else []
         )
-        tokens = []
-        for i, (start, end, text) in enumerate(words):
-            tag = tags[i]
-            before = tags[i - 1] if i else ""
-            after = tags[i + 1] if i + 1 < len(tags) else ""
-            if not text[0].isalnum():
-                pos, tag = ("PART", "POS") if text[1:] == "s" else ("PUNCT", tag)
-            elif not latin(text):
-                pos, tag = "X", "FW"
-            else:
-                tag = tags[i] = _mend(tag, lower[i], before, after)
-                pos = "AUX" if lower[i] in BE else COARSE.get(tag, "X")
-            tokens.append(Token(start, end, text, pos, tag, lemma(lower[i], pos)))
+        tokens, before = [], ""
+        for (start, end, text), word, tag, after in zip(words, lower, tags, [*tags, ""][1:], strict=True):
+            if tag in UNSURE:
+                tag = _mend(tag, word, before, after)
+            pos, before, lemma = _described(word, tag)
+            tokens.append(Token(start, end, text, pos, before, lemma))
         return tokens
 
 
 def latin(text: str) -> bool:
     """Whether every letter is of the Latin alphabet."""
     return text.isascii() or all(not c.isalpha() or c < "\u0250" for c in text)
+
+
+@lru_cache(maxsize=1 << 16)
+def _described(word: str, tag: str) -> tuple[str, str, str]:
+    """Class, tag and lemma of a word in lower case."""
+    if not word[0].isalnum():
+        pos, tag = ("PART", "POS") if word[1:] == "s" else ("PUNCT", tag)
+    elif not latin(word):
+        pos, tag = "X", "FW"
+    else:
+        pos = "AUX" if word in BE else COARSE.get(tag, "X")
+    return pos, tag, lemma(word, pos)
 
 
 def _mend(tag: str, word: str, before: str, after: str) -> str:

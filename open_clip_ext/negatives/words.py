@@ -43,7 +43,7 @@ Span = tuple[int, int]  # tokens [first, last)
 
 def split(caption: str) -> list[tuple[int, int, str]]:
     """Start, end and text of each word and sign."""
-    return [(match.start(), match.end(), match.group()) for match in WORD.finditer(caption)]
+    return [(*match.span(), match[0]) for match in WORD.finditer(caption)]
 
 
 def edit(caption: str, tokens: Sequence[Token], changes: Mapping[Span, str]) -> str:
