@@ -50,15 +50,18 @@ doctor=(bash -c "$preflight" preflight --nodes "$nodes" --processes "$processes"
 # shellcheck disable=SC2206,SC2016  # TRAINER is a list of words
 train=(bash -c 'trap "" USR1; exec torchrun "$@"' train --nnodes "$nodes" --nproc-per-node "$processes")
 export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
+export OPEN_CLIP_EXT_REFUSED=$LOGS/$NAME.refused      # where a rank writes why its input is wrong: not to be tried again
+mkdir -p "$LOGS"
 
 if [[ -z ${SLURM_JOB_ID:-} ]]; then
   "${doctor[@]}" -- "${flags[@]}"
   for ((restart = 0; ; restart++)); do
-    rm -f "$LOGS/$NAME/stopped"
+    rm -f "$LOGS/$NAME/stopped" "$OPEN_CLIP_EXT_REFUSED"
     rc=0
     # shellcheck disable=SC2086
     "${train[@]}" --standalone --max-restarts 0 $TRAINER "${flags[@]}" || rc=$?
-    ((rc)) && [[ ! -f $LOGS/$NAME/stopped ]] && ((restart < MAX_RESTARTS)) || exit "$rc" # done, told to stop, or given up
+    ((rc)) && [[ ! -f $OPEN_CLIP_EXT_REFUSED ]] || exit "$((rc ? 2 : 0))"                   # done, or not to be done
+    [[ ! -f $LOGS/$NAME/stopped ]] && ((restart < MAX_RESTARTS)) || exit "$rc"            # told to stop, or given up
     echo "restart $((restart + 1)) of at most $MAX_RESTARTS: the step ended with status $rc"
   done
 fi
@@ -80,7 +83,7 @@ trap : TERM   # preemption; what it means is decided when the step has ended
 
 ((restart <= MAX_RESTARTS)) || stop "restart $restart is more than MAX_RESTARTS=$MAX_RESTARTS; see the log above for what ends the job"
 "${on_every_node[@]}" "${doctor[@]}" --meet "$rendezvous" -- "${flags[@]}" || { [[ $warned ]] && again "time limit near"; exit 2; }
-rm -f "$LOGS/$NAME/stopped"   # where a run writes that it was told to stop, and saved
+rm -f "$LOGS/$NAME/stopped" "$OPEN_CLIP_EXT_REFUSED"   # the first: where a run writes that it was told to stop, and saved
 
 # shellcheck disable=SC2086
 "${on_every_node[@]}" "${train[@]}" --max-restarts 0 \
@@ -98,6 +101,7 @@ done
 rc=0
 wait "$step" || rc=$?
 ((rc)) || exit 0
+[[ ! -f $OPEN_CLIP_EXT_REFUSED ]] || stop "no requeue, the same input would fail again: $(<"$OPEN_CLIP_EXT_REFUSED")"
 why="the step ended with status $rc"
 [[ ! -f $LOGS/$NAME/stopped ]] || why="saved and stopped on $(<"$LOGS/$NAME/stopped")"
 again "$why" || exit "$rc"

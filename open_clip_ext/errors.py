@@ -6,10 +6,14 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 # Exit status of a run that was asked to stop, and has saved.
 STOPPED = 85
+# Variable that names a file for the sentence on a wrong input: torchrun passes no exit status on, and a
+# launcher must not start such a run again.
+REFUSED = "OPEN_CLIP_EXT_REFUSED"
 
 
 class InputError(Exception):
@@ -38,7 +42,12 @@ def reported() -> Iterator[None]:
         several = int(os.environ.get("WORLD_SIZE") or os.environ.get("SLURM_NTASKS") or 1) > 1
         node = f"{socket.gethostname()}: " if several else ""
         print(f"open_clip_ext: {node}{error}", file=sys.stderr, flush=True)
-        sys.exit(2 if isinstance(error, InputError) else 1)
+        if isinstance(error, TrainingError):
+            sys.exit(1)
+        if path := os.environ.get(REFUSED):
+            with suppress(OSError):
+                Path(path).write_text(f"{node}{error}\n", encoding="utf-8")
+        sys.exit(2)
     except BrokenPipeError:
         # Whoever read our output has enough, as `head` does. Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

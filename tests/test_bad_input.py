@@ -29,6 +29,12 @@ def stop(tmp_path, model, capsys):
     return run
 
 
+def test_a_launcher_is_told_not_to_try_again(stop, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPEN_CLIP_EXT_REFUSED", str(tmp_path / "refused"))
+    sentence = stop("--loss", "none")
+    assert (tmp_path / "refused").read_text() == f"{sentence}\n"
+
+
 @pytest.fixture
 def flags(csv_data):
     return ["--train-data", csv_data, "--csv-separator", ","]

@@ -162,6 +162,11 @@ def test_torchrun_starts_the_trainer_on_every_node(launch):
     assert again.flag("--rdzv-id") == "30123.2"
 
 
+def test_the_negatives_reach_the_run(launch):
+    assert launch(NEGATIVES="of coco.store").flag("--negatives") == "of coco.store"
+    assert "--negatives" not in launch().called("torchrun")
+
+
 def test_the_preflight_gets_the_flags_of_the_run(launch):
     run = launch(nodes=2, gpus=4)
     words, flags = run.called("open-clip-ext"), run.called("torchrun")
@@ -216,6 +221,21 @@ def test_a_failed_step_is_requeued(launch, tmp_path):
     run = launch(STATUS=7)
     assert run.called("requeue") == ["requeue 30123"]
     assert "requeue: the step ended with status 7" in run.output
+
+
+REFUSE = 'echo "captions.csv has no column title" > "$OPEN_CLIP_EXT_REFUSED"'
+
+
+def test_a_wrong_input_is_not_requeued(launch):
+    run = launch(STEP=REFUSE, STATUS=1)
+    assert (run.status, run.called("requeue")) == (2, None)
+    assert "no requeue, the same input would fail again: captions.csv has no column title" in run.output
+
+
+def test_an_earlier_refusal_does_not_keep_a_failed_step_down(launch, tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "degla.refused").write_text("of the run before\n")
+    assert launch(STATUS=7).called("requeue") == ["requeue 30123"]
 
 
 def test_the_status_is_passed_through_when_restarts_are_used_up(launch):
@@ -300,6 +320,12 @@ def test_local_does_not_start_again_what_was_told_to_stop(launch):
     stop = "mkdir -p logs/degla; touch logs/degla/stopped"
     run = launch(LAUNCH / "local.sh", "degla", GPUS=2, STEP=stop, STATUS=1)
     assert run.status == 1
+    assert "restart" not in run.output
+
+
+def test_local_does_not_try_a_wrong_input_again(launch):
+    run = launch(LAUNCH / "local.sh", "degla", GPUS=2, STEP=REFUSE, STATUS=1)
+    assert run.status == 2
     assert "restart" not in run.output
 
 
