@@ -9,7 +9,7 @@ demo: .venv/ready  ## the embedded example: about 10 minutes on 2 cores
 	$(BIN)/open-clip-ext demo --out $(DEMO_OUT) $(DEMO_ARGS)
 
 test: .venv/ready check  ## lint, types, all tests
-	$(BIN)/python -m pytest $(TEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(TEST_ARGS)
 
 check: .venv/ready
 	$(BIN)/ruff check .
