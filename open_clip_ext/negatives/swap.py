@@ -49,15 +49,18 @@ class Swap(Rules):
     def phrase_pairs(self, tokens: Sequence[Token], nouns: Sequence[Phrase]) -> Iterator[tuple[Span, Span]]:
         """Whole noun phrases that differ in more than the noun, agreeing in number if a verb does."""
         finite = any(token.tag in FINITE for token in tokens)
-        for one, other in combinations([phrase for phrase in nouns if common(tokens, phrase)], 2):
-            a, b = tokens[one.last - 1], tokens[other.last - 1]
-            if self.differ(a, b) and not (finite and a.plural != b.plural):
-                rests = [
-                    [t.lemma for t in tokens[phrase.first : head(tokens, phrase)[0]]]
-                    for phrase in (one, other)
-                ]
-                if rests[0] != rests[1]:
-                    yield one.span, other.span
+        placed = [
+            (
+                phrase.span,
+                tokens[phrase.last - 1],
+                [t.lemma for t in tokens[phrase.first : head(tokens, phrase)[0]]],
+            )
+            for phrase in nouns
+            if common(tokens, phrase)
+        ]
+        for (one, a, rest), (other, b, other_rest) in combinations(placed, 2):
+            if rest != other_rest and not (finite and a.plural != b.plural) and self.differ(a, b):
+                yield one, other
 
     def adjective_pairs(
         self, tokens: Sequence[Token], nouns: Sequence[Phrase]
