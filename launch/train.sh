@@ -51,7 +51,6 @@ doctor=(bash -c "$preflight" preflight --nodes "$nodes" --processes "$processes"
 train=(bash -c 'trap "" USR1; exec torchrun "$@"' train --nnodes "$nodes" --nproc-per-node "$processes")
 export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
 export OPEN_CLIP_EXT_REFUSED=$LOGS/$NAME.refused      # where a rank writes why its input is wrong: not to be tried again
-mkdir -p "$LOGS"
 
 if [[ -z ${SLURM_JOB_ID:-} ]]; then
   "${doctor[@]}" -- "${flags[@]}"

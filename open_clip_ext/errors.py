@@ -34,7 +34,8 @@ class TrainingError(Exception):
 def reported() -> Iterator[None]:
     """Turn our errors into one sentence on stderr and an exit status, without a traceback.
 
-    With several processes it names the node.
+    With several processes it names the node. What is wrong with the input goes to the file that
+    `REFUSED` names as well.
     """
     try:
         yield
@@ -46,6 +47,7 @@ def reported() -> Iterator[None]:
             sys.exit(1)
         if path := os.environ.get(REFUSED):
             with suppress(OSError):
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
                 Path(path).write_text(f"{node}{error}\n", encoding="utf-8")
         sys.exit(2)
     except BrokenPipeError:

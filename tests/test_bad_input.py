@@ -30,9 +30,9 @@ def stop(tmp_path, model, capsys):
 
 
 def test_a_launcher_is_told_not_to_try_again(stop, tmp_path, monkeypatch):
-    monkeypatch.setenv("OPEN_CLIP_EXT_REFUSED", str(tmp_path / "refused"))
+    monkeypatch.setenv("OPEN_CLIP_EXT_REFUSED", str(tmp_path / "logs" / "refused"))
     sentence = stop("--loss", "none")
-    assert (tmp_path / "refused").read_text() == f"{sentence}\n"
+    assert (tmp_path / "logs" / "refused").read_text() == f"{sentence}\n"
 
 
 @pytest.fixture

@@ -170,7 +170,7 @@ class Gate:
     def _tagged(self, known: Mapping[str, Token], text: str) -> list[Token]:
         """The tokens of a text: the caption's where it has the same words, else by the tagger."""
         try:
-            return [known[word] for word in _signs_too(text)]
+            return [known[word] for word in _all_words(text)]
         except KeyError:
             return next(iter(self.tagger.tag([text])))
 
@@ -208,11 +208,12 @@ def _replaces(candidate: Candidate) -> bool:
 @lru_cache(maxsize=64)
 def _words(text: str) -> tuple[str, ...]:
     """Its words in lower case, "an" as "a"."""
-    return tuple(["a" if word == "an" else word for word in _signs_too(text) if word[-1].isalnum()])
+    return tuple(["a" if word == "an" else word for word in _all_words(text) if word[-1].isalnum()])
 
 
 @lru_cache(maxsize=1)
-def _signs_too(text: str) -> list[str]:
+def _all_words(text: str) -> list[str]:
+    """Its words and signs in lower case."""
     return WORD.findall(text.lower())
 
 

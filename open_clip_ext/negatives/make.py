@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from open_clip_ext.negatives.gate import Gate
     from open_clip_ext.negatives.store import Writer
 
-BATCH = 64
+BATCH = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +85,11 @@ def main(args: argparse.Namespace) -> int:
     ):
         print(f"{source.describe(args.captions)}; {_part(args)}writing {out}", file=sys.stderr)
         work = Work(generator, gate, writer, source)
-        work.run(source.part(args.shard, args.limit))
+        gc.freeze()  # the captions stay: the garbage collector need not look at them again and again
+        try:
+            work.run(source.part(args.shard, args.limit))
+        finally:
+            gc.unfreeze()
         tally = writer.tally()
     print(work.report(tally))
     if work.failed:
@@ -153,7 +157,6 @@ class Work:
         todo = [caption for caption in captions if not self.writer.finished(caption)]
         if len(todo) < len(captions):
             print(f"{len(captions) - len(todo)} captions are done already", file=sys.stderr)
-        gc.freeze()  # the collector would look at all the captions again and again: a tenth of the time
         # The rate and the time left are of this run alone.
         with tqdm(total=len(todo), unit=" captions", smoothing=0.1, file=sys.stderr) as bar:
             for batch in _batches(todo, getattr(self.generator, "batch_size", BATCH)):
@@ -164,7 +167,6 @@ class Work:
                         if callable(status := getattr(self.generator, "status", None)):
                             bar.set_postfix_str(status())
                 self.failed += len(batch) - (self.done - before)
-        gc.unfreeze()
         self.seconds = time.monotonic() - start
 
     def _batch(self, batch: Sequence[str]) -> Iterator[None]:

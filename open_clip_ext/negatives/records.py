@@ -49,7 +49,7 @@ class Generator(Protocol):
 
     Its annotated keyword parameters beyond `seed` are the options of `negatives make --cfg`.
 
-    It may also have: `batch_size: int`, how many captions it wants at once (default 64);
+    It may also have: `batch_size: int`, how many captions it wants at once (default 256);
     `proposals: int`, set to one more than the `--per-type` that the user asks for;
     `status() -> str`, shown beside the progress bar; `close()`, called at the end; `cheap = True` if
     a batch is stored as a whole, since a kill in its middle costs little.

@@ -44,7 +44,7 @@ class Tagger(Protocol):
 class Remembering:
     """A tagger that remembers the last captions: a generator and the gate ask for the same ones."""
 
-    def __init__(self, tagger: Tagger, captions: int = 256) -> None:
+    def __init__(self, tagger: Tagger, captions: int = 1024) -> None:
         self.name = tagger.name
         self.knows = tagger.knows
         self._tagger = tagger

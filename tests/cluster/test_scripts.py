@@ -223,7 +223,7 @@ def test_a_failed_step_is_requeued(launch, tmp_path):
     assert "requeue: the step ended with status 7" in run.output
 
 
-REFUSE = 'echo "captions.csv has no column title" > "$OPEN_CLIP_EXT_REFUSED"'
+REFUSE = 'mkdir -p logs; echo "captions.csv has no column title" > "$OPEN_CLIP_EXT_REFUSED"'
 
 
 def test_a_wrong_input_is_not_requeued(launch):
