@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import chain, takewhile
 from typing import Any
@@ -47,6 +48,7 @@ ARTEFACT = re.compile(r"<\w*>|\[MASK\]|###|</?\w[^>]*>|&\w+;|https?://|www\.|\{|
 ODD = frozenset("<[#/&{}\\")  # every artefact and all markup but "www." has one of these
 MARKUP = re.compile(r"</?[a-z][^>]*>|&#?\w+;|https?://|www\.", re.IGNORECASE)
 MARGIN = 2  # tokens for start and end
+ARTICLES = {"a": "an", "an": "a"}
 
 
 def unfit(caption: str, knows: Callable[[str], bool]) -> str:
@@ -115,27 +117,28 @@ class Gate:
             candidates: what a generator made of it.
             others: further captions of the same picture.
         """
-        taken = {_words(other): "other_caption" for other in others} | {_words(caption): "identical"}
-        known = {token.text.lower(): token for token in tokens}
-        for one, other in (("a", "an"), ("an", "a")):
-            if one in known:
-                known.setdefault(other, known[one]._replace(lemma=other))
+        had = _words(caption)
+        taken = {_words(other): "other_caption" for other in others} | {had: "identical"}
+        known = _Known({token.text.lower(): token for token in tokens})
         checked = []
-        passed: Counter[str] = Counter()
+        passed = dict.fromkeys([proposed.type for proposed in candidates], 0)
         for proposed in candidates:
             if passed[proposed.type] == self.enough:
                 continue
             text, keeps, reason = normalise(proposed.text), proposed.keeps, proposed.reason
             if not reason:
-                reason = self._reason(caption, tokens, known, proposed, text) or taken.get(_words(text), "")
+                has = _words(text)
+                reason = self._reason(caption, tokens, known, proposed, text) or taken.get(has, "")
                 if not reason and _replaces(proposed):
-                    new = {*_words(text)} - {*_words(caption)}
+                    new = {*has}.difference(had)
                     reason = "" if new.isdisjoint(chain(*map(_words, others))) else "said_elsewhere"
                 if reason in ("same_meaning", "other_caption") and not keeps:
                     keeps, reason = True, ""
-                taken.setdefault(_words(text), "duplicate")
+                taken.setdefault(has, "duplicate")
                 passed[proposed.type] += not reason and keeps is proposed.keeps
-            checked.append(Candidate(proposed.type, text, keeps, reason))
+            if (text, keeps, reason) != (proposed.text, proposed.keeps, proposed.reason):
+                proposed = Candidate(proposed.type, text, keeps, reason)
+            checked.append(proposed)
         return checked
 
     def _reason(
@@ -184,6 +187,16 @@ class Gate:
             return False
         self._cut = self._cut or _Cut(self.context)
         return self._cut(caption) == self._cut(text)
+
+
+class _Known(dict[str, Token]):
+    """The tokens of a caption by their words in lower case; "a" and "an" are one word."""
+
+    def __missing__(self, word: str) -> Token:
+        other = self.get(ARTICLES.get(word, ""))
+        if other is None:
+            raise KeyError(word)
+        return replace(other, lemma=word)
 
 
 class _Cut:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from operator import ne
 from typing import Any, Literal
 
 from open_clip_ext.negatives.lexicon import Lexicon
@@ -27,6 +28,7 @@ SYMMETRIC = frozenset(
 # Words without which nothing changes places in the form.
 EXCHANGING = frozenset(("and", ",", "while", "as", "with", *(relation.split()[0] for relation in SYMMETRIC)))
 FREE = ("ADJ", "DET", "NUM", "PUNCT")
+VERBAL = ("VERB", "AUX")
 POSTURES = frozenset(("stand", "sit", "lie", "be", "walk", "pose"))
 SIGNS = ("PUNCT", "CCONJ", "PART")
 ALL = "all"  # of several, joined by "and"
@@ -80,10 +82,11 @@ class Judge:
             self._caption = _Read(caption, self)
         one, other = self._caption, _Read(text, self)
         same_words = one.words == other.words
-        # A short cut: where the two differ, without a word that lets others change places, the order
-        # must be the same.
-        if same_words and not self._exchanges(one, other) and one.core != other.core:
-            return ""
+        if same_words:
+            apart = _apart(one.lemmas, other.lemmas)
+            # A short cut: without a word there that lets others change places, the order must be the same.
+            if not self._exchanges(one, apart) and one.core(apart) != other.core(apart):
+                return ""
         if one.form == other.form:
             return "same_meaning"
         # The same words in another order imply nothing; with a "not" anything may be.
@@ -92,10 +95,15 @@ class Judge:
         said, more = ([item for clause in read.form for item in clause] for read in (one, other))
         return self._covered(said, more)
 
-    def _exchanges(self, one: _Read, other: _Read) -> bool:
-        """Whether there is a word that may let what differs change places without a change of meaning."""
-        found = EXCHANGING.intersection(_apart(one.lemmas, other.lemmas))
-        return one.crowd if found == {"with"} else bool(found)
+    def _exchanges(self, read: _Read, apart: slice) -> bool:
+        """Whether words in the stretch `apart` may change places without a change of meaning."""
+        found = EXCHANGING.intersection(read.lemmas[apart])
+        if "with" in found and not read.crowd:
+            found -= {"with"}
+        if found == {"and"}:  # conjuncts, or the verb phrases that end a caption
+            there = {token.pos for token in read.tokens[apart]}
+            return "ADP" not in there or not there.isdisjoint(VERBAL)
+        return bool(found)
 
     def _is_living(self, noun: str) -> bool:
         return self._is((NOUN_PHRASE, self._representative(noun, "NOUN")), LIVING)
@@ -199,10 +207,9 @@ class _Read:
         self.words = sorted(self.lemmas)
         self._judge = judge
 
-    @cached_property
-    def core(self) -> list[str]:
+    def core(self, stretch: slice) -> list[str]:
         """The words whose order the form keeps, where nothing is exchanged."""
-        return [t.lemma for t in self.tokens if t.pos not in FREE and t.lemma not in SILENT]
+        return [t.lemma for t in self.tokens[stretch] if t.pos not in FREE and t.lemma not in SILENT]
 
     @cached_property
     def crowd(self) -> bool:
@@ -215,10 +222,10 @@ class _Read:
         return self._judge.form(self.tokens)
 
 
-def _apart(one: Sequence[str], other: Sequence[str]) -> Sequence[str]:
-    """What of `one` lies between the first and the last place where two of one length differ."""
-    differing = [at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b]
-    return one[differing[0] : differing[-1] + 1] if differing else ()
+def _apart(one: Sequence[str], other: Sequence[str]) -> slice:
+    """From the first to the last place where two of one length differ."""
+    differs = list(map(ne, one, other))
+    return slice(differs.index(True), len(differs) - differs[::-1].index(True)) if any(differs) else slice(0)
 
 
 def _fronted(items: list[Form]) -> list[Form]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
 
 from open_clip_ext.negatives.lexicon import relations
 from open_clip_ext.negatives.words import Span, Token
@@ -30,7 +30,8 @@ PHRASES = re.compile(f"({DESCRIBED}(?:S{DESCRIBED})*)|(Rr*)|(V)|(J)|(A)|(K)|.")
 KINDS = (OTHER, NOUN_PHRASE, RELATION, VERB, ADJECTIVE, AND, COMMA)
 
 
-class Phrase(NamedTuple):
+@dataclass(slots=True)
+class Phrase:
     """A stretch of tokens.
 
     Attributes:

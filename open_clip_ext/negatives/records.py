@@ -11,7 +11,7 @@ from typing import Any, Protocol
 GROUP = "open_clip_ext.negatives"
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Candidate:
     """A text that a generator proposes for a caption.
 
@@ -33,7 +33,7 @@ class Candidate:
         return not self.reason
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Text(Candidate):
     """A text of a caption as a store holds it, rejected ones too.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 # A word with its hyphens, the tail of a contraction ("'s"), or any other visible character.
 WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*|['\u2019][^\W_]+|\S")
@@ -13,7 +13,8 @@ SPOKEN_CONSONANT = re.compile(r"(uni(?!n|m)|us[eu]|eu|ewe|one(?![a-z])|once|u(?!
 SPOKEN_VOWEL = re.compile(r"(hour|honest|honor|honour|heir|[fhlmnrsx](?![a-z]))", re.IGNORECASE)
 
 
-class Token(NamedTuple):
+@dataclass(slots=True)  # the fastest to make and to read of what Python has
+class Token:
     """A word or sign of a caption.
 
     Attributes:
