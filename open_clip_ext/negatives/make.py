@@ -154,6 +154,7 @@ class Work:
         from tqdm import tqdm
 
         start = time.monotonic()
+        status = getattr(self.generator, "status", None)
         todo = [caption for caption in captions if not self.writer.finished(caption)]
         if len(todo) < len(captions):
             print(f"{len(captions) - len(todo)} captions are done already", file=sys.stderr)
@@ -164,7 +165,7 @@ class Work:
                 with self.writer.together() if getattr(self.generator, "cheap", False) else nullcontext():
                     for _ in self._batch(batch):
                         bar.update()
-                        if callable(status := getattr(self.generator, "status", None)):
+                        if status:
                             bar.set_postfix_str(status())
                 self.failed += len(batch) - (self.done - before)
         self.seconds = time.monotonic() - start

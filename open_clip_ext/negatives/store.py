@@ -15,7 +15,7 @@ import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -262,16 +262,15 @@ class Writer:
 
         Raises TrainingError if it cannot be written: the disk is full, for example.
         """
-        caption = normalise(caption)
+        if not self._connection.in_transaction:
+            with self.together():
+                self.add(caption, texts, images)
+            return
         entry = [[self._places[text.type], text.text, int(text.keeps), text.reason] for text in texts]
-        alone = not self._connection.in_transaction
-        with self._reported(), _transaction(self._connection) if alone else nullcontext():
-            self._begun = True
-            row = _caption_row(self._connection, caption, images)
-            self._connection.execute("INSERT INTO entry VALUES (?, ?, ?)", (row, self._maker, ENCODE(entry)))
-            self._counts.update([(self._maker, text.type, text.keeps, text.reason) for text in texts])
-            if alone:
-                self._count()
+        self._begun = True
+        row = _caption_row(self._connection, normalise(caption), images)
+        self._connection.execute("INSERT INTO entry VALUES (?, ?, ?)", (row, self._maker, ENCODE(entry)))
+        self._counts.update([(self._maker, text.type, text.keeps, text.reason) for text in texts])
 
     def _count(self) -> None:
         counts, self._counts = self._counts, Counter()

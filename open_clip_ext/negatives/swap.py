@@ -22,7 +22,7 @@ NO_PROPERTY = frozenset(
 BOUND = frozenset(
     ("of", "to", "as", "like", "for", "than", "while", "up", "out", "that", "if", "because", "so")
 )
-FINITE = ("VBZ", "VBP", "VBD", "MD")
+FINITE = frozenset(("VBZ", "VBP", "VBD", "MD"))
 
 
 class Swap(Rules):
@@ -48,7 +48,7 @@ class Swap(Rules):
 
     def phrase_pairs(self, tokens: Sequence[Token], nouns: Sequence[Phrase]) -> Iterator[tuple[Span, Span]]:
         """Whole noun phrases that differ in more than the noun, agreeing in number if a verb does."""
-        finite = any(token.tag in FINITE for token in tokens)
+        finite = not FINITE.isdisjoint([token.tag for token in tokens])
         placed = [
             (
                 phrase.span,

@@ -69,8 +69,8 @@ def edit(caption: str, tokens: Sequence[Token], changes: Mapping[Span, str]) -> 
 
 def swap(caption: str, tokens: Sequence[Token], one: Span, other: Span) -> str:
     """The caption with two spans exchanged, each in the case of its new place."""
-    texts = {span: lowered(caption, tokens, span) for span in (one, other)}
-    return edit(caption, tokens, {one: texts[other], other: texts[one]})
+    changes = {one: lowered(caption, tokens, other), other: lowered(caption, tokens, one)}
+    return edit(caption, tokens, changes)
 
 
 def lowered(caption: str, tokens: Sequence[Token], span: Span) -> str:
