@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -242,3 +243,28 @@ def test_verified_negatives_pass(judge):
         pairs = [p for p in false_negatives.pairs(folder, "negative_caption") if p[0] == name]
         away = sum(bool(judge(caption, text)) for _, caption, text in pairs)
         assert away / len(pairs) < 0.01
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "A black cat and a white dog on a sofa near a tree",
+        "A man on a bench and a dog with a ball",
+        "A man holds a cup and rides a horse",
+        "A cup , a fork and two plates on the table",
+        "A man and a woman with a dog stand next to a bike",
+    ],
+)
+def test_what_need_not_be_compared_in_full_would_have_come_out_the_same(blob, lexicon, caption):
+    judge, (tokens,) = Judge(lexicon), blob.tag([caption])
+    for i, j in combinations(range(len(tokens)), 2):
+        text = [*tokens[:i], tokens[j], *tokens[i + 1 : j], tokens[i], *tokens[j + 1 :]]
+        same = judge.form(text) == judge.form(tokens)
+        assert judge.judge(tokens, text) == ("same_meaning" if same else ""), [t.text for t in text]
+
+
+def test_verb_phrases_with_relations_may_change_places(judge):
+    assert (
+        judge("A man sits on a bench and holds a cup", "A man holds a cup and sits on a bench")
+        == "same_meaning"
+    )
