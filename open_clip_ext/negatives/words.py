@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 # A word with its hyphens, the tail of a contraction ("'s"), or any other visible character.
-# The first alternative is for speed alone: it finds of what the second finds the most common words.
+# The first alternative is for speed alone: the second would find the same plain words.
 WORD = re.compile(r"[a-zA-Z]+(?![-\w])|[^\W_]+(?:-[^\W_]+)*|['\u2019][^\W_]+|\S")
 # Spelt with a vowel but spoken with a consonant, and the other way round.
 SPOKEN_CONSONANT = re.compile(r"(uni(?!n|m)|us[eu]|eu|ewe|one(?![a-z])|once|u(?![a-z]))", re.IGNORECASE)
