@@ -146,6 +146,12 @@ def test_an_address_that_answers_nothing(port):
     )
 
 
+def test_the_first_node_says_that_an_address_is_not_its_own(port):
+    found = meeting.meet(f"240.0.0.1:{port}", 0, 2)  # a reserved address, that nobody has
+    assert found.startswith("240.0.0.1 does not lead to this node (")
+    assert found.endswith("; set RDZV_HOST to a name of the first node")
+
+
 def test_an_unknown_name_ends_at_once():
     found = meeting.meet("no.such.host.invalid:23456", 1, 2)
     assert found == "the name no.such.host.invalid is not known on this node; set RDZV_HOST to one that is"
