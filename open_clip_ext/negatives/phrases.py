@@ -52,13 +52,26 @@ class Phrase:
         return self.first, self.last
 
 
-def phrases(tokens: Sequence[Token]) -> list[Phrase]:
+class _Last:
+    """The text asked for last, and its phrases: a generator and the judge ask for the same one."""
+
+    tokens: Sequence[Token] = ()
+    phrases: Sequence[Phrase] = ()
+
+
+def phrases(tokens: Sequence[Token]) -> Sequence[Phrase]:
     """The caption as a sequence of phrases; every token is in one."""
+    if tokens is not _Last.tokens:
+        _Last.tokens, _Last.phrases = tokens, _phrases(tokens)
+    return _Last.phrases
+
+
+def _phrases(tokens: Sequence[Token]) -> list[Phrase]:
     letters = [LETTERS.get(token.pos) or _rare(token) for token in tokens]
     long = _long_relations()
     lower = [token.text.lower() for token in tokens]
-    for at in [at for at, pair in enumerate(pairwise(lower)) if pair in long]:
-        for words in long[lower[at], lower[at + 1]]:
+    for at, begun in enumerate(map(long.get, pairwise(lower))):
+        for words in begun or ():
             if lower[at : at + len(words)] == words:
                 letters[at : at + len(words)] = "R" + "r" * (len(words) - 1)
                 break
@@ -87,7 +100,7 @@ def _rare(token: Token) -> str:
 @lru_cache(maxsize=1 << 14)
 def _kinds(letters: str) -> list[tuple[str, int, int]]:
     """Kind, first token and one past the last one of each phrase."""
-    return [(KINDS[match.lastindex or 0], *match.span()) for match in PHRASES.finditer(letters)]
+    return [(KINDS[m.lastindex or 0], m.start(), m.end()) for m in PHRASES.finditer(letters)]
 
 
 @lru_cache(maxsize=1)

@@ -141,7 +141,7 @@ class TextBlobTagger:
     A word in a script other than Latin gets the class X.
     """
 
-    name = "textblob:lexicon-1"
+    name = "textblob:lexicon-2"
 
     def __init__(self) -> None:
         try:
@@ -165,8 +165,8 @@ class TextBlobTagger:
 
     def _one(self, caption: str) -> list[Token]:
         words = split(caption)
-        lower = [text.lower() for *_, text in words]
-        forms = [low if low in self._lexicon else text for low, (*_, text) in zip(lower, words, strict=True)]
+        lower = [text.lower() for _, _, text in words]
+        forms = [low if low in self._lexicon else text for low, (_, _, text) in zip(lower, words, strict=True)]
         tags = (
             [tag for _, tag in self._parser.find_tags(forms, lexicon=self._lexicon, map=None)]
             if forms
@@ -195,7 +195,8 @@ def _described(word: str, tag: str) -> tuple[str, str, str]:
         pos, tag = "X", "FW"
     else:
         pos = "AUX" if word in BE else COARSE.get(tag, "X")
-    return pos, tag, lemma(word, pos)
+    # TextBlob's singular of a singular is none: "tennis" would become "tenni", "police" "polouse".
+    return pos, tag, word if tag == "NN" else lemma(word, pos)
 
 
 def _mend(tag: str, word: str, before: str, after: str) -> str:

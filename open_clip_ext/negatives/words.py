@@ -45,7 +45,12 @@ Span = tuple[int, int]  # tokens [first, last)
 
 def split(caption: str) -> list[tuple[int, int, str]]:
     """Start, end and text of each word and sign."""
-    return [(*match.span(), match[0]) for match in WORD.finditer(caption)]
+    found, end = [], 0
+    for word in WORD.findall(caption):  # to look each up again is quicker than to ask a match for its place
+        start = caption.index(word, end)
+        end = start + len(word)
+        found.append((start, end, word))
+    return found
 
 
 def edit(caption: str, tokens: Sequence[Token], changes: Mapping[Span, str]) -> str:

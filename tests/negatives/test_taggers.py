@@ -85,6 +85,11 @@ def test_dictionary_forms(word, pos, base):
     assert lemma(word, pos) == base
 
 
+@pytest.mark.parametrize("word", ["tennis", "police", "gas", "slice"])
+def test_a_singular_is_its_own_dictionary_form(blob, word):
+    assert tag(blob, f"a photo of {word}")[-1].lemma == word
+
+
 @pytest.mark.parametrize(
     ("base", "tag", "form"),
     [
