@@ -25,8 +25,10 @@ SYMMETRIC = frozenset(
         *("together with", "across from", "opposite"),
     )
 )
-# Words without which nothing changes places in the form.
-EXCHANGING = frozenset(("and", ",", "while", "as", "with", *(relation.split()[0] for relation in SYMMETRIC)))
+# Words without which nothing changes places in the form: of relations with two sides, and of clauses.
+SIDES = frozenset(("with", *(relation.split()[0] for relation in SYMMETRIC)))
+CLAUSES = frozenset((",", "while", "as"))
+EXCHANGING = SIDES | CLAUSES | {"and"}
 FREE = ("ADJ", "DET", "NUM", "PUNCT")
 VERBAL = ("VERB", "AUX")
 POSTURES = frozenset(("stand", "sit", "lie", "be", "walk", "pose"))
@@ -103,6 +105,11 @@ class Judge:
         if found == {"and"}:  # conjuncts, or the verb phrases that end a caption
             there = {token.pos for token in read.tokens[apart]}
             return "ADP" not in there or not there.isdisjoint(VERBAL)
+        if found and found <= SIDES:  # the left side begins its clause: no verb or preposition before it
+            before = read.tokens[: apart.start]
+            return {"VERB", "ADP"}.isdisjoint([token.pos for token in before]) or not CLAUSES.isdisjoint(
+                read.lemmas[: apart.start]
+            )
         return bool(found)
 
     def _is_living(self, noun: str) -> bool:

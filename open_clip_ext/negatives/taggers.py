@@ -166,7 +166,9 @@ class TextBlobTagger:
     def _one(self, caption: str) -> list[Token]:
         words = split(caption)
         lower = [text.lower() for _, _, text in words]
-        forms = [low if low in self._lexicon else text for low, (_, _, text) in zip(lower, words, strict=True)]
+        forms = [
+            low if low in self._lexicon else text for low, (_, _, text) in zip(lower, words, strict=True)
+        ]
         tags = (
             [tag for _, tag in self._parser.find_tags(forms, lexicon=self._lexicon, map=None)]
             if forms
