@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -461,7 +462,7 @@ def _caption_row(connection: sqlite3.Connection, caption: str, images: Sequence[
     where = key(caption), caption
     found = connection.execute("SELECT id, images FROM caption WHERE key = ? AND text = ?", where).fetchone()
     if found is None:
-        values = *where, ENCODE(list(images))
+        values = *where, _images(tuple(images))
         row = connection.execute("INSERT INTO caption VALUES (NULL, ?, ?, ?)", values).lastrowid
         assert row is not None
         return row
@@ -469,6 +470,11 @@ def _caption_row(connection: sqlite3.Connection, caption: str, images: Sequence[
     if new := [image for image in images if image not in known]:
         connection.execute("UPDATE caption SET images = ? WHERE id = ?", (ENCODE([*known, *new]), row))
     return int(row)
+
+
+@lru_cache(maxsize=1)  # the captions of a picture come one after the other
+def _images(images: tuple[str, ...]) -> str:
+    return ENCODE(images)
 
 
 def _count(connection: sqlite3.Connection, counts: Mapping[tuple[int, str, bool, str], int]) -> None:

@@ -48,7 +48,6 @@ class Swap(Rules):
 
     def phrase_pairs(self, tokens: Sequence[Token], nouns: Sequence[Phrase]) -> Iterator[tuple[Span, Span]]:
         """Whole noun phrases that differ in more than the noun, agreeing in number if a verb does."""
-        finite = not FINITE.isdisjoint([token.tag for token in tokens])
         placed = [
             (
                 phrase.span,
@@ -59,7 +58,7 @@ class Swap(Rules):
             if common(tokens, phrase)
         ]
         for (one, a, rest), (other, b, other_rest) in combinations(placed, 2):
-            if rest != other_rest and not (finite and a.plural != b.plural) and self.differ(a, b):
+            if rest != other_rest and self.differ(a, b) and (a.plural == b.plural or not finite(tokens)):
                 yield one, other
 
     def adjective_pairs(
@@ -93,3 +92,8 @@ class Swap(Rules):
         for one, other in combinations(placed, 2):
             if self.lexicon.relation(one.words, other.words, "ADP") != "same":
                 yield one.span, other.span
+
+
+def finite(tokens: Sequence[Token]) -> bool:
+    """Whether a caption has a verb that agrees with its subject."""
+    return not FINITE.isdisjoint([token.tag for token in tokens])
