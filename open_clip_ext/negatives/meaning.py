@@ -105,11 +105,10 @@ class Judge:
         if found == {"and"}:  # conjuncts, or the verb phrases that end a caption
             there = {token.pos for token in read.tokens[apart]}
             return "ADP" not in there or not there.isdisjoint(VERBAL)
-        if found and found <= SIDES:  # the left side begins its clause: no verb or preposition before it
+        if found and found <= SIDES:  # the left side begins a clause: nothing is before it, or another clause
             before = read.tokens[: apart.start]
-            return {"VERB", "ADP"}.isdisjoint([token.pos for token in before]) or not CLAUSES.isdisjoint(
-                read.lemmas[: apart.start]
-            )
+            first = {"VERB", "ADP"}.isdisjoint([token.pos for token in before])
+            return first or not CLAUSES.isdisjoint([token.lemma for token in before])
         return bool(found)
 
     def _is_living(self, noun: str) -> bool:

@@ -52,18 +52,18 @@ class Phrase:
         return self.first, self.last
 
 
-class _Last:
-    """The text asked for last, and its phrases: a generator and the judge ask for the same one."""
-
-    tokens: Sequence[Token] = ()
-    phrases: Sequence[Phrase] = ()
+# The tokens asked for last and their phrases: a generator and the judge ask for the same ones.
+# One pair, so that threads cannot mix two.
+_last: tuple[Sequence[Token], Sequence[Phrase]] = ((), ())
 
 
 def phrases(tokens: Sequence[Token]) -> Sequence[Phrase]:
-    """The caption as a sequence of phrases; every token is in one."""
-    if tokens is not _Last.tokens:
-        _Last.tokens, _Last.phrases = tokens, _phrases(tokens)
-    return _Last.phrases
+    """The caption as a sequence of phrases; every token is in one. The tokens must not be changed later."""
+    global _last
+    last = _last
+    if tokens is not last[0]:
+        last = _last = (tokens, _phrases(tokens))
+    return last[1]
 
 
 def _phrases(tokens: Sequence[Token]) -> list[Phrase]:

@@ -95,5 +95,5 @@ class Swap(Rules):
 
 
 def finite(tokens: Sequence[Token]) -> bool:
-    """Whether a caption has a verb that agrees with its subject."""
+    """Whether a caption has a finite verb, which may have to agree with its subject."""
     return not FINITE.isdisjoint([token.tag for token in tokens])
