@@ -66,6 +66,9 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
 fi
 
 on_every_node=(srun --ntasks-per-node=1 --kill-on-bad-exit=1)
+# What a task says just before it fails is lost when SLURM ends the step first.
+# shellcheck disable=SC2016
+linger=(bash -c '"$@" || { rc=$?; sleep 2; exit "$rc"; }' linger)
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}   # srun does not inherit it from sbatch
 echo "job $SLURM_JOB_ID, restart $restart of at most $MAX_RESTARTS, $nodes x $processes on ${hosts[*]}"
 
@@ -81,7 +84,7 @@ trap 'warned=$SECONDS; echo "time limit near: the ranks are told to save"' USR1
 trap : TERM   # preemption; what it means is decided when the step has ended
 
 ((restart <= MAX_RESTARTS)) || stop "restart $restart is more than MAX_RESTARTS=$MAX_RESTARTS; see the log above for what ends the job"
-"${on_every_node[@]}" "${doctor[@]}" --meet "$rendezvous" -- "${flags[@]}" || { [[ $warned ]] && again "time limit near"; exit 2; }
+"${on_every_node[@]}" "${linger[@]}" "${doctor[@]}" --meet "$rendezvous" -- "${flags[@]}" || { [[ $warned ]] && again "time limit near"; exit 2; }
 rm -f "$LOGS/$NAME/stopped" "$OPEN_CLIP_EXT_REFUSED"   # the first: where a run writes that it was told to stop, and saved
 
 # shellcheck disable=SC2086
