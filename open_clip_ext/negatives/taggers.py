@@ -153,6 +153,8 @@ class TextBlobTagger:
         self._parser: Any = parser
         # As a plain dict: their own asks at each look-up whether the file is read.
         self._lexicon = dict(parser.lexicon.items())
+        # Their tag of a word depends on the word alone, so that each is asked for once.
+        self._word = lru_cache(maxsize=1 << 16)(self._first_tag)
 
     def tag(self, captions: Sequence[str]) -> Iterator[list[Token]]:
         """The tokens of each caption."""
@@ -163,19 +165,19 @@ class TextBlobTagger:
         """Whether a word is in the lexicon."""
         return word in self._lexicon or word.lower() in self._lexicon
 
+    def _first_tag(self, text: str) -> tuple[str, str]:
+        """A word in lower case, and the tag that it has before anything around it is looked at."""
+        lower = text.lower()
+        known = lower if lower in self._lexicon else text
+        return lower, self._parser.find_tags([known], lexicon=self._lexicon, map=None)[0][1]
+
     def _one(self, caption: str) -> list[Token]:
         words = split(caption)
-        lower = [text.lower() for _, _, text in words]
-        forms = [
-            low if low in self._lexicon else text for low, (_, _, text) in zip(lower, words, strict=True)
-        ]
-        tags = (
-            [tag for _, tag in self._parser.find_tags(forms, lexicon=self._lexicon, map=None)]
-            if forms
-            else []
-        )
+        tagged = [self._word(text) for _, _, text in words]
         tokens, before = [], ""
-        for (start, end, text), word, tag, after in zip(words, lower, tags, [*tags, ""][1:], strict=True):
+        for (start, end, text), (word, tag), (_, after) in zip(
+            words, tagged, [*tagged[1:], ("", "")], strict=True
+        ):
             if tag in UNSURE:
                 tag = _mend(tag, word, before, after)
             pos, before, lemma = _described(word, tag)
