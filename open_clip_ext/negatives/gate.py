@@ -45,7 +45,7 @@ UNFIT = {
     "not_english": "fewer than half of its words are English",
 }
 ARTEFACT = re.compile(r"<\w*>|\[MASK\]|###|</?\w[^>]*>|&\w+;|https?://|www\.|\{|\}|\\n|\\u", re.IGNORECASE)
-ODD = frozenset("<[#/&{}\\")  # every artefact and all markup but "www." has one of these
+ODD = re.compile(r"[<\[#/&{}\\]")  # every artefact and all markup but "www." has one of these
 MARKUP = re.compile(r"</?[a-z][^>]*>|&#?\w+;|https?://|www\.", re.IGNORECASE)
 MARGIN = 2  # tokens for start and end
 ARTICLES = {"a": "an", "an": "a"}
@@ -236,7 +236,7 @@ def _sorted(text: str) -> list[str]:
 
 
 def _odd(text: str) -> bool:
-    return not ODD.isdisjoint(text) or "www." in text.lower()
+    return ODD.search(text) is not None or "www." in text.lower()
 
 
 def _has_control(text: str) -> bool:

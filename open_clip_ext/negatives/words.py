@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 # A word with its hyphens, the tail of a contraction ("'s"), or any other visible character.
-# The first alternative is for speed alone: the second would find the same plain words.
-WORD = re.compile(r"[a-zA-Z]+(?![-\w])|[^\W_]+(?:-[^\W_]+)*|['\u2019][^\W_]+|\S")
+# The first two alternatives are for speed alone: the others would find the same words and signs.
+WORD = re.compile(r"[a-zA-Z]+(?![-\w])|[.,]|[^\W_]+(?:-[^\W_]+)*|['\u2019][^\W_]+|\S")
 # Spelt with a vowel but spoken with a consonant, and the other way round.
 SPOKEN_CONSONANT = re.compile(r"(uni(?!n|m)|us[eu]|eu|ewe|one(?![a-z])|once|u(?![a-z]))", re.IGNORECASE)
 SPOKEN_VOWEL = re.compile(r"(hour|honest|honor|honour|heir|[fhlmnrsx](?![a-z]))", re.IGNORECASE)
@@ -66,7 +66,7 @@ def edit(caption: str, tokens: Sequence[Token], changes: Mapping[Span, str]) -> 
         if before and before.lemma in ("a", "an") and before.start >= at:
             gap = caption[before.end : tokens[first].start]
             head = caption[at : before.start] + _cased(article(text), before.text) + gap
-        if begins(tokens, first) and tokens[first].text[:1].isupper():
+        if tokens[first].text[:1].isupper() and begins(tokens, first):
             text = text[:1].upper() + text[1:]
         parts += [head, text]
         at = tokens[last - 1].end
@@ -82,7 +82,9 @@ def swap(caption: str, tokens: Sequence[Token], one: Span, other: Span) -> str:
 def lowered(caption: str, tokens: Sequence[Token], span: Span) -> str:
     """The text of a span, without the capital that it has only because it begins a sentence."""
     text = caption[tokens[span[0]].start : tokens[span[1] - 1].end]
-    if not begins(tokens, span[0]) or tokens[span[0]].pos == "PROPN" or text[1:2].isupper():
+    if text[:1].islower() or not begins(tokens, span[0]):
+        return text
+    if tokens[span[0]].pos == "PROPN" or text[1:2].isupper():
         return text
     return text[:1].lower() + text[1:]
 
