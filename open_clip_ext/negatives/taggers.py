@@ -176,7 +176,7 @@ class TextBlobTagger:
         tagged = [self._word(text) for _, _, text in words]
         tokens, before = [], ""
         for (start, end, text), (word, tag), (_, after) in zip(
-            words, tagged, [*tagged[1:], ("", "")], strict=True
+            words, tagged, [*tagged, ("", "")][1:], strict=True
         ):
             if tag in UNSURE:
                 tag = _mend(tag, word, before, after)
