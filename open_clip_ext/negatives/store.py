@@ -231,7 +231,7 @@ class Writer:
     ) -> None:
         self.path = Path(path)
         self._places = {type: place for place, type in enumerate(types)}
-        self._counts: Counter[tuple[int, str, bool, str]] = Counter()  # not yet written
+        self._added: list[tuple[int, str, bool, str]] = []  # since the last commit
         self._connection = _create(self.path)
         try:
             with self._reported():
@@ -260,8 +260,9 @@ class Writer:
     def together(self) -> Iterator[None]:
         """What is added inside becomes safe at its end, all at once: faster, for what is cheaply redone."""
         with self._reported(), _transaction(self._connection):
+            self._added = []
             yield
-            self._count()
+            _count(self._connection, Counter(self._added))
 
     def add(self, caption: str, texts: Sequence[Candidate], images: Sequence[str] = ()) -> None:
         """Store what the generator made of a caption, rejected texts too, and the caption's images.
@@ -276,11 +277,7 @@ class Writer:
         self._begun = True
         row = _caption_row(self._connection, normalise(caption), images)
         self._connection.execute("INSERT INTO entry VALUES (?, ?, ?)", (row, self._maker, ENCODE(entry)))
-        self._counts.update([(self._maker, text.type, text.keeps, text.reason) for text in texts])
-
-    def _count(self) -> None:
-        counts, self._counts = self._counts, Counter()
-        _count(self._connection, counts)
+        self._added += [(self._maker, text.type, text.keeps, text.reason) for text in texts]
 
     def tally(self) -> Counter[tuple[str, bool, str]]:
         """How many texts of this generator are here by (type, keeps, reason)."""
