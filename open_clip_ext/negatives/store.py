@@ -48,11 +48,6 @@ FIND = """
 SELECT entry.generator, entry.texts FROM caption LEFT JOIN entry ON entry.caption = caption.id
 WHERE caption.key = ? AND caption.text = ? ORDER BY entry.generator
 """
-# Nothing where the caption is there already.
-ADD = """
-INSERT INTO caption SELECT NULL, ?1, ?2, ?3
-WHERE NOT EXISTS (SELECT 1 FROM caption WHERE key = ?1 AND text = ?2)
-"""
 
 
 @dataclass(frozen=True)
@@ -462,11 +457,12 @@ def key(caption: str) -> int:
 def _caption_row(connection: sqlite3.Connection, caption: str, images: Sequence[str]) -> int:
     """The row of a caption, made if it is new, with the new ones among its images added."""
     where = key(caption), caption
-    made = connection.execute(ADD, (*where, _images(tuple(images))))
-    if made.rowcount:
-        assert made.lastrowid is not None
-        return made.lastrowid
     found = connection.execute("SELECT id, images FROM caption WHERE key = ? AND text = ?", where).fetchone()
+    if found is None:
+        values = *where, _images(tuple(images))
+        row = connection.execute("INSERT INTO caption VALUES (NULL, ?, ?, ?)", values).lastrowid
+        assert row is not None
+        return row
     row, known = found[0], json.loads(found[1])
     if new := [image for image in images if image not in known]:
         connection.execute("UPDATE caption SET images = ? WHERE id = ?", (ENCODE([*known, *new]), row))
