@@ -79,9 +79,9 @@ def main() -> None:
     every = sorted(slower for rows in runs for *_, slower in rows)
     limit = BUSY * every[len(every) // 50]
     print(f"\n{args.recipe}, Python {sys.version.split()[0]}, captions a second on one core")
-    for rows in [*runs, list(itertools.chain(*runs))]:
+    names = [f"run {number}" for number in range(1, args.runs + 1)]
+    for name, rows in zip([*names, "all"], [*runs, list(itertools.chain(*runs))], strict=True):
         alone = [row for row in rows if row[2] <= limit]
-        name = "all" if len(rows) == len(every) else "run"
         print(f"{name}: {rate(rows)}; core to itself: {rate(alone)} ({len(alone)} of {len(rows)} batches)")
 
 

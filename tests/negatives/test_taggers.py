@@ -248,3 +248,12 @@ def test_tags_are_remembered():
     assert calls == [["a dog", "a cat"], ["a bird"]]
     assert first[1] == again[0]
     assert [t.text for t in first[2]] == ["a", "dog"]
+
+
+def test_textblob_s_tag_of_a_word_depends_on_the_word_alone():
+    """What the tagger rests on when it asks for each word once."""
+    from textblob.en import parser
+
+    words = ["a", "man", "rides", "2", "spotted", "horses", "quickly", "near", "Paris", "blorfing", "."]
+    alone = [parser.find_tags([word], map=None)[0] for word in words]
+    assert parser.find_tags(words, map=None) == alone
