@@ -66,8 +66,8 @@ class Run:
             )
         if state["loss"] != wanted["loss"]:
             raise InputError(
-                f"{path}: a checkpoint of --loss {state['loss']}, resumed with --loss "
-                f"{wanted['loss']}; to start anew from its weights, use --pretrained, not --resume"
+                f"{path}: a checkpoint of --loss {state['loss']}, resumed with --loss {wanted['loss']}; "
+                f"{_anew(path)}"
             )
         if state["companions"] != wanted["companions"]:
             raise InputError(
@@ -89,10 +89,7 @@ class Run:
     def _same(self, what: str, origin: Mapping[str, str], path: str) -> None:
         was, now = origin[what], self.settings.origin[what]
         if was != now:
-            raise InputError(
-                f"{path}: a checkpoint of {what} {was}, resumed with {now}; a new run needs another --name, "
-                "and --pretrained to start from these weights"
-            )
+            raise InputError(f"{path}: a checkpoint of {what} {was}, resumed with {now}; {_anew(path)}")
 
     @staticmethod
     def wrote(checkpoint: Any) -> bool:
@@ -224,6 +221,11 @@ class Run:
                     f"{bad} at step {self.steps}; the run stops here. Lower --lr, clip with "
                     "--grad-clip-norm, or look at the data of this step"
                 )
+
+
+def _anew(path: str) -> str:
+    """What to do in place of a resume."""
+    return f"a new run needs another --name, and --pretrained {path} to start from its weights"
 
 
 def _made_by(store: Mapping[str, Any] | None) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from open_clip_ext import checkpoints
 from open_clip_ext.errors import InputError
 
 
@@ -26,8 +26,7 @@ class EMATeacher(ModelEmaV3):  # type: ignore[misc]
     Args:
         model: the student, not wrapped in DDP or a compiler; its weights are the initial ones.
         decay: share of its old weights that the teacher keeps in one update, in [0, 1].
-        checkpoint: start from the weights in this file instead, any that
-            `open_clip.load_checkpoint` reads.
+        checkpoint: start from the weights in this file instead, any that `checkpoints.load` takes.
 
     Raises:
         InputError: `checkpoint` is not there or does not fit the model.
@@ -52,17 +51,10 @@ class EMATeacher(ModelEmaV3):  # type: ignore[misc]
         return super().train(False)  # type: ignore[no-any-return]
 
     def _load(self, checkpoint: str) -> None:
-        import open_clip
-
-        if not Path(checkpoint).is_file():
-            raise InputError(f"teacher_checkpoint={checkpoint}: no such file")
         try:
-            open_clip.load_checkpoint(self.module, checkpoint)
-        except Exception as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(
-                f"teacher_checkpoint={checkpoint}: not a checkpoint of this model ({reason})"
-            ) from error
+            checkpoints.load(self.module, checkpoint)
+        except InputError as error:
+            raise InputError(f"teacher_checkpoint={error}") from error
         logging.info(f"open_clip_ext: the teacher starts from {checkpoint}")
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import json
 import logging
-import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from open_clip_ext import plugins
+from open_clip_ext import checkpoints, plugins
+from open_clip_ext.checkpoints import first_line
 from open_clip_ext.errors import InputError
 
 ACTIVATIONS = {"gelu": "GELU", "quickgelu": "QuickGELU"}
 PRECISIONS = ("fp32", "amp", "amp_bf16", "fp16", "bf16")
-SCHEMAS = ("local-dir:", "hf-hub:")
+LOCAL, HUB = SCHEMAS = ("local-dir:", "hf-hub:")
 
 
 @dataclass(frozen=True)
@@ -111,16 +112,12 @@ def load(
 
     file = _file(name, pretrained)
     run = _params(file) if file else {}
-    name = name or run.get("model")
     if name is None:
-        raise InputError(
-            "--model: missing, and there is no params.txt of open_clip's trainer beside the checkpoint; "
-            "give --model NAME"
-        )
-    config = _config(name)
+        name = _noted_model(run, file)
+    config = model_config(name)
     quick = _quick_gelu(name, pretrained, file, config, run, activation)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with _quiet(), _one_sentence(f"--model {name}"):
+    with _quiet(), _one_sentence(f"--model {name}"), checkpoints.loading(f"--model {name}"):
         model = open_clip.create_model(
             name,
             pretrained=None if file else pretrained,
@@ -133,7 +130,7 @@ def load(
         )
         tokenizer = open_clip.get_tokenizer(name, context_length=model.context_length)
     if file:
-        _load_file(model, file, name)
+        checkpoints.load(model, file, name, resize=False)
     model.eval()
     full_length = towers.trim(model, evaluation=True)
     preprocess_cfg = dict(model.visual.preprocess_cfg)
@@ -153,29 +150,40 @@ def load(
 
 
 def _file(name: str | None, pretrained: str | None) -> Path | None:
-    """The checkpoint file that `pretrained` is, if it is not a tag."""
+    """The checkpoint file that `pretrained` is; None for a tag, and for a folder or hub with weights."""
+    if pretrained:
+        return checkpoint_file(name, pretrained)
+    if name is None:
+        raise InputError("--model and --pretrained: missing; give a model and a tag or checkpoint")
+    if not name.startswith(SCHEMAS):
+        raise InputError(
+            f"--model {name}: without --pretrained TAG|FILE its weights would be random; give one"
+        )
+    return None
+
+
+def checkpoint_file(name: str | None, pretrained: str) -> Path | None:
+    """The checkpoint file that `pretrained` is, or None for a tag of the model `name`.
+
+    Raises InputError if it is neither.
+    """
     import open_clip
 
-    schema = bool(name and name.startswith(SCHEMAS))
-    if pretrained is None:
-        if name is None:
-            raise InputError("--model and --pretrained: missing; give a model and a tag or checkpoint")
-        if not schema:
-            raise InputError(
-                f"--model {name}: without --pretrained TAG|FILE its weights would be random; give one"
-            )
-        return None
-    plain = None if schema or name is None else name.replace("/", "-")
+    plain = None if name is None or name.startswith(SCHEMAS) else name.replace("/", "-")
     if plain and open_clip.get_pretrained_cfg(plain, pretrained):
         return None
     path = Path(pretrained)
     if path.is_dir():
-        raise InputError(f"--pretrained {path}: is a folder; name the checkpoint file in it")
-    if not path.is_file():
-        tags = open_clip.list_pretrained_tags_by_model(plain) if plain else []
-        known = f"; the tags of {name}: {', '.join(tags)}" if tags else ""
-        raise InputError(f"--pretrained {pretrained}: no such tag and no such file{known}")
-    return path
+        raise InputError(f"--pretrained {path}: is a folder{checkpoints.of_folder(path)}")
+    if path.is_file():
+        checkpoints.examine(path)
+        return path
+    if plain is None:
+        why = f"; --model {name} has no tags" if name else "; a tag needs --model NAME"
+        raise InputError(f"--pretrained {pretrained}: no such file{why}")
+    tags = open_clip.list_pretrained_tags_by_model(plain)
+    known = f"; the tags of {name}: {', '.join(tags)}" if tags else ""
+    raise InputError(f"--pretrained {pretrained}: no such tag and no such file{known}")
 
 
 def _params(checkpoint: Path) -> dict[str, str]:
@@ -204,18 +212,54 @@ def origin(loaded: Loaded) -> dict[str, str]:
     return {**kept, "model": name, "force_quick_gelu": str(quick)}
 
 
-def _config(name: str) -> dict[str, Any]:
-    """The configuration of a model by name."""
+def model_config(name: str) -> dict[str, Any]:
+    """The configuration of a model by name.
+
+    Raises InputError if there is none.
+    """
     import open_clip
 
-    if not name.startswith(SCHEMAS) and name.replace("/", "-") not in open_clip.list_models():
+    if name.startswith(LOCAL):
+        _require_folder(name)
+    elif not name.startswith(SCHEMAS) and name.replace("/", "-") not in open_clip.list_models():
         near = plugins.nearest(name, open_clip.list_models())
         raise InputError(f"--model {name}: open_clip has no such model{near}")
     with _quiet(), _one_sentence(f"--model {name}"):
-        config: dict[str, Any] = open_clip.get_model_config(
+        config: dict[str, Any] | None = open_clip.get_model_config(
             name.replace("/", "-") if ":" not in name else name
         )
-        return copy.deepcopy(config)
+    if config is None:
+        raise InputError(f"--model {name}: {LOCAL} needs open_clip_torch 3.0 or later")
+    return copy.deepcopy(config)
+
+
+def _require_folder(name: str) -> None:
+    """Stop on a `local-dir:` model whose folder open_clip could not read."""
+    path = Path(name.removeprefix(LOCAL), "open_clip_config.json")
+    if not path.is_file():
+        raise InputError(f"--model {name}: there is no {path}; name the folder of an open_clip model")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--model {name}: {path} is not valid JSON ({first_line(error)})") from error
+    if not isinstance(content, dict) or "model_cfg" not in content:
+        raise InputError(f"--model {name}: {path} has no model_cfg; name the folder of an open_clip model")
+
+
+def _noted_model(run: Mapping[str, str], file: Path | None) -> str:
+    """The model that is noted in or beside a checkpoint."""
+    if "model" not in run:
+        raise InputError(
+            "--model: missing, and there is no params.txt of open_clip's trainer beside the checkpoint; "
+            "give --model NAME"
+        )
+    name = run["model"]
+    if name.startswith(LOCAL) and not Path(name.removeprefix(LOCAL)).is_dir():
+        raise InputError(
+            f"--model: missing, and {name}, of which {file} was made, is not on this machine; give --model "
+            "local-dir:FOLDER with where it is now"
+        )
+    return name
 
 
 def _quick_gelu(
@@ -244,10 +288,8 @@ def _quick_gelu(
                 f"give --model {name.removesuffix('-quickgelu') + '-quickgelu' * tagged} or --activation"
             )
         return named
-    if "model" in run:
-        trained = run.get("force_quick_gelu") == "True" or bool(
-            _config(run["model"]).get("quick_gelu", False)
-        )
+    trained = _noted_activation(run)
+    if trained is not None:
         if named and not trained:
             raise InputError(
                 f"--model {name}: has QuickGELU, but by the params.txt beside {file} that run had GELU; "
@@ -256,12 +298,25 @@ def _quick_gelu(
         return trained
     if named or name.startswith(SCHEMAS):
         return named
+    gone = f", and {run['model']}, of which it was made, is not on this machine" if "model" in run else ""
     raise InputError(
-        f"--pretrained {file}: with which activation was it trained? Its weights do not say; give "
+        f"--pretrained {file}: with which activation was it trained? Its weights do not say{gone}; give "
         f"--activation quickgelu (OpenAI's weights and what is fine-tuned from them as such) or "
         "--activation gelu (what open_clip trains by default, and any model reloaded from a path without "
         "--force-quick-gelu)"
     )
+
+
+def _noted_activation(run: Mapping[str, str]) -> bool | None:
+    """Whether the run of a checkpoint had QuickGELU; None if nothing here says so."""
+    if "model" not in run:
+        return None
+    if run.get("force_quick_gelu") == "True":
+        return True
+    try:
+        return bool(model_config(run["model"]).get("quick_gelu", False))
+    except InputError:  # a folder on another machine
+        return None
 
 
 def _as_trained(run: Mapping[str, str]) -> dict[str, Any]:
@@ -288,38 +343,6 @@ def _as_trained(run: Mapping[str, str]) -> dict[str, Any]:
     return changed | ({"force_preprocess_cfg": preprocess} if preprocess else {})
 
 
-def _load_file(model: Any, file: Path, name: str) -> None:
-    """Load a checkpoint into a model that it must fit."""
-    from open_clip.factory import load_checkpoint, load_state_dict
-
-    try:
-        if file.suffix not in (".npz", ".npy"):
-            _same_size(model, load_state_dict(str(file)), file, name)
-        load_checkpoint(model, str(file))
-    except InputError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{file}: no checkpoint, or one that only running its code could read") from error
-    except (RuntimeError, KeyError, AttributeError) as error:
-        if "Error(s) in loading state_dict" in str(error):
-            first = str(error).splitlines()[1].strip()
-            raise InputError(f"{file}: is not of the architecture of {name} ({first:.160})") from error
-        raise InputError(f"{file}: cannot be read as a checkpoint ({_first_line(error)})") from error
-    except Exception as error:  # readers of broken files raise what they like
-        raise InputError(f"{file}: cannot be read as a checkpoint ({_first_line(error)})") from error
-
-
-def _same_size(model: Any, weights: Mapping[str, Any], file: Path, name: str) -> None:
-    """Refuse positional embeddings of other sizes, which upstream would interpolate without a word."""
-    own = model.state_dict()
-    for key, tensor in weights.items():
-        if "positional_embedding" in key and key in own and own[key].shape != tensor.shape:
-            raise InputError(
-                f"{file}: is not of the architecture of {name} ({key} is {list(tensor.shape)} there and "
-                f"{list(own[key].shape)} here)"
-            )
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without upstream's log lines and warnings about what is checked here."""
@@ -340,12 +363,8 @@ def _one_sentence(flag: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, OSError) as error:
-        raise InputError(f"{flag}: {_first_line(error)}") from error
+        raise InputError(f"{flag}: {first_line(error)}") from error
     except TypeError as error:  # an argument that releases before 3.0 do not know
         raise InputError(
-            f"{flag}: {_first_line(error)}; the evaluation needs open_clip_torch 3.0 or later"
+            f"{flag}: {first_line(error)}; the evaluation needs open_clip_torch 3.0 or later"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,8 +1,8 @@
 """The host adapter: the only place that names upstream's trainer.
 
 `seams` lists what is wrapped and checks that it fits, `released` wraps it for open_clip_torch 2.28
-to 3.3, `loaders` leads companion texts through upstream's data loaders, `chance` makes an epoch
-repeatable.
+to 3.3, `start` loads the weights that a run starts from, `loaders` leads companion texts through
+upstream's data loaders, `chance` makes an epoch repeatable.
 """
 
 from __future__ import annotations

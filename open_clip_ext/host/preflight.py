@@ -14,7 +14,7 @@ from open_clip_train import params
 from open_clip_train.data import expand_urls
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.host import released
+from open_clip_ext.host import released, start
 from open_clip_ext.settings import Settings
 
 LATEST = "epoch_latest.pt"  # upstream's name for it
@@ -60,6 +60,8 @@ def problems(args: argparse.Namespace, world_size: int, writes: bool = True) -> 
             yield from _shards(args, world_size)
         elif not os.path.isfile(args.train_data):
             yield f"--train-data {args.train_data}: there is no such file on this node"
+    yield from start.problems(args)
+    yield from _imagenet(args)
     if writes and args.logs and args.logs.lower() != "none":
         yield from _output(args)
 
@@ -76,6 +78,24 @@ def _shards(args: argparse.Namespace, world_size: int) -> Iterator[str]:
             f"--train-data {args.train_data}: {len(shards)} shards are too few for {world_size} processes of "
             f"{workers} workers; give --workers {max(1, len(shards) // world_size)}, more shards or "
             "--dataset-resampled"
+        )
+
+
+def _imagenet(args: argparse.Namespace) -> Iterator[str]:
+    """Whether upstream's own zero-shot evaluation would end the run, before its first checkpoint."""
+    given = [flag for flag in ("imagenet_val", "imagenet_v2") if getattr(args, flag)]
+    if not given or not args.zeroshot_frequency:
+        return
+    import torch
+    from open_clip_train.zero_shot import accuracy
+
+    try:
+        accuracy(torch.eye(1), torch.zeros(1, dtype=torch.long))
+    except TypeError as error:
+        flag, folder = given[0].replace("_", "-"), getattr(args, given[0])
+        yield (
+            f"--{flag} {folder}: upstream's evaluation of it stops with the installed numpy ({error}); give "
+            f"--eval-benchmarks imagenet images={folder} in its place"
         )
 
 

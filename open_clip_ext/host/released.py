@@ -64,6 +64,7 @@ class Adapter:
             with reported():
                 for problem in preflight.problems(namespace, world_size, writes=rank == 0):
                     raise InputError(problem)
+            self.args = namespace
             self.latest = namespace.resume == "latest"  # upstream puts the path in its place
             self.signals = Signals()
             if namespace.train_data or namespace.dataset_type == "synthetic":
@@ -76,11 +77,28 @@ class Adapter:
                 self.scores = Scores.read(scored)
         return namespace
 
+    def create_model_and_transforms(
+        self, upstream: Upstream, model_name: str, pretrained: str | None = None, *args: Any, **options: Any
+    ) -> Any:
+        """The model with the weights that `--pretrained` names, whatever `--model` is."""
+
+        def build(weights: str | None) -> Any:
+            return upstream(model_name, weights, *args, **options)
+
+        if self.run is None:
+            return build(pretrained)
+        from open_clip_ext.host import start
+
+        with reported():
+            return start.create(build, model_name, pretrained, resumed=bool(self.args.resume))
+
     def pt_load(self, upstream: Upstream, file_path: str, map_location: Any = None) -> Any:
         """Take our state out of the checkpoint that is resumed."""
         if self.run is None:
             # Upstream's optimizers take no notice of our key.
             return upstream(file_path, map_location=map_location)
+        from open_clip_ext.host import start
+
         with reported():
             try:
                 checkpoint = upstream(file_path, map_location=map_location)
@@ -92,7 +110,7 @@ class Adapter:
                 ) from error
             optimizer = checkpoint.get("optimizer") if isinstance(checkpoint, dict) else None
             self.run.restore(optimizer, file_path, latest=self.latest)
-        return checkpoint
+            return start.resumed(checkpoint, file_path, wrapped=self.args.distributed)
 
     def save(self, upstream: Upstream, obj: Any, f: Any, *args: Any, **options: Any) -> None:
         """Write upstream's checkpoints, as ours, whole or not at all."""

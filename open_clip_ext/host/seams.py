@@ -1,4 +1,4 @@
-"""Where we enter upstream's trainer: seven functions, known by the names of their parameters."""
+"""Where we enter upstream's trainer: eight functions, known by the names of their parameters."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ class Seam:
         name: the function.
         parameters: their names, in order.
         wrapper: the method of the adapter that takes its place.
+        more: whether others may follow, which the wrapper hands on as they came.
     """
 
     module: str
     name: str
     parameters: tuple[str, ...]
     wrapper: str
+    more: bool = False
 
     def __str__(self) -> str:
         return f"{self.module}.{self.name}({', '.join(self.parameters)})"
@@ -45,7 +47,7 @@ class Seam:
             return f"{self.module} cannot be imported ({error})"
         except AttributeError:
             return f"{self.module} has no {self.name}"
-        if there != self.parameters:
+        if (there[: len(self.parameters)] if self.more else there) != self.parameters:
             known = ", ".join(self.parameters)
             return f"{self.module}.{self.name} takes ({', '.join(there)}), not ({known})"
         return ""
@@ -66,6 +68,13 @@ SEAMS = (
         "zero_shot_eval",
         ("model", "data", "epoch", "args", "tokenizer"),
         "zero_shot_eval",
+    ),
+    Seam(
+        "open_clip",
+        "create_model_and_transforms",
+        ("model_name", "pretrained"),
+        "create_model_and_transforms",
+        more=True,
     ),
     Seam("open_clip", "create_loss", ("args",), "create_loss"),
     Seam(

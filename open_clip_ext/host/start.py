@@ -1,0 +1,80 @@
+"""The weights that a `--loss` run starts from."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from open_clip_ext import checkpoints
+from open_clip_ext.errors import InputError
+from open_clip_ext.evaluation import models
+
+
+def problems(args: argparse.Namespace) -> Iterator[str]:
+    """What is wrong with `--model` and `--pretrained`, as far as nothing has to be downloaded."""
+    try:
+        if not args.model.startswith(models.HUB):
+            models.model_config(args.model)
+        file = models.checkpoint_file(args.model, args.pretrained) if args.pretrained else None
+        if file is not None and file.suffix not in checkpoints.NUMPY:
+            checkpoints.read(file)  # mapped, not read
+    except InputError as error:
+        yield str(error)
+    if args.resume not in (None, "latest") and "://" not in args.resume and not os.path.isfile(args.resume):
+        yield f"--resume {args.resume}: there is no such file on this node"
+
+
+def create(
+    build: Callable[[str | None], Any], name: str, pretrained: str | None, *, resumed: bool = False
+) -> Any:
+    """The model and its transforms, by upstream's function.
+
+    With a model of a folder or hub, upstream ignores `pretrained` from release 3.0 on. So it is loaded
+    here, after that model's own weights.
+
+    Args:
+        build: upstream's function for the model `name`; takes what `pretrained` is.
+        name: for the sentences.
+        pretrained: a tag or a checkpoint file, or empty.
+        resumed: whether a checkpoint will be loaded over these weights.
+
+    Raises:
+        InputError: the weights do not fit.
+    """
+    apart = name.startswith(models.SCHEMAS)
+    with checkpoints.loading(f"--model {name}") as files:
+        made = build(None if apart else pretrained)
+    if apart and pretrained:
+        checkpoints.load(made[0], pretrained, f"--model {name}")
+        logging.info(f"open_clip_ext: loaded --pretrained {pretrained} into {name}")
+    elif not (files or pretrained or resumed):
+        logging.warning(
+            f"open_clip_ext: no weights were found for --model {name}, so it starts from random ones; to "
+            "fine-tune a model, give --pretrained TAG|FILE"
+        )
+    return made
+
+
+def resumed(checkpoint: Any, path: str, *, wrapped: bool) -> dict[str, Any]:
+    """A checkpoint that upstream can resume from, on one process or several, whatever wrote it.
+
+    Args:
+        checkpoint: of a run, or a bare state dict, which upstream takes as well.
+        path: where it is from.
+        wrapped: whether the model is in DDP here, and wants `module.` before its names.
+
+    Raises:
+        InputError: it is neither.
+    """
+    of_run = isinstance(checkpoint, Mapping) and "epoch" in checkpoint
+    state = checkpoint.get("state_dict") if of_run else checkpoint
+    if not checkpoints.is_state(state) or (of_run and "optimizer" not in checkpoint):
+        raise InputError(
+            f"{path}: holds no run of open_clip's trainer to resume; to start from its weights, give "
+            f"--pretrained {path}, not --resume"
+        )
+    weights = {"module." * wrapped + key: value for key, value in checkpoints.named(state, path).items()}
+    return {**checkpoint, "state_dict": weights} if of_run else weights
