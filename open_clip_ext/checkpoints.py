@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -182,11 +183,13 @@ def examine(path: Path) -> None:
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise InputError(f"{path}: is a web page, in place of the file itself; download it again")
     if start.startswith((b"{", b"[")):
-        raise InputError(f"{path}: is text in JSON, not weights; name the file that holds them")
+        raise InputError(f"{path}: is text in JSON, not weights; name the file that has them")
     if head.startswith(b"\x1f\x8b"):
         raise InputError(f"{path}: is compressed by gzip; unpack it, and name the checkpoint in it")
     if head.startswith(ZIP):
         _examine_archive(path)
+    elif not (head.startswith((b"\x80", b"\x93NUMPY")) or head[8:9] == b"{"):
+        raise InputError(f"{path}: is in no format of torch or safetensors; name the file of the weights")
 
 
 def _examine_archive(path: Path) -> None:
@@ -220,7 +223,9 @@ def _content(path: Path) -> Any:
     if head[8:] == b"{":
         return _safetensors(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=head.startswith(ZIP))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles that torch did not write
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=head.startswith(ZIP))
     except pickle.UnpicklingError as error:
         raise InputError(_code(path)) from error
     except Exception as error:  # whatever a broken file leads to
@@ -271,9 +276,9 @@ def _state(content: Any, path: Path) -> Mapping[str, Tensor]:
     if "param_groups" in content or isinstance(content.get("optimizer"), Mapping):
         raise InputError(
             f"{path}: holds the state of an optimizer, without weights of a model ({entries:.100}); name "
-            "the file that holds them"
+            "the file that has them"
         )
-    raise InputError(f"{path}: holds no weights of a model ({entries:.100}); name the file that holds them")
+    raise InputError(f"{path}: holds no weights of a model ({entries:.100}); name the file that has them")
 
 
 def is_state(value: Any) -> bool:

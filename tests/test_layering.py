@@ -32,8 +32,8 @@ ALLOWED = {
     "settings": ["errors", "negatives", "registry"],
     "run": ["", "armed", "errors", "peers", "settings", "teacher", "towers"],
     "host": [
-        *("host", "", "armed", "checkpoints", "data", "errors", "evaluation", "files", "negatives", "peers", "run", "settings"),
-        *("signals", "teacher", "towers"),
+        *("host", "", "armed", "checkpoints", "data", "errors", "evaluation", "files", "negatives", "peers"),
+        *("run", "settings", "signals", "teacher", "towers"),
     ],
     "losses": ["losses", "teacher"],
     "evaluation": ["evaluation", "", "checkpoints", "errors", "files", "plugins", "tables", "towers"],

@@ -219,5 +219,8 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, model):
 
     path = tmp_path / "evil.pt"
     torch.save({"state_dict": {"logit_scale": Code()}}, path)
-    assert stops(model, str(path)) == f"{path}: no checkpoint, or one that only running its code could read"
+    assert stops(model, str(path)) == (
+        f"{path}: holds objects besides weights (pathlib.Path and 1 more), not read because that can run "
+        "code; where you trust the file, save its state dict alone"
+    )
     assert not ran.exists()
