@@ -134,13 +134,13 @@ def test_random_weights_are_not_taken_for_a_model(tmp_path, flags, model, weight
 
 def test_a_file_that_is_not_there(stop, flags, model):
     assert stop(*flags, "--pretrained", "none.pt") == (
-        f"--pretrained none.pt: no such file; --model {model} has no tags"
+        f"--pretrained none.pt: no such tag and no such file; --model {model} has no tags"
     )
 
 
 def test_a_tag_for_a_folder_model(stop, flags, model):
     assert stop(*flags, "--pretrained", "openai") == (
-        f"--pretrained openai: no such file; --model {model} has no tags"
+        f"--pretrained openai: no such tag and no such file; --model {model} has no tags"
     )
 
 

@@ -178,11 +178,13 @@ def checkpoint_file(name: str | None, pretrained: str) -> Path | None:
     if path.is_file():
         checkpoints.examine(path)
         return path
-    if plain is None:
-        why = f"; --model {name} has no tags" if name else "; a tag needs --model NAME"
-        raise InputError(f"--pretrained {pretrained}: no such file{why}")
-    tags = open_clip.list_pretrained_tags_by_model(plain)
-    known = f"; the tags of {name}: {', '.join(tags)}" if tags else ""
+    if name is None:
+        known = "; a tag needs --model NAME"
+    elif plain is None:
+        known = f"; --model {name} has no tags"
+    else:
+        tags = open_clip.list_pretrained_tags_by_model(plain)
+        known = f"; the tags of {name}: {', '.join(tags)}" if tags else ""
     raise InputError(f"--pretrained {pretrained}: no such tag and no such file{known}")
 
 

@@ -108,6 +108,18 @@ def test_the_command(tmp_path, trained):
     assert os.listdir(tmp_path) == ["merged.pt"]
 
 
+def test_ends_in_other_layouts(tmp_path, trained, model):
+    ends = [trained / "epoch_1.pt", trained / "epoch_2.pt"]
+    states = [torch.load(end, weights_only=True)["state_dict"] for end in ends]
+    others = [tmp_path / "a.pt", tmp_path / "b.pt"]
+    torch.save({f"_orig_mod.{key}": value for key, value in states[0].items()}, others[0])
+    torch.save({"state_dict": {f"model.{key}": value for key, value in states[1].items()}}, others[1])
+    merge(*others, "--alpha", 0.25, "--model", model, "--out", tmp_path / "merged.pt")
+    merged = torch.load(tmp_path / "merged.pt", weights_only=True)["state_dict"]
+    exact = interpolate(*states, 0.25)
+    assert all(torch.equal(bits(value), bits(exact[key])) for key, value in merged.items())
+
+
 @pytest.mark.parametrize(("suffix", "alpha"), [("pt", 0), ("safetensors", 0.25), ("pt", 1)])
 def test_stock_open_clip_loads_what_comes_of_trainer_checkpoints(tmp_path, trained, model, suffix, alpha):
     out = tmp_path / f"merged.{suffix}"

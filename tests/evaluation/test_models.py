@@ -75,6 +75,20 @@ def test_a_checkpoint_in_a_folder_model_is_loaded_where_upstream_would_pass_over
         assert all(torch.equal(v, state[k]) for k, v in record.model.state_dict().items())
 
 
+@pytest.mark.parametrize("where", ["a file", "the folder of the model"])
+def test_a_checkpoint_in_another_layout_is_loaded(tmp_path, model, weights, where):
+    state = torch.load(weights, weights_only=True)["state_dict"]
+    other = {"model_state_dict": {f"module._orig_mod.{key}": value for key, value in state.items()}}
+    if where == "a file":
+        torch.save(other, tmp_path / "other.pt")
+        loaded = models.load(model, str(tmp_path / "other.pt"))
+    else:
+        name = support.write_model(tmp_path / "folder")
+        torch.save(other, tmp_path / "folder" / "model.pth")
+        loaded = models.load(name)
+    assert all(torch.equal(value, state[key]) for key, value in loaded.model.state_dict().items())
+
+
 def test_the_record_says_what_numbers_depend_on(model, weights):
     record = models.load(model, str(weights), precision="amp_bf16").record
     assert json.loads(json.dumps(record))["preprocess"]["size"] == [32, 32]
@@ -154,6 +168,47 @@ def test_a_name_against_params_txt_stops(tmp_path, weights):
     )
 
 
+# --- a checkpoint that moved with its params.txt --------------------------------------------------------
+
+
+@pytest.fixture
+def moved(weights) -> Path:
+    """It was trained from a folder that is not on this machine."""
+    text = "force_quick_gelu: {}\nimage_mean: [0.5, 0.5, 0.5]\nmodel: local-dir:/elsewhere/clip\n"
+    (weights.parent / "params.txt").write_text(text.format(False))
+    return weights
+
+
+def test_a_moved_checkpoint_stops_with_the_flag_to_give(moved):
+    assert stops(None, str(moved)) == (
+        f"--model: missing, and local-dir:/elsewhere/clip, of which {moved} was made, is not on this machine"
+        "; give --model local-dir:FOLDER with where it is now"
+    )
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_moved_checkpoint_goes_by_an_explicit_model(tmp_path, moved, quick):
+    copy = support.write_model(tmp_path / "copy", quick_gelu=quick)
+    record = models.load(copy, str(moved)).record
+    assert record["activation"] == ("QuickGELU" if quick else "GELU")
+    assert record["preprocess"]["mean"] == [0.5, 0.5, 0.5]
+
+
+def test_a_moved_checkpoint_s_own_flag_still_says_its_activation(tmp_path, moved, model):
+    params = moved.parent / "params.txt"
+    params.write_text(params.read_text().replace("gelu: False", "gelu: True"))
+    assert models.load(model, str(moved)).record["activation"] == "QuickGELU"
+
+
+def test_a_moved_checkpoint_whose_activation_nothing_says_names_the_flag(moved):
+    sentence = stops("ViT-B-32", str(moved))
+    assert sentence.startswith(
+        f"--pretrained {moved}: with which activation was it trained? Its weights do not say, and "
+        "local-dir:/elsewhere/clip, of which it was made, is not on this machine; give --activation "
+    )
+    assert stops("ViT-B-32", str(moved), activation="gelu").startswith(f"{moved}: is not of the architecture")
+
+
 # --- models and files that are not there or not that ----------------------------------------------------
 
 
@@ -176,7 +231,23 @@ def test_flags_that_are_missing(weights):
 
 def test_a_folder_model_without_weights_or_config(tmp_path, model):
     assert "could not be loaded" in stops(model)
-    assert stops(f"local-dir:{tmp_path}/none").startswith(f"--model local-dir:{tmp_path}/none: ")
+    assert stops(f"local-dir:{tmp_path}/none") == (
+        f"--model local-dir:{tmp_path}/none: there is no {tmp_path}/none/open_clip_config.json; name the "
+        "folder of an open_clip model"
+    )
+
+
+def test_an_empty_tag_is_none():
+    assert stops("ViT-B-32", "") == (
+        "--model ViT-B-32: without --pretrained TAG|FILE its weights would be random; give one"
+    )
+    assert stops(None, "") == "--model and --pretrained: missing; give a model and a tag or checkpoint"
+
+
+def test_a_tag_without_a_model_that_has_it(model):
+    sentence = "--pretrained openai: no such tag and no such file; "
+    assert stops(model, "openai") == f"{sentence}--model {model} has no tags"
+    assert stops(None, "openai") == f"{sentence}a tag needs --model NAME"
 
 
 def test_a_tag_or_file_that_is_not_there(tmp_path):
@@ -187,6 +258,11 @@ def test_a_tag_or_file_that_is_not_there(tmp_path):
     assert stops("ViT-B-32", str(tmp_path)) == (
         f"--pretrained {tmp_path}: is a folder; name the checkpoint file in it"
     )
+    pointer = tmp_path / "weights.pt"
+    pointer.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    # Before the question which model and activation it has.
+    assert stops("ViT-B-32", str(pointer)).startswith(f"{pointer}: is a pointer of git-lfs")
+    assert stops(None, str(pointer)).startswith(f"{pointer}: is a pointer of git-lfs")
 
 
 def test_a_checkpoint_of_another_architecture(tmp_path, weights):
