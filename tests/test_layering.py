@@ -20,6 +20,7 @@ ALLOWED = {
     "files": [],
     "signals": [],
     "data": [],
+    "csv_files": ["errors"],
     "teacher": ["errors"],
     "armed": ["data"],
     "peers": ["errors"],
@@ -31,8 +32,8 @@ ALLOWED = {
     "settings": ["errors", "negatives", "registry"],
     "run": ["", "armed", "errors", "peers", "settings", "teacher", "towers"],
     "host": [
-        *("host", "armed", "data", "errors", "evaluation", "files", "negatives", "peers", "run", "settings"),
-        *("signals", "teacher", "towers"),
+        *("host", "armed", "csv_files", "data", "errors", "evaluation", "files", "negatives", "peers", "run"),
+        *("settings", "signals", "teacher", "towers"),
     ],
     "losses": ["losses", "teacher"],
     "evaluation": ["evaluation", "", "errors", "files", "plugins", "tables", "towers"],

@@ -19,7 +19,6 @@ from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
-import pandas as pd
 import webdataset as wds
 from open_clip_train import data as upstream
 from torch import Tensor
@@ -28,6 +27,8 @@ from webdataset.filters import FilterFunction, _decode, _select
 
 from open_clip_ext.data import CompanionCollate, Companions, Tokenizer, parse_texts
 from open_clip_ext.errors import InputError
+from open_clip_ext.host import csv_data
+from open_clip_ext.host.pictures import Readable, spread
 from open_clip_ext.host.stream import Indexed, Shards, Source, Stream, index
 from open_clip_ext.negatives.store import Store
 from open_clip_ext.settings import NEGATIVES, Settings
@@ -162,9 +163,10 @@ def build(
     Raises InputError if the data do not carry them.
     """
     wanted = bool(settings.companions)
-    info = builder(
-        args, preprocess, is_train=True, tokenizer=PassThrough() if wanted else tokenizer, **options
-    )
+    with csv_data.as_text(args) as tables:
+        info = builder(
+            args, preprocess, is_train=True, tokenizer=PassThrough() if wanted else tokenizer, **options
+        )
     feed = Feed(CompanionCollate(tokenizer, settings.companions, seed=args.seed))
     info._open_clip_ext = feed
     if settings.store is not None:
@@ -179,13 +181,19 @@ def build(
             loader.collate_fn = Unpack(feed.collate, batched=False, companions=feed.lookup)
             if feed.lookup is not None:
                 captions = getattr(loader.dataset, "captions", None) or [loader.dataset.caption]
-                chosen = [str(captions[i]) for i in range(0, len(captions), -(-len(captions) // SAMPLE))]
+                chosen = [captions[i] for i in spread(len(captions), SAMPLE)]
                 feed.summary = _cover(chosen, feed.lookup, settings, args.train_data)
-            elif hasattr(loader.dataset, "captions"):
-                _lead_csv(loader.dataset, feed, settings, args)
+            elif tables:
+                _lead_csv(tables[0], loader.dataset, feed, settings, args)
             else:
                 _lead_synthetic(loader.dataset, feed, settings)
-        source = Indexed(loader, args.seed)
+        samples = loader.dataset
+        if tables:
+            for doubt in csv_data.doubts(tables[0], args):
+                logging.warning(f"open_clip_ext: {doubt}")
+            skipped = feed.broken.add if settings.skip_broken_images else None
+            samples = Readable(samples, args.train_data, skipped)
+        source = Indexed(loader, samples, args.seed)
     info.dataloader = Stream(source, loader, args.seed, args.rank)
     return info
 
@@ -219,21 +227,16 @@ def end_epoch(info: Any, epoch: int) -> None:
             )
 
 
-def _lead_csv(dataset: Any, feed: Feed, settings: Settings, args: argparse.Namespace) -> None:
-    path, separator = args.train_data, args.csv_separator
-    columns = list(pd.read_csv(path, sep=separator, nrows=0).columns)
+def _lead_csv(table: Any, dataset: Any, feed: Feed, settings: Settings, args: argparse.Namespace) -> None:
+    path = args.train_data
     kinds: dict[str, list[list[str]]] = {}
     for kind, column in settings.sources.items():
-        if column not in columns:
-            raise InputError(
-                f"{path} has no column {column!r}; its columns: {', '.join(columns)}; "
-                "name one with --negatives-key"
-            )
-        values = pd.read_csv(path, sep=separator, usecols=[column], dtype=str, keep_default_na=False)[column]
-        kinds[kind] = [_parse(value, f"{path}, data row {row}") for row, value in enumerate(values, start=1)]
+        kinds[kind] = [
+            _parse(value, f"{path}, data row {row}") for row, value in enumerate(table[column], start=1)
+        ]
         _require_enough(kinds[kind], settings.companions[kind], f"{path}, column {column!r}", "row")
     dataset.captions = [
-        pack(str(caption), dict(zip(kinds, texts, strict=True)))
+        pack(caption, dict(zip(kinds, texts, strict=True)))
         for caption, *texts in zip(dataset.captions, *kinds.values(), strict=True)
     ]
     feed.summary = "; ".join(

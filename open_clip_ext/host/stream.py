@@ -16,6 +16,7 @@ from open_clip_train.data import SharedEpoch
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from webdataset.filters import FilterFunction, _batched, _select, _to_tuple
 
+from open_clip_ext.errors import InputError
 from open_clip_ext.host import chance
 from open_clip_ext.signals import spare_worker
 
@@ -81,14 +82,19 @@ class Indexed:
     """Upstream's CSV and synthetic data. What lies before is not even read.
 
     A sample's draws depend on seed, epoch and sample alone, so on no number of workers or ranks.
+
+    Args:
+        loader: upstream's.
+        samples: its dataset, which may have an InputError in place of a sample; the run stops there.
+        seed: of the run.
     """
 
     workers = 0
 
-    def __init__(self, loader: Any, seed: int) -> None:
+    def __init__(self, loader: Any, samples: Any, seed: int) -> None:
         self.seed = seed
         self.read: list[int] = []
-        self.samples = _Seeded(loader.dataset, seed)
+        self.samples = _Seeded(samples, seed)
         self.rest = _Rest(loader.batch_sampler)
         self.order = torch.Generator()
         if isinstance(loader.sampler, RandomSampler):
@@ -98,7 +104,7 @@ class Indexed:
             self.samples,
             batch_sampler=self.rest,
             num_workers=loader.num_workers,
-            collate_fn=loader.collate_fn,
+            collate_fn=_Checked(loader.collate_fn),
             pin_memory=loader.pin_memory,
             worker_init_fn=spare_worker,
         )
@@ -107,7 +113,27 @@ class Indexed:
         """The batches of `epoch` after the `first` ones."""
         self.order.manual_seed(chance.derive(self.seed, epoch))
         self.samples.epoch, self.rest.first = epoch, first
-        return iter(self.loader)
+        return map(_raise_refused, iter(self.loader))
+
+
+def _raise_refused(batch: Any) -> Any:
+    if isinstance(batch, InputError):
+        raise batch
+    return batch
+
+
+class _Checked:
+    """A `collate_fn` that gives out an InputError for the batch if there is one among the samples.
+
+    Raised in a loader's worker, it would come with the worker's traceback in its text.
+    """
+
+    def __init__(self, collate: Callable[[Any], Any]) -> None:
+        self.collate = collate
+
+    def __call__(self, samples: Sequence[Any]) -> Any:
+        refused = (sample for sample in samples if isinstance(sample, InputError))
+        return next(refused, None) or self.collate(samples)
 
 
 class _Seeded(Dataset[Any]):
