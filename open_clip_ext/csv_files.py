@@ -30,8 +30,8 @@ MARKS = {
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
-# Follows the last line. After a quote that is never closed, it is part of a field.
-END = "\x03\x04"
+# Two fields that follow the last line. After a quote that is never closed they are part of a field.
+END = ("\x02", "\x03")
 
 
 def check(path: str | Path, separator: str) -> list[str]:
@@ -52,7 +52,10 @@ def check(path: str | Path, separator: str) -> list[str]:
             header = next((line for line in file if line.strip()), "")
             for _ in file:
                 pass
-        return re.split(separator, header.rstrip("\r\n"))
+        try:
+            return re.split(separator, header.rstrip("\r\n"))
+        except re.error as error:
+            raise InputError(f"--csv-separator {separator!r}: not a regular expression ({error})") from error
     found = rows(path, separator, index=True)
     _, columns = next(found)
     for _ in found:
@@ -140,13 +143,14 @@ def _rows(path: str | Path, separator: str, index: bool = False) -> Iterator[tup
     width = columns = 0
     line = 1
     with _opened(path) as file:
-        reader = csv.reader(chain(file, [END]), delimiter=separator)
+        end = separator.join(END)
+        reader = csv.reader(chain(file, [end]), delimiter=separator)
         try:
             for fields in reader:
                 begins, line = line, reader.line_num + 1
-                if fields == [END]:
+                if fields == [*END]:
                     break
-                if fields and fields[-1].endswith(END):
+                if fields and fields[-1].endswith(end):
                     opens = begins + sum(field.count("\n") for field in fields[:-1])
                     raise InputError(
                         f"{path}, line {opens}: the quote that begins a field there is never closed; close "
@@ -185,7 +189,8 @@ def _opened(path: str | Path) -> Iterator[IO[str]]:
 
 
 def _open(path: str | Path, mode: str, **options: Any) -> IO[Any]:
-    return COMPRESSED.get(Path(path).suffix.lower(), open)(path, mode, **options)
+    opener = COMPRESSED.get(Path(path).suffix.lower(), open)
+    return opener(path, mode, **options)  # type: ignore[no-any-return]
 
 
 def _plain(separator: str) -> str:

@@ -34,7 +34,7 @@ def doctor(capsys, model, tmp_path):
 
 @pytest.fixture
 def data(csv_data):
-    return ["--train-data", csv_data, "--csv-separator", ",", "--batch-size", 8]
+    return ["--train-data", csv_data, "--csv-separator", ","]
 
 
 def test_a_run_that_would_start_prints_nothing(doctor, data):

@@ -105,9 +105,9 @@ def doubts(table: Any, args: argparse.Namespace) -> Iterator[str]:
     if missing.any():
         row = int(missing.argmax())
         yield (
-            f"{args.train_data}: {missing.sum()} of {len(captions)} captions are empty or a word for a missing"
-            f" value, the first one in data row {row + 1}: {captions.iloc[row]!r}; they are trained on as they "
-            "stand: fill them in or leave out their rows"
+            f"{args.train_data}: {missing.sum()} of {len(captions)} captions are empty or a word for a "
+            f"missing value, the first one in data row {row + 1}: {captions.iloc[row]!r}; they are trained on "
+            "as they stand: fill them in or leave out their rows"
         )
     broken = captions.str.strip().str.contains("\n", regex=False).to_numpy()
     if broken.any():
@@ -133,7 +133,7 @@ def _explain(path: str, separator: str) -> None:
     with open(path, "rb") as file:
         start = file.read(4)
     for magic, kind in OTHER_FILES.items():
-        if start.startswith(magic):
+        if start.startswith(magic) and path.lower().endswith((".csv", ".tsv", ".txt")):
             raise InputError(f"{path}: it is {kind}, not CSV text; unpack or convert it")
     literal = separator.replace("|", r"\|")
     try:
