@@ -106,8 +106,8 @@ def doubts(table: Any, args: argparse.Namespace) -> Iterator[str]:
         row = int(missing.argmax())
         yield (
             f"{args.train_data}: {missing.sum()} of {len(captions)} captions are empty or a word for a "
-            f"missing value, the first one in data row {row + 1}: {captions.iloc[row]!r}; they are trained on "
-            "as they stand: fill them in or leave out their rows"
+            f"missing value, the first in data row {row + 1}: {captions.iloc[row]!r}; they are trained on as "
+            "they stand: fill them in or leave out their rows"
         )
     broken = captions.str.strip().str.contains("\n", regex=False).to_numpy()
     if broken.any():

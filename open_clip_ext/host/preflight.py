@@ -60,14 +60,14 @@ def problems(args: argparse.Namespace, world_size: int, writes: bool = True) -> 
         if args.dataset_type == "webdataset" or args.train_data.endswith(".tar"):
             yield from _shards(args, world_size)
         else:
-            yield from _csv(args, "train_data", world_size)
+            yield from _csv(args, "train_data")
     if args.val_data and _is_csv(args, args.val_data):
-        yield from _csv(args, "val_data", world_size)
+        yield from _csv(args, "val_data")
     if writes and args.logs and args.logs.lower() != "none":
         yield from _output(args)
 
 
-def _csv(args: argparse.Namespace, option: str, world_size: int) -> Iterator[str]:
+def _csv(args: argparse.Namespace, option: str) -> Iterator[str]:
     path, training = getattr(args, option), option == "train_data"
     flag = f"--{option.replace('_', '-')}"
     if not os.path.isfile(path):
@@ -81,12 +81,6 @@ def _csv(args: argparse.Namespace, option: str, world_size: int) -> Iterator[str
     except InputError as error:
         yield str(error)
         return
-    rows = len(table)
-    if training and -(-rows // world_size) < args.batch_size * args.accum_freq:
-        yield (
-            f"{path}: {rows} rows are not enough for one step of {world_size} processes with --batch-size "
-            f"{args.batch_size} and --accum-freq {args.accum_freq}; give a smaller --batch-size"
-        )
     yield from _pictures(table, path, args, training)
 
 
@@ -105,9 +99,7 @@ def _pictures(table: Any, path: str, args: argparse.Namespace, training: bool) -
     row, reason = next(iter(broken.items()))
     advice = "repair them or leave out their rows"
     if len(broken) == looked:
-        advice = (
-            f"is {args.csv_img_key!r} the column of their paths{csv_data.shifted(table)} (--csv-img-key)?"
-        )
+        advice = f"is {args.csv_img_key!r} the column of paths (--csv-img-key)?{csv_data.shifted(table)}"
     elif training and few:
         advice += ", or skip them by --skip-broken-images"
     yield (
