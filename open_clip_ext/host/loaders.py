@@ -27,7 +27,7 @@ from webdataset.filters import FilterFunction, _decode, _select
 
 from open_clip_ext.data import CompanionCollate, Companions, Tokenizer, parse_texts
 from open_clip_ext.errors import InputError
-from open_clip_ext.host import csv_data
+from open_clip_ext.host import csv_data, tokens
 from open_clip_ext.host.pictures import Readable, spread
 from open_clip_ext.host.stream import Indexed, Shards, Source, Stream, index
 from open_clip_ext.negatives.store import Store
@@ -182,11 +182,13 @@ def build(
             if feed.lookup is not None:
                 captions = getattr(loader.dataset, "captions", None) or [loader.dataset.caption]
                 chosen = [captions[i] for i in spread(len(captions), SAMPLE)]
-                feed.summary = _cover(chosen, feed.lookup, settings, args.train_data)
+                feed.summary = _cover(chosen, feed, feed.lookup, settings, args.train_data)
             elif tables:
                 _lead_csv(tables[0], loader.dataset, feed, settings, args)
             else:
                 _lead_synthetic(loader.dataset, feed, settings)
+        elif tables:
+            _warn_of_cuts(feed, loader.dataset.captions, [()] * len(loader.dataset), args.train_data)
         samples = loader.dataset
         if tables:
             for doubt in csv_data.doubts(tables[0], args):
@@ -229,6 +231,7 @@ def end_epoch(info: Any, epoch: int) -> None:
 
 def _lead_csv(table: Any, dataset: Any, feed: Feed, settings: Settings, args: argparse.Namespace) -> None:
     path = args.train_data
+    captions = dataset.captions
     kinds: dict[str, list[list[str]]] = {}
     for kind, column in settings.sources.items():
         kinds[kind] = [
@@ -237,8 +240,9 @@ def _lead_csv(table: Any, dataset: Any, feed: Feed, settings: Settings, args: ar
         _require_enough(kinds[kind], settings.companions[kind], f"{path}, column {column!r}", "row")
     dataset.captions = [
         pack(caption, dict(zip(kinds, texts, strict=True)))
-        for caption, *texts in zip(dataset.captions, *kinds.values(), strict=True)
+        for caption, *texts in zip(captions, *kinds.values(), strict=True)
     ]
+    _warn_of_cuts(feed, captions, kinds[NEGATIVES], path)
     feed.summary = "; ".join(
         f"{kind}: {sum(map(bool, lists))} of {len(lists)} captions have some, "
         f"{sum(min(_count(texts), settings.companions[kind]) for texts in lists) / len(lists):.2f} "
@@ -269,7 +273,7 @@ def _lead_webdataset(info: Any, feed: Feed, settings: Settings, args: argparse.N
         shard = upstream.expand_urls(args.train_data)[0][0]
         chosen = [sample["txt"].decode("utf-8") for sample in itertools.islice(_samples(shard), PEEK)]
         _require_samples(chosen, shard)
-        feed.summary = _cover(chosen, feed.lookup, settings, shard)
+        feed.summary = _cover(chosen, feed, feed.lookup, settings, shard)
         loader.collate_fn = Unpack(feed.collate, batched=True, companions=feed.lookup)
         return
     packer = PackSample(settings.sources)
@@ -344,11 +348,12 @@ def _require_samples(samples: Sequence[Any], shard: str) -> None:
         raise InputError(f"{shard}: no sample with an image and a caption could be read")
 
 
-def _cover(captions: Sequence[str], lookup: LookUp, settings: Settings, where: str) -> str:
+def _cover(captions: Sequence[str], feed: Feed, lookup: LookUp, settings: Settings, where: str) -> str:
     """How many of some captions of the data have negatives in the store, in words.
 
     Args:
         captions: those that are looked up.
+        feed: of the loader.
         lookup: finds them.
         settings: of the run.
         where: the data, for a sentence.
@@ -366,6 +371,7 @@ def _cover(captions: Sequence[str], lookup: LookUp, settings: Settings, where: s
     texts = [[text for place in places or () for text in place] for places in found]
     if len(lookup.types) < wanted or not any(texts):
         _require_enough(texts, wanted, f"--negatives {store.path}, looked up for {where}", "caption")
+    _warn_of_cuts(feed, captions, texts, where)
     store.close()  # not to be carried into workers that are forked
     some, mean = sum(map(bool, texts)), sum(min(len(t), wanted) for t in texts) / len(texts)
     return (
@@ -378,6 +384,13 @@ def _samples(shard: str) -> Iterator[dict[str, Any]]:
     for sample in upstream.tarfile_to_samples_nothrow([{"url": shard}]):
         if upstream.filter_no_caption_or_no_image(sample):
             yield sample
+
+
+def _warn_of_cuts(
+    feed: Feed, captions: Sequence[str], negatives: Sequence[Sequence[str]], where: str
+) -> None:
+    for sentence in tokens.cut(feed.collate.tokenizer, captions, negatives, where):
+        logging.warning(f"open_clip_ext: {sentence}")
 
 
 def _parse(value: Any, where: str) -> list[str]:

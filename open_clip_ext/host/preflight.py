@@ -93,14 +93,15 @@ def _is_csv(args: argparse.Namespace, path: str) -> bool:
 def _pictures(table: Any, path: str, args: argparse.Namespace, training: bool) -> Iterator[str]:
     paths = table[args.csv_img_key].tolist()
     broken, looked = pictures.look(paths, Path(path).parent)
-    few = 2 * len(broken) <= looked
-    if not broken or (training and few and getattr(args, "skip_broken_images", False)):
+    # A broken validation picture, or one of a plain run, is upstream's and cannot be skipped.
+    skippable = training and hasattr(args, "skip_broken_images") and 2 * len(broken) <= looked
+    if not broken or (skippable and args.skip_broken_images):
         return
     row, reason = next(iter(broken.items()))
     advice = "repair them or leave out their rows"
     if len(broken) == looked:
         advice = f"is {args.csv_img_key!r} the column of paths (--csv-img-key)?{csv_data.shifted(table)}"
-    elif training and few:
+    elif skippable:
         advice += ", or skip them by --skip-broken-images"
     yield (
         f"{path}, data row {row + 1}: picture {paths[row]!r} {reason}; {len(broken)} of {looked} pictures "
