@@ -113,7 +113,7 @@ def doubts(table: Any, args: argparse.Namespace) -> Iterator[str]:
     if broken.any():
         row = int(broken.argmax())
         yield (
-            f"{args.train_data}: {broken.sum()} of {len(captions)} captions have several lines, the first one"
+            f"{args.train_data}: {broken.sum()} of {len(captions)} captions have several lines, the first"
             f" in data row {row + 1}: {captions.iloc[row][:60]!r}; if those are rows, a quote was not closed"
         )
 
