@@ -186,7 +186,12 @@ def test_a_csv_s_negatives(tmp_path, stop, form, sentence):
             "field 'negatives': --num-negatives 4 is more than any of its first 8 samples has "
             "(1 at most); give --num-negatives 1",
         ),
-        ("text", [], "sample 00000: expected a list of strings, got 'text'"),
+        (
+            "text",
+            [],
+            "none of 8 samples can be used; the first problem: {shard}, sample 00000: expected a list of "
+            "strings, got 'text'; repair them or leave them out",
+        ),
     ],
     ids=["no field", "empty", "too few", "no list"],
 )
@@ -196,6 +201,7 @@ def test_a_webdataset_s_negatives(tmp_path, stop, negatives, arguments, sentence
         photo.negatives = negatives
     shards = write_shards(tmp_path, made, shards=1)
     flags = ["--train-data", shards, "--dataset-type", "webdataset", "--train-num-samples", 8]
+    sentence = sentence.format(shard=tmp_path / "0.tar")
     assert stop(*flags, "--loss", "degla", *arguments).endswith(sentence)
 
 
