@@ -15,6 +15,8 @@ from open_clip_ext.errors import InputError
 
 # Field names that a sentence lists at most.
 FIELDS = 20
+# A file or an image in memory, as error messages name it.
+OBJECT = re.compile(r"(?: @)? <[\w.]+ (?:object at|name=)[^>]*>")
 
 
 class Tally:
@@ -88,10 +90,11 @@ class Tally:
             yield sample
 
     def bad_file(self, error: Exception) -> bool:
-        """Handle an error of a stage that reads shards."""
-        # webdataset appends to the arguments of an error: the open file, and last its address.
+        """Handle an error of a stage that reads shards, one after the other."""
         what = error.strerror if isinstance(error, OSError) else None
-        return self._note(f"{error.args[-1]}: {what or error.args[0]}", error)
+        return self._note(
+            f"{self.shard}: {what or error.args[0]}", error
+        )  # webdataset appends to the arguments
 
     def bad_sample(self, error: Exception) -> bool:
         """Handle an error of a later stage: stages pull one sample at a time, so it is in the last one."""
@@ -99,7 +102,7 @@ class Tally:
         return self._note(text[0] if isinstance(error, InputError) else f"{self.place}: {text[0]}", error)
 
     def _note(self, problem: str, error: Exception) -> bool:
-        self.first = self.first or re.sub(r" <\S+ object at 0x\w+>", "", problem)  # an image in memory
+        self.first = self.first or OBJECT.sub("", problem)
         return self.handler(error)
 
     def problem(self) -> str:
