@@ -10,7 +10,7 @@ import open_clip
 import pytest
 from open_clip_train import data as upstream
 from PIL import Image
-from support import photos, train_here, write_csv
+from support import photos, train_here, write_csv, write_shards
 
 from open_clip_ext import _startup, cli
 from open_clip_ext.data import CompanionCollate
@@ -398,10 +398,9 @@ def test_the_next_row_takes_the_place(rows):
 
 
 def test_a_run_does_not_go_on_without_pictures():
-    refusal = pictures.Readable(Samples(["x"] * 200), "data.csv", lambda number: None)[150]
-    assert isinstance(refusal, InputError)
-    assert str(refusal).startswith("data.csv, data row 50: picture 'x' does not exist")
-    assert str(refusal).endswith(", and neither can those of the 99 rows before it be read")
+    samples = pictures.Readable(Samples(["x"] * 200), "data.csv", lambda number: None)
+    with pytest.raises(InputError, match="data.csv, data row 50: picture 'x' does not .* 99 rows before"):
+        samples[150]
 
 
 def test_what_is_not_a_picture_s_fault_keeps_its_traceback(rows):
@@ -484,3 +483,26 @@ def test_negatives_that_all_differ_behind_the_cut(tmp_path, model, capsys):
         "behind the cut, or in upper case alone); shorten the captions, or make negatives that change their "
         "beginning"
     )
+
+
+@pytest.mark.parametrize("loss", ["negclip", "clip"])
+def test_shards_are_looked_at_too(tmp_path, model, loss):
+    made = photos(16)
+    for photo in made:
+        photo.caption, photo.negatives = f"{CAPTION} runs", [f"{CAPTION} sleeps", "a cat"]
+    shards = write_shards(tmp_path / "shards", made)
+    flags = [
+        "--train-data",
+        shards,
+        "--dataset-type",
+        "webdataset",
+        "--train-num-samples",
+        16,
+        "--loss",
+        loss,
+    ]
+    run = train_here(
+        tmp_path, "--model", model, *flags, *(["--num-negatives", 2] if loss == "negclip" else [])
+    )
+    assert "16 of 16 captions looked at are cut after 16 tokens; the longest has 17: " in run.output
+    assert ("16 of 32 negatives looked at are to the tokenizer the same" in run.output) == (loss == "negclip")

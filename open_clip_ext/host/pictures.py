@@ -84,9 +84,8 @@ def _missing(path: str, folder: Path) -> str:
 class Readable(Dataset[Any]):
     """Upstream's CSV samples, watched for pictures that cannot be read.
 
-    Where one stands, an InputError is the sample. Or, if such pictures are skipped, the sample is
-    the next row's that can be read: batches keep their size, on all ranks, and a resumed run
-    repeats them.
+    One raises InputError. Or, if such pictures are skipped, the sample is the next row's that can be
+    read: batches keep their size, on all ranks, and a resumed run repeats them.
 
     Args:
         samples: upstream's dataset.
@@ -113,10 +112,10 @@ class Readable(Dataset[Any]):
                     raise
                 sentence = f"{self.path}, data row {row + 1}: picture {picture!r} {reason}"
             if self.skipped is None:
-                return InputError(
+                raise InputError(
                     f"{sentence}; repair it or leave out the row and go on from the last checkpoint, or skip "
                     "such pictures by --skip-broken-images"
                 )
             self.skipped(1)
             logging.warning(f"open_clip_ext: {sentence}; the next row takes its place")
-        return InputError(f"{sentence}, and neither can those of the {PATIENCE - 1} rows before it be read")
+        raise InputError(f"{sentence}, and neither can those of the {PATIENCE - 1} rows before it be read")
