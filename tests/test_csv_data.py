@@ -399,7 +399,7 @@ def test_the_next_row_takes_the_place(rows):
 
 def test_a_run_does_not_go_on_without_pictures():
     samples = pictures.Readable(Samples(["x"] * 200), "data.csv", lambda number: None)
-    with pytest.raises(InputError, match="data.csv, data row 50: picture 'x' does not .* 99 rows before"):
+    with pytest.raises(InputError, match=r"data row 50: picture 'x' does not .* 99 rows before"):
         samples[150]
 
 
