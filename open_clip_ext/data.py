@@ -37,6 +37,10 @@ class CompanionCollate:
     epoch. A companion may be given as a list of alternatives for its place: one is drawn, and the
     others fill places that would be left over.
 
+    A companion with its caption's own token ids says nothing that the caption does not say, and does
+    not exist either. What sets it apart was cut off by the tokenizer, or is upper case alone. As that
+    is known after the draw, no other one takes its place.
+
     Args:
         tokenizer: a list of strings to token ids `[N, L]` int64, as of `open_clip.get_tokenizer`.
         counts: how many companions of each kind a caption gets.
@@ -72,6 +76,7 @@ class CompanionCollate:
         ids = self.tokenizer([rows[b][n] for b, n in cells])
         texts = ids.new_zeros(len(rows), 1 + sum(self.counts.values()), ids.shape[-1])
         texts[tuple(torch.tensor(cells).T)] = ids
+        texts[:, 1:][(texts[:, 1:] == texts[:, :1]).all(-1)] = 0
         return texts
 
     def _choose(self, caption: str, places: Sequence[str | Sequence[str]], count: int) -> list[str]:

@@ -33,6 +33,7 @@ class Settings:
         pad_text: whether every text is run at the full context length.
         save_every: optimizer steps between two checkpoints within an epoch; 0 for none.
         store: the negatives store that the data's captions are looked up in, if they carry none.
+        skip_broken_images: whether a CSV run goes on without pictures that cannot be read.
     """
 
     loss: str
@@ -44,6 +45,7 @@ class Settings:
     pad_text: bool = False
     save_every: int = 0
     store: Store | None = None
+    skip_broken_images: bool = False
 
     def build_loss(self, **distributed: Any) -> nn.Module:
         """A fresh loss module that knows how many companions it gets."""
@@ -108,6 +110,13 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="Save a checkpoint that resumes in the middle of an epoch every N optimizer steps too "
         "(default: only when SIGUSR1 or SIGTERM asks the run to save and stop).",
     )
+    group.add_argument(
+        "--skip-broken-images",
+        action="store_true",
+        default=None,
+        help="Train on without pictures of a CSV that cannot be read: the next row takes the place, and they "
+        "are counted (default: stop at the first one; shards always skip theirs).",
+    )
     group = parser.add_argument_group("open_clip_ext", "benchmarks in evaluation (open-clip-ext eval list)")
     group.add_argument(
         "--eval-benchmarks",
@@ -134,6 +143,7 @@ FLAGS = (
     "negatives_key",
     "pad_text",
     "save_every_steps",
+    "skip_broken_images",
 )
 
 
@@ -233,8 +243,18 @@ def settle(args: argparse.Namespace) -> Settings | None:
     sources = {NEGATIVES: args.negatives_key} if NEGATIVES in companions and store is None else {}
     args.pad_text = bool(args.pad_text)
     args.save_every_steps = args.save_every_steps or 0
+    args.skip_broken_images = bool(args.skip_broken_images)
     # Without the folder: data are copied to another one for each job.
     origin = {"model": os.path.basename(args.model), "data": os.path.basename(args.train_data or "")}
     return Settings(
-        args.loss, loss, options, companions, sources, origin, args.pad_text, args.save_every_steps, store
+        args.loss,
+        loss,
+        options,
+        companions,
+        sources,
+        origin,
+        args.pad_text,
+        args.save_every_steps,
+        store,
+        args.skip_broken_images,
     )

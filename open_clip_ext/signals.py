@@ -6,9 +6,15 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 ASKING = [getattr(signal, name) for name in ("SIGUSR1", "SIGTERM") if hasattr(signal, name)]
+
+
+class Asked(BaseException):
+    """A signal that came while `Signals.obeyed` lasted."""
 
 
 class Signals:
@@ -20,6 +26,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self._obeyed = False
         self._pid = os.getpid()
 
     def listen(self) -> None:
@@ -31,8 +38,22 @@ class Signals:
         if os.getpid() != self._pid:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        elif self.received is None:
+            return
+        if self.received is None:
             self.received = signal.Signals(number).name
+        if self._obeyed:
+            raise Asked
+
+    @contextmanager
+    def obeyed(self) -> Iterator[None]:
+        """While this lasts a signal raises `Asked`, and so does one that came before."""
+        self._obeyed = True
+        try:
+            if self.received is not None:
+                raise Asked
+            yield
+        finally:
+            self._obeyed = False
 
 
 def spare_worker(worker: int) -> None:

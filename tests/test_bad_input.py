@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import tarfile
+from pathlib import Path
 
 import pytest
 import support
@@ -11,6 +13,7 @@ import torch
 from support import add_file, photos, train, train_here, write_csv, write_shards
 
 from open_clip_ext import registry
+from open_clip_ext.host import loaders
 from open_clip_ext.losses import CLIPLoss
 
 
@@ -186,7 +189,12 @@ def test_a_csv_s_negatives(tmp_path, stop, form, sentence):
             "field 'negatives': --num-negatives 4 is more than any of its first 8 samples has "
             "(1 at most); give --num-negatives 1",
         ),
-        ("text", [], "sample 00000: expected a list of strings, got 'text'"),
+        (
+            "text",
+            [],
+            "none of 8 samples can be used; the first problem: {shard}, sample 00000: expected a list of "
+            "strings, got 'text'; repair them or leave them out",
+        ),
     ],
     ids=["no field", "empty", "too few", "no list"],
 )
@@ -196,7 +204,203 @@ def test_a_webdataset_s_negatives(tmp_path, stop, negatives, arguments, sentence
         photo.negatives = negatives
     shards = write_shards(tmp_path, made, shards=1)
     flags = ["--train-data", shards, "--dataset-type", "webdataset", "--train-num-samples", 8]
+    sentence = sentence.format(shard=tmp_path / "0.tar")
     assert stop(*flags, "--loss", "degla", *arguments).endswith(sentence)
+
+
+def shards_like(folder, change, shards=2, only=None) -> list:
+    """Flags of a run on shards of 8 samples, in which `change` gives the files of each file."""
+    url = write_shards(folder, photos(8 * shards), shards=shards)
+    for shard in range(shards) if only is None else only:
+        path = folder / f"{shard}.tar"
+        with tarfile.open(path) as tar:
+            files = [(member.name, tar.extractfile(member).read()) for member in tar]
+        with tarfile.open(path, "w") as tar:
+            for name, content in files:
+                key, _, field = name.partition(".")
+                for file in change(field, content).items():
+                    add_file(tar, f"{key}.{file[0]}", file[1])
+    return ["--train-data", url, "--dataset-type", "webdataset", "--train-num-samples", 8 * shards]
+
+
+def without_captions(field, content):
+    return {} if field == "txt" else {field: content}
+
+
+# How files can be broken, and what is said of the first one.
+BROKEN = {
+    "json": (
+        lambda field, content: {"json": b"{"} if field == "negatives.json" else {field: content},
+        "{shard}, sample 00000: its json cannot be read (Expecting property name enclosed in double quotes: "
+        "line 1 column 2 (char 1))",
+    ),
+    "no list": (
+        lambda field, content: {field: b'"a"' if field == "negatives.json" else content},
+        "{shard}, sample 00000: expected a list of strings, got 'a'",
+    ),
+    "no strings": (
+        lambda field, content: {field: b"[1]" if field == "negatives.json" else content},
+        "{shard}, sample 00000: expected a list of strings, got [1]",
+    ),
+    "caption": (
+        lambda field, content: {field: b"caf\xe9" if field == "txt" else content},
+        "{shard}, sample 00000: its txt is not UTF-8 ('utf-8' codec can't decode byte 0xe9 in position 3: "
+        "unexpected end of data)",
+    ),
+    "picture": (
+        lambda field, content: {field: b"none" if field == "png" else content},
+        "{shard}, sample 00000: cannot identify image file",
+    ),
+}
+
+
+@pytest.mark.parametrize(("change", "first"), BROKEN.values(), ids=BROKEN)
+def test_a_first_shard_that_is_broken_is_passed_over_as_any_other(tmp_path, model, change, first):
+    flags = shards_like(tmp_path, change, only=[0])
+    run = train_here(tmp_path, "--model", model, *flags, "--loss", "degla")
+    assert len(run.values("loss")) == 2
+    first = first.format(shard=tmp_path / "0.tar")
+    assert f"the first problem among 16 samples looked at: {first}\n" in run.output
+    assert "16 broken samples or files were skipped" in run.output  # each time that the shards were read
+
+
+@pytest.mark.parametrize(("change", "first"), BROKEN.values(), ids=BROKEN)
+def test_shards_in_which_everything_is_broken(tmp_path, stop, change, first):
+    flags = shards_like(tmp_path, change)
+    first = first.format(shard=tmp_path / "0.tar")
+    assert stop(*flags, "--loss", "degla") == (
+        f"--train-data {flags[1]}: in 2 shards none of 16 samples can be used; the first problem: {first}; "
+        "repair them or leave them out"
+    )
+
+
+CUT = {
+    "empty": (lambda content: b"", "empty file"),
+    "no tar": (lambda content: b"none" * 1000, "invalid header"),
+    "cut": (lambda content: content[:600], "unexpected end of data"),
+    "cut in a header": (lambda content: content[:400], "truncated header"),
+}
+
+
+@pytest.mark.parametrize(("change", "first"), CUT.values(), ids=CUT)
+@pytest.mark.parametrize("loss", ["clip", "degla"])
+def test_a_first_shard_that_cannot_be_read(tmp_path, model, stop, change, first, loss):
+    shards = write_shards(tmp_path, photos(16))
+    flags = ["--train-data", shards, "--dataset-type", "webdataset", "--train-num-samples", 16]
+    path = tmp_path / "0.tar"
+    path.write_bytes(change(path.read_bytes()))
+    run = train_here(tmp_path, "--model", model, *flags, "--loss", loss)
+    assert len(run.values("loss")) == 2
+    assert f"the first problem among 8 samples looked at: {path}: {first}\n" in run.output
+    (tmp_path / "1.tar").write_bytes(path.read_bytes())
+    assert stop(*flags, "--loss", loss, "--name", "again") == (
+        f"--train-data {shards}: in 2 shards there is no sample that can be read; the first problem: {path}: "
+        f"{first}; repair these files or leave them out"
+    )
+
+
+def test_the_look_goes_on_until_it_has_seen_enough(tmp_path, model, stop):
+    """The negatives begin in the fourth shard; those before it have too few samples to tell."""
+    change = lambda field, content: {} if field == "negatives.json" else {field: content}  # noqa: E731
+    flags = shards_like(tmp_path, change, shards=4, only=range(3))
+    assert len(train_here(tmp_path, "--model", model, *flags, "--loss", "degla").values("loss")) == 4
+
+
+@pytest.mark.parametrize("loss", ["clip", "degla"])
+def test_shards_without_captions_name_their_fields(tmp_path, stop, loss):
+    flags = shards_like(tmp_path, without_captions)
+    assert stop(*flags, "--loss", loss) == (
+        f"--train-data {flags[1]}: in 2 shards none of 16 samples has both a caption (txt) and an image "
+        "(png, jpg, jpeg or webp); their fields: negatives.json, png; open_clip reads no other names"
+    )
+
+
+@pytest.fixture
+def soon():
+    """Fails a test that hangs."""
+
+    def late(*_):
+        raise TimeoutError("it hangs")
+
+    was = signal.signal(signal.SIGALRM, late)
+    signal.alarm(100)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, was)
+
+
+@pytest.mark.parametrize("loss", ["clip", "degla"])
+def test_a_worker_whose_shard_brings_nothing_ends_the_run(tmp_path, stop, soon, loss):
+    """Upstream would begin it anew for ever."""
+    flags = shards_like(tmp_path, without_captions, only=[1])
+    assert stop(*flags, "--loss", loss, "--workers", 2, "--batch-size", 4) == (
+        f"--train-data {flags[1]}: a loader worker found that in {tmp_path / '1.tar'} none of 8 samples has "
+        "both a caption (txt) and an image (png, jpg, jpeg or webp); their fields: negatives.json, png; "
+        "open_clip reads no other names"
+    )
+
+
+@pytest.mark.parametrize("order", [(), ("--dataset-resampled",)], ids=["in order", "resampled"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_in_which_everything_is_broken_ends_the_run(
+    tmp_path, stop, soon, monkeypatch, order, workers
+):
+    monkeypatch.setattr(loaders, "DECODED", 0)  # so that it passes the look before
+    flags = shards_like(tmp_path, BROKEN["picture"][0])
+    sentence = stop(*flags, *order, "--loss", "degla", "--workers", workers)
+    assert "samples can be used; the first problem: " in sentence
+    assert "cannot identify image file; repair them or leave them out" in sentence
+
+
+def test_shards_that_go_away_end_a_run_that_draws_them(tmp_path, stop, soon, monkeypatch, shards):
+    look = loaders.Look.__init__
+
+    def looked(self, *arguments):
+        look(self, *arguments)
+        for shard in tmp_path.glob("*.tar"):
+            shard.unlink()
+
+    monkeypatch.setattr(loaders.Look, "__init__", looked)
+    shards = write_shards(tmp_path, photos(16))
+    flags = ["--train-data", shards, "--dataset-type", "webdataset", "--train-num-samples", 16]
+    assert "in 40 shards there is no sample that can be read" in stop(
+        *flags, "--loss", "clip", "--dataset-resampled"
+    )
+
+
+@pytest.mark.parametrize("order", [(), ("--dataset-resampled",)], ids=["in order", "resampled"])
+def test_a_small_set_is_repeated_as_upstream_does(tmp_path, model, order):
+    shards = write_shards(tmp_path, photos(8), shards=1)
+    flags = ["--train-data", shards, "--dataset-type", "webdataset", "--train-num-samples", 64]
+    run = train_here(tmp_path, "--model", model, *flags, *order, "--loss", "degla")
+    assert len(run.values("loss")) == 8
+
+
+def test_a_worker_with_fewer_samples_than_a_batch_ends_the_run(tmp_path, stop, soon, shards):
+    flags = ["--train-data", shards, "--dataset-type", "webdataset", "--train-num-samples", 32]
+    sentence = stop(*flags, "--loss", "degla", "--workers", 2, "--batch-size", 17)
+    folder = Path(shards).parent
+    assert sentence in [
+        f"--train-data {shards}: a loader worker found that in {folder / shard} only 16 samples can be used, "
+        "fewer than a batch of 17; give fewer --workers, a smaller --batch-size or --dataset-resampled"
+        for shard in ("0.tar", "1.tar")
+    ]
+
+
+def test_an_epoch_without_a_step(tmp_path, stop, shards):
+    """Upstream would save, after an epoch of nothing, what it was given."""
+    path = write_csv(tmp_path, photos(5))
+    flags = ["--train-data", path, "--csv-separator", ",", "--loss", "negclip"]
+    assert stop(*flags) == (
+        f"--train-data {path}: an epoch of 5 samples has no step of --batch-size 8 x --accum-freq 1 x 1 "
+        "processes; give a smaller --batch-size"
+    )
+    flags = ["--train-data", shards, "--dataset-type", "webdataset", "--train-num-samples", 8]
+    assert "8 samples has no step of --batch-size 8 x --accum-freq 2 x 1 processes" in stop(
+        *flags, "--loss", "negclip", "--accum-freq", 2, "--name", "shards"
+    )
+    flags = ["--dataset-type", "synthetic", "--train-num-samples", 5, "--loss", "clip", "--name", "synthetic"]
+    assert stop(*flags).startswith("--dataset-type synthetic: an epoch of 5 samples has no step")
 
 
 class NotAModule:

@@ -48,6 +48,14 @@ def test_missing_negatives_are_rows_of_zeros():
     assert negatives[~valid].eq(0).all()
 
 
+def test_a_negative_that_the_tokenizer_makes_the_caption_is_missing():
+    long = "a dog " * 7
+    samples = [sample(f"{long} sleeps", [f"{long} runs", "a cat"]), sample("a dog", ["A DOG", "a cat"])]
+    texts = HardNegativeCollate(TOKENIZE, 2)(samples)[1]
+    assert split_texts(texts)[2].tolist() == [[False, True], [False, True]]
+    assert texts[:, 1].eq(0).all()
+
+
 def test_of_more_than_k_a_sample_is_drawn_in_order_by_seed_epoch_and_caption():
     many = [f"text {i}" for i in range(9)]
 

@@ -18,6 +18,7 @@ ALLOWED = {
     "__main__": ["_startup"],
     "errors": [],
     "files": [],
+    "csv_files": ["errors"],
     "signals": [],
     "data": [],
     "checkpoints": ["errors"],
@@ -32,8 +33,8 @@ ALLOWED = {
     "settings": ["errors", "negatives", "registry"],
     "run": ["", "armed", "errors", "peers", "settings", "teacher", "towers"],
     "host": [
-        *("host", "", "armed", "checkpoints", "data", "errors", "evaluation", "files", "negatives", "peers"),
-        *("run", "settings", "signals", "teacher", "towers"),
+        *("host", "", "armed", "checkpoints", "csv_files", "data", "errors", "evaluation", "files"),
+        *("negatives", "peers", "run", "settings", "signals", "teacher", "towers"),
     ],
     "losses": ["losses", "teacher"],
     "evaluation": ["evaluation", "", "checkpoints", "errors", "files", "plugins", "tables", "towers"],

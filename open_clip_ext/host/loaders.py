@@ -13,13 +13,13 @@ import argparse
 import itertools
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
-import pandas as pd
 import webdataset as wds
 from open_clip_train import data as upstream
 from torch import Tensor
@@ -28,12 +28,18 @@ from webdataset.filters import FilterFunction, _decode, _select
 
 from open_clip_ext.data import CompanionCollate, Companions, Tokenizer, parse_texts
 from open_clip_ext.errors import InputError
+from open_clip_ext.host import csv_data, tokens
+from open_clip_ext.host.pictures import Readable, spread
 from open_clip_ext.host.stream import Indexed, Shards, Source, Stream, index
+from open_clip_ext.host.tally import Tally, where
 from open_clip_ext.negatives.store import Store
 from open_clip_ext.settings import NEGATIVES, Settings
 
-# Samples of the first shard that are looked at before training.
-PEEK = 256
+# Samples that are looked at before training: in all, and of a shard; shards that they come from at most;
+# and how many of them are decoded.
+PEEK, SHARDS, DECODED = 256, 100, 8
+# How often over shards that are drawn without end may bring nothing before a run gives them up.
+ROUNDS = 20
 # Captions of a CSV that are looked up in a store before training.
 SAMPLE = 10_000
 
@@ -162,32 +168,52 @@ def build(
     Raises InputError if the data do not carry them.
     """
     wanted = bool(settings.companions)
-    info = builder(
-        args, preprocess, is_train=True, tokenizer=PassThrough() if wanted else tokenizer, **options
-    )
+    with csv_data.as_text(args) as tables:
+        info = builder(
+            args, preprocess, is_train=True, tokenizer=PassThrough() if wanted else tokenizer, **options
+        )
     feed = Feed(CompanionCollate(tokenizer, settings.companions, seed=args.seed))
     info._open_clip_ext = feed
     if settings.store is not None:
         feed.lookup = LookUp(settings.store)
     loader = info.dataloader
+    _require_step(loader, args)
     source: Source
     if isinstance(loader, wds.DataPipeline):
-        _lead_webdataset(info, feed, settings, args)
-        source = Shards(loader.pipeline[0], info.shared_epoch, args.batch_size, args.seed, args.rank)
+        tally = _lead_webdataset(info, feed, settings, args)
+        source = Shards(loader.pipeline[0], info.shared_epoch, args.batch_size, args.seed, args.rank, tally)
     else:
         if wanted:
             loader.collate_fn = Unpack(feed.collate, batched=False, companions=feed.lookup)
             if feed.lookup is not None:
                 captions = getattr(loader.dataset, "captions", None) or [loader.dataset.caption]
-                chosen = [str(captions[i]) for i in range(0, len(captions), -(-len(captions) // SAMPLE))]
-                feed.summary = _cover(chosen, feed.lookup, settings, args.train_data)
-            elif hasattr(loader.dataset, "captions"):
-                _lead_csv(loader.dataset, feed, settings, args)
+                chosen = [captions[i] for i in spread(len(captions), SAMPLE)]
+                feed.summary = _cover(chosen, feed, feed.lookup, settings, args.train_data)
+            elif tables:
+                _lead_csv(tables[0], loader.dataset, feed, settings, args)
             else:
                 _lead_synthetic(loader.dataset, feed, settings)
-        source = Indexed(loader, args.seed)
+        elif tables:
+            _warn_of_cuts(feed, loader.dataset.captions, [()] * len(loader.dataset), args.train_data)
+        samples = loader.dataset
+        if tables:
+            for doubt in csv_data.doubts(tables[0], args):
+                logging.warning(f"open_clip_ext: {doubt}")
+            skipped = feed.broken.add if settings.skip_broken_images else None
+            samples = Readable(samples, args.train_data, skipped)
+        source = Indexed(loader, samples, args.seed)
     info.dataloader = Stream(source, loader, args.seed, args.rank)
     return info
+
+
+def _require_step(loader: Any, args: argparse.Namespace) -> None:
+    """Stop if an epoch has no optimizer step: upstream would save what it has not trained."""
+    if loader.num_batches < args.accum_freq:
+        data = f"--train-data {args.train_data}" if args.train_data else "--dataset-type synthetic"
+        raise InputError(
+            f"{data}: an epoch of {loader.num_samples} samples has no step of --batch-size {args.batch_size} "
+            f"x --accum-freq {args.accum_freq} x {args.world_size} processes; give a smaller --batch-size"
+        )
 
 
 def describe(info: Any) -> str:
@@ -219,23 +245,20 @@ def end_epoch(info: Any, epoch: int) -> None:
             )
 
 
-def _lead_csv(dataset: Any, feed: Feed, settings: Settings, args: argparse.Namespace) -> None:
-    path, separator = args.train_data, args.csv_separator
-    columns = list(pd.read_csv(path, sep=separator, nrows=0).columns)
+def _lead_csv(table: Any, dataset: Any, feed: Feed, settings: Settings, args: argparse.Namespace) -> None:
+    path = args.train_data
+    captions = dataset.captions
     kinds: dict[str, list[list[str]]] = {}
     for kind, column in settings.sources.items():
-        if column not in columns:
-            raise InputError(
-                f"{path} has no column {column!r}; its columns: {', '.join(columns)}; "
-                "name one with --negatives-key"
-            )
-        values = pd.read_csv(path, sep=separator, usecols=[column], dtype=str, keep_default_na=False)[column]
-        kinds[kind] = [_parse(value, f"{path}, data row {row}") for row, value in enumerate(values, start=1)]
+        kinds[kind] = [
+            _parse(value, f"{path}, data row {row}") for row, value in enumerate(table[column], start=1)
+        ]
         _require_enough(kinds[kind], settings.companions[kind], f"{path}, column {column!r}", "row")
     dataset.captions = [
-        pack(str(caption), dict(zip(kinds, texts, strict=True)))
-        for caption, *texts in zip(dataset.captions, *kinds.values(), strict=True)
+        pack(caption, dict(zip(kinds, texts, strict=True)))
+        for caption, *texts in zip(captions, *kinds.values(), strict=True)
     ]
+    _warn_of_cuts(feed, captions, kinds[NEGATIVES], path)
     feed.summary = "; ".join(
         f"{kind}: {sum(map(bool, lists))} of {len(lists)} captions have some, "
         f"{sum(min(_count(texts), settings.companions[kind]) for texts in lists) / len(lists):.2f} "
@@ -252,36 +275,110 @@ def _lead_synthetic(dataset: Any, feed: Feed, settings: Settings) -> None:
     feed.summary = "synthetic captions with synthetic companions"
 
 
-def _lead_webdataset(info: Any, feed: Feed, settings: Settings, args: argparse.Namespace) -> None:
+def _lead_webdataset(info: Any, feed: Feed, settings: Settings, args: argparse.Namespace) -> Tally:
+    """Lead companion texts through upstream's pipeline; what will be counted in it while it trains."""
     loader = info.dataloader.pipeline[0]
     stages: list[Any] = loader.dataset.pipeline
-    for i, stage in enumerate(stages):
-        if stage is upstream.tarfile_to_samples_nothrow:
-            stages[i] = partial(stage, handler=feed.broken)
-        elif isinstance(stage, FilterFunction) and stage.f is _decode:
-            stage.kw["handler"] = feed.broken
-    if not settings.companions:
-        return
-    if feed.lookup is not None:
-        shard = upstream.expand_urls(args.train_data)[0][0]
-        chosen = [sample["txt"].decode("utf-8") for sample in itertools.islice(_samples(shard), PEEK)]
-        _require_samples(chosen, shard)
-        feed.summary = _cover(chosen, feed.lookup, settings, shard)
-        loader.collate_fn = Unpack(feed.collate, batched=True, companions=feed.lookup)
-        return
+    tally = Tally(
+        f"--train-data {args.train_data}: a loader worker found that",
+        feed.broken,
+        args.batch_size,
+        ROUNDS * len(stages[0].urls) if args.dataset_resampled else math.inf,
+    )
+    at = stages.index(upstream.tarfile_to_samples_nothrow)
+    stages[at : at + 1] = tally.draw, partial(stages[at], handler=tally.bad_file), tally.read
+    stages[index(stages, _decode)].kw["handler"] = tally.bad_sample
     packer = PackSample(settings.sources)
-    _peek(args.train_data, packer, settings)
-    # A sample whose companions cannot be read is broken: counted and passed over like any other.
-    stages.insert(index(stages, _select) + 1, wds.map(packer, handler=feed.broken))
-    loader.collate_fn = Unpack(feed.collate, batched=True)
-    feed.summary = f"companion texts from the fields {', '.join(settings.sources.values())} of each sample"
+    look = Look(args.train_data, packer, stages[index(stages, _decode)])
+    captions = [packer.caption(sample) for sample in look.samples]
+    if feed.lookup is not None:
+        feed.summary = _cover(captions, feed, feed.lookup, settings, look.where)
+        loader.collate_fn = Unpack(feed.collate, batched=True, companions=feed.lookup)
+    elif settings.companions:
+        look.require(settings)
+        # A sample whose companions cannot be read is broken: counted and passed over like any other.
+        stages.insert(index(stages, _select) + 1, wds.map(packer, handler=tally.bad_sample))
+        loader.collate_fn = Unpack(feed.collate, batched=True)
+        names = ", ".join(settings.sources.values())
+        feed.summary = f"companion texts from the fields {names} of each sample"
+    if feed.lookup is None:
+        _warn_of_cuts(feed, captions, [texts.get(NEGATIVES, ()) for texts in look.texts], look.where)
+    feed.summary += look.broken
+    return tally
+
+
+class Look:
+    """The first samples of shards, read before training so that a wrong file or field costs no time.
+
+    They are read as training reads them, and what it passes over is passed over here.
+
+    Args:
+        data: the shards, as `--train-data` names them.
+        packer: reads the companions of a sample.
+        decode: upstream's stage that decodes samples; only some are, because pictures take long.
+
+    Attributes:
+        samples: undecoded, those that nothing is wrong with.
+        texts: the companions of each by kind.
+        where: what was looked at, for a sentence.
+        broken: what was passed over, for the log.
+
+    Raises InputError if there is no such sample.
+    """
+
+    def __init__(self, data: str, packer: PackSample, decode: FilterFunction) -> None:
+        self.packer = packer
+        self.samples: list[dict[str, Any]] = []
+        self.texts: list[dict[str, list[str]]] = []
+        self.tally = tally = Tally(f"--train-data {data}:", lambda error: True)
+        decode = FilterFunction(decode.f, *decode.args, **{**decode.kw, "handler": tally.bad_sample})
+        shards = upstream.expand_urls(data)[0]
+        for shard in tally.draw({"url": url} for url in shards[:SHARDS]):
+            samples = upstream.tarfile_to_samples_nothrow([shard], handler=tally.bad_file)
+            read = tally.read(itertools.islice(samples, PEEK))
+            for sample in tally.complete(filter(upstream.filter_no_caption_or_no_image, read)):
+                self._look_at(sample, decode)
+            if len(self.samples) >= PEEK:
+                break
+        self.where = shards[0] if tally.shards == 1 else f"{tally.shards} shards of {data}"
+        if not self.samples:
+            raise InputError(tally.problem())
+        seen = f"the first problem among {tally.whole} samples looked at"
+        self.broken = f"; {seen}: {tally.first}" if tally.first else ""
+
+    def _look_at(self, sample: dict[str, Any], decode: FilterFunction) -> None:
+        try:
+            texts = self.packer.companions(sample)
+            self.packer.caption(sample)
+        except Exception as error:
+            self.tally.bad_sample(error)
+            return
+        if len(self.samples) < DECODED and not list(decode([sample])):
+            return
+        self.samples.append(sample)
+        self.texts.append(texts)
+
+    def require(self, settings: Settings) -> None:
+        """Raise InputError unless there are as many companions as the loss wants."""
+        seen = len(self.samples)
+        names = ", ".join(self.packer.sources.values())
+        if not any(map(self.packer.carries, self.samples)):
+            fields = sorted({name for sample in self.samples for name in sample if not name.startswith("__")})
+            raise InputError(
+                f"{self.where}: none of its first {seen} samples has a field {names}.json or a key "
+                f"{names} in its json; their fields: {', '.join(fields)}; name one with --negatives-key"
+            )
+        for kind, count in settings.companions.items():
+            lists = [texts[kind] for texts in self.texts]
+            field = f"{self.where}, field {settings.sources[kind]!r}"
+            _require_enough(lists, count, field, f"of its first {seen} samples")
 
 
 class PackSample:
     """Packs the companions of an undecoded webdataset sample into its caption.
 
     They are a field `NAME.json`, or a key NAME inside the field `json`. A sample without either
-    has none. Raises ValueError naming the sample if what is there is not a list of strings.
+    has none. Raises InputError naming the sample if what is there is not a list of strings.
     """
 
     def __init__(self, sources: Mapping[str, str]) -> None:
@@ -291,13 +388,21 @@ class PackSample:
         """The sample, its `txt` packed and the companions' own fields gone."""
         texts = self.companions(sample)
         sample = {name: value for name, value in sample.items() if name not in self._fields()}
-        sample["txt"] = pack(sample["txt"].decode("utf-8"), texts).encode("utf-8")
+        sample["txt"] = pack(self.caption(sample), texts).encode("utf-8")
         return sample
+
+    @staticmethod
+    def caption(sample: Mapping[str, Any]) -> str:
+        """The caption of a sample."""
+        try:
+            return str(sample["txt"], "utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{where(sample)}: its txt is not UTF-8 ({error})") from error
 
     def companions(self, sample: Mapping[str, Any]) -> dict[str, list[str]]:
         """The companions of a sample by kind."""
-        where = f"{sample.get('__url__')}, sample {sample.get('__key__')}"
-        return {kind: _parse(self._value(sample, name), where) for kind, name in self.sources.items()}
+        place = where(sample)
+        return {kind: _parse(self._value(sample, name), place) for kind, name in self.sources.items()}
 
     def carries(self, sample: Mapping[str, Any]) -> bool:
         """Whether the sample has a place for companions at all."""
@@ -311,41 +416,20 @@ class PackSample:
         if f"{name}.json" in sample:
             return sample[f"{name}.json"]
         if "json" in sample:
-            metadata = json.loads(sample["json"])
+            try:
+                metadata = json.loads(sample["json"])
+            except ValueError as error:
+                raise InputError(f"{where(sample)}: its json cannot be read ({error})") from error
             return metadata.get(name) if isinstance(metadata, dict) else None
         return None
 
 
-def _peek(shards: str, packer: PackSample, settings: Settings) -> None:
-    """Look at the first samples before training, so that a wrong field name costs no time."""
-    shard = upstream.expand_urls(shards)[0][0]
-    samples = list(itertools.islice(_samples(shard), PEEK))
-    _require_samples(samples, shard)
-    names = ", ".join(settings.sources.values())
-    if not any(packer.carries(sample) for sample in samples):
-        fields = sorted({name for sample in samples for name in sample if not name.startswith("__")})
-        raise InputError(
-            f"{shard}: none of its first {len(samples)} samples has a field {names}.json or a key "
-            f"{names} in its json; their fields: {', '.join(fields)}; name one with --negatives-key"
-        )
-    kinds = [packer.companions(sample) for sample in samples]
-    for kind, count in settings.companions.items():
-        where = f"{shard}, field {settings.sources[kind]!r}"
-        _require_enough(
-            [texts[kind] for texts in kinds], count, where, f"of its first {len(samples)} samples"
-        )
-
-
-def _require_samples(samples: Sequence[Any], shard: str) -> None:
-    if not samples:
-        raise InputError(f"{shard}: no sample with an image and a caption could be read")
-
-
-def _cover(captions: Sequence[str], lookup: LookUp, settings: Settings, where: str) -> str:
+def _cover(captions: Sequence[str], feed: Feed, lookup: LookUp, settings: Settings, where: str) -> str:
     """How many of some captions of the data have negatives in the store, in words.
 
     Args:
         captions: those that are looked up.
+        feed: of the loader.
         lookup: finds them.
         settings: of the run.
         where: the data, for a sentence.
@@ -363,6 +447,7 @@ def _cover(captions: Sequence[str], lookup: LookUp, settings: Settings, where: s
     texts = [[text for place in places or () for text in place] for places in found]
     if len(lookup.types) < wanted or not any(texts):
         _require_enough(texts, wanted, f"--negatives {store.path}, looked up for {where}", "caption")
+    _warn_of_cuts(feed, captions, texts, where)
     store.close()  # not to be carried into workers that are forked
     some, mean = sum(map(bool, texts)), sum(min(len(t), wanted) for t in texts) / len(texts)
     return (
@@ -371,10 +456,11 @@ def _cover(captions: Sequence[str], lookup: LookUp, settings: Settings, where: s
     )
 
 
-def _samples(shard: str) -> Iterator[dict[str, Any]]:
-    for sample in upstream.tarfile_to_samples_nothrow([{"url": shard}]):
-        if upstream.filter_no_caption_or_no_image(sample):
-            yield sample
+def _warn_of_cuts(
+    feed: Feed, captions: Sequence[str], negatives: Sequence[Sequence[str]], where: str
+) -> None:
+    for sentence in tokens.cut(feed.collate.tokenizer, captions, negatives, where):
+        logging.warning(f"open_clip_ext: {sentence}")
 
 
 def _parse(value: Any, where: str) -> list[str]:

@@ -9,12 +9,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from open_clip_train import params
 from open_clip_train.data import expand_urls
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.host import released, start
+from open_clip_ext.host import csv_data, pictures, released, start
 from open_clip_ext.settings import Settings
 
 LATEST = "epoch_latest.pt"  # upstream's name for it
@@ -58,12 +59,56 @@ def problems(args: argparse.Namespace, world_size: int, writes: bool = True) -> 
     if args.train_data and args.dataset_type != "synthetic":
         if args.dataset_type == "webdataset" or args.train_data.endswith(".tar"):
             yield from _shards(args, world_size)
-        elif not os.path.isfile(args.train_data):
-            yield f"--train-data {args.train_data}: there is no such file on this node"
+        else:
+            yield from _csv(args, "train_data")
+    if args.val_data and _is_csv(args, args.val_data):
+        yield from _csv(args, "val_data")
     yield from start.problems(args)
     yield from _imagenet(args)
     if writes and args.logs and args.logs.lower() != "none":
         yield from _output(args)
+
+
+def _csv(args: argparse.Namespace, option: str) -> Iterator[str]:
+    path, training = getattr(args, option), option == "train_data"
+    flag = f"--{option.replace('_', '-')}"
+    if not os.path.isfile(path):
+        yield f"{flag} {path}: there is no such file on this node"
+        return
+    if not _is_csv(args, path):
+        yield f"{flag} {path}: its name does not tell what it is; give --dataset-type csv or webdataset"
+        return
+    try:
+        table = csv_data.read(path, args, training)
+    except InputError as error:
+        yield str(error)
+        return
+    yield from _pictures(table, path, args, training)
+
+
+def _is_csv(args: argparse.Namespace, path: str) -> bool:
+    return args.dataset_type == "csv" or (
+        args.dataset_type == "auto" and path.split(".")[-1] in ("csv", "tsv")  # as upstream tells them
+    )
+
+
+def _pictures(table: Any, path: str, args: argparse.Namespace, training: bool) -> Iterator[str]:
+    paths = table[args.csv_img_key].tolist()
+    broken, looked = pictures.look(paths, Path(path).parent)
+    # A broken validation picture, or one of a plain run, is upstream's and cannot be skipped.
+    skippable = training and hasattr(args, "skip_broken_images") and 2 * len(broken) <= looked
+    if not broken or (skippable and args.skip_broken_images):
+        return
+    row, reason = next(iter(broken.items()))
+    advice = "repair them or leave out their rows"
+    if len(broken) == looked:
+        advice = f"is {args.csv_img_key!r} the column of paths (--csv-img-key)?{csv_data.shifted(table)}"
+    elif skippable:
+        advice += ", or skip them by --skip-broken-images"
+    yield (
+        f"{path}, data row {row + 1}: picture {paths[row]!r} {reason}; {len(broken)} of {looked} pictures "
+        f"looked at cannot be read" + ("" if ";" in reason and len(broken) == looked else f"; {advice}")
+    )
 
 
 def _shards(args: argparse.Namespace, world_size: int) -> Iterator[str]:

@@ -31,7 +31,7 @@ from open_clip_ext.files import sweep, write_whole
 from open_clip_ext.host import seams
 from open_clip_ext.host.stream import Stream
 from open_clip_ext.run import Run
-from open_clip_ext.signals import Signals
+from open_clip_ext.signals import Asked, Signals
 
 LATEST = "epoch_latest.pt"
 # Sorts behind epoch_E.pt and before epoch_(E+1).pt, as `--resume latest` sorts.
@@ -83,7 +83,7 @@ class Saver:
         if resumed is not None and resumed["epoch"] == epoch:
             self.first, read = self._place(resumed)
             logging.info(f"open_clip_ext: resumed in the middle of epoch {epoch} at batch {self.first}")
-        self.stream.begin(epoch, self.first, read, self._between)
+        self.stream.begin(epoch, self.first, read, self._between, self._waiting)
         return self.first
 
     def _place(self, saved: Mapping[str, Any]) -> tuple[int, list[int] | None]:
@@ -120,6 +120,7 @@ class Saver:
         if batch % self.args.accum_freq and not last:
             return
         step = self.steps_per_epoch * self.epoch + batch // self.args.accum_freq
+        self.batch, self.step, self.read = batch, step, list(self.stream.source.read)
         signal = self.stop.due(step, self.signals.received, last, torch.device(self.args.device))
         if signal is not None:
             self._stop(signal, batch, step)
@@ -129,6 +130,21 @@ class Saver:
                 self._save(batch, step)
             except TrainingError as error:  # a safety net that tears must not end the run
                 logging.warning(f"open_clip_ext: {error}; the run goes on")
+
+    @contextmanager
+    def _waiting(self) -> Iterator[None]:
+        """While a batch is awaited, a run of one process that is asked to stop does so at once.
+
+        One of several ranks cannot stop alone: the others wait for it in the step.
+        """
+        if peers.several():
+            yield
+            return
+        try:
+            with self.signals.obeyed():
+                yield
+        except Asked:
+            self._stop(str(self.signals.received), self.batch, self.step)
 
     def _stop(self, signal: str, batch: int, step: int) -> None:
         try:
@@ -153,7 +169,7 @@ class Saver:
     def _save(self, batch: int, step: int) -> Path:
         """Write a checkpoint of the place after `batch` batches; rank 0 does."""
         path = self.folder / (LATEST if self.args.save_most_recent else f"epoch_{self.epoch}_step_{step}.pt")
-        read = peers.gather(f"read/{step}", json.dumps(self.stream.source.read))
+        read = peers.gather(f"read/{step}", json.dumps(self.read))
         if not self.args.save_logs:
             return path
         self.run.position = {

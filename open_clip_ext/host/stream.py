@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +17,9 @@ from open_clip_train.data import SharedEpoch
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 from webdataset.filters import FilterFunction, _batched, _select, _to_tuple
 
+from open_clip_ext.errors import InputError
 from open_clip_ext.host import chance
+from open_clip_ext.host.tally import Tally
 from open_clip_ext.signals import spare_worker
 
 
@@ -54,41 +57,62 @@ class Stream:
         self.num_samples: int = loader.num_samples
 
     def begin(
-        self, epoch: int, first: int, read: Sequence[int] | None, between: Callable[[int], None]
+        self,
+        epoch: int,
+        first: int,
+        read: Sequence[int] | None,
+        between: Callable[[int], None],
+        waiting: Callable[[], AbstractContextManager[None]],
     ) -> None:
         """Set where the next iteration begins.
 
         `between` is called with the number of batches that upstream is done with, before each
-        batch and after the last.
+        batch and after the last; each batch is awaited inside `waiting()`.
         """
-        self.epoch, self.first, self.read, self.between = epoch, first, read, between
+        self.epoch, self.first, self.read, self.hooks = epoch, first, read, (between, waiting)
 
     def __iter__(self) -> Iterator[Any]:
-        between = self.between
-        del self.between  # it leads back here, and a cycle would keep the loader's workers
+        between, waiting = self.hooks
+        del self.hooks  # they lead back here, and a cycle would keep the loader's workers
         whole = self.first >= self.num_batches
         batches = iter(()) if whole else self.source.batches(self.epoch, self.first, self.read)
         for done in itertools.count(self.first):
             between(done)
-            batch = next(batches, None)
+            with waiting(), _one_sentence():
+                batch = next(batches, None)
             if batch is None:
                 return
             chance.seed_step(self.seed, self.epoch, self.rank, done)
             yield batch
 
 
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Take the traceback that torch adds out of an InputError from a loader worker."""
+    try:
+        yield
+    except InputError as error:
+        name = f"{InputError.__module__}.{InputError.__qualname__}: "
+        raise InputError(str(error).rpartition(name)[2].strip()) from None
+
+
 class Indexed:
     """Upstream's CSV and synthetic data. What lies before is not even read.
 
     A sample's draws depend on seed, epoch and sample alone, so on no number of workers or ranks.
+
+    Args:
+        loader: upstream's.
+        samples: what to take in place of its dataset.
+        seed: of the run.
     """
 
     workers = 0
 
-    def __init__(self, loader: Any, seed: int) -> None:
+    def __init__(self, loader: Any, samples: Any, seed: int) -> None:
         self.seed = seed
         self.read: list[int] = []
-        self.samples = _Seeded(loader.dataset, seed)
+        self.samples = _Seeded(samples, seed)
         self.rest = _Rest(loader.batch_sampler)
         self.order = torch.Generator()
         if isinstance(loader.sampler, RandomSampler):
@@ -134,18 +158,26 @@ class Shards:
 
     Samples are numbered as they come out of the shuffle, broken ones too, and a batch brings along
     how far its worker had read for it. For batches given out before a resume a worker gives out
-    None, so that the others keep their turns.
+    None, so that the others keep their turns. Shards that bring no batch raise InputError, where
+    upstream would begin them anew for ever.
     """
 
-    def __init__(self, loader: Any, epoch: SharedEpoch, batch_size: int, seed: int, rank: int) -> None:
+    def __init__(
+        self, loader: Any, epoch: SharedEpoch, batch_size: int, seed: int, rank: int, tally: Tally
+    ) -> None:
         self.loader, self.workers, self.batch_size = loader, max(1, loader.num_workers), batch_size
         self.read = [0] * self.workers
         stages = loader.dataset.pipeline
         chance.settle_order(stages, epoch, seed, rank)
         self.number = _Number(epoch, seed, rank)
         self.past = _Past(epoch)
-        for after, stage in ((_select, self.number), (_to_tuple, self.number.stamp), (_batched, self.past)):
-            stages.insert(index(stages, after) + 1, stage)
+        for stage, before, after in (
+            (_select, [tally.shuffle], [tally.complete, self.number]),
+            (_to_tuple, [], [self.number.stamp, tally.use]),
+            (_batched, [], [_Batches(tally, self.number), self.past]),
+        ):
+            at = index(stages, stage)
+            stages[at : at + 1] = *before, stages[at], *after
         loader.worker_init_fn = spare_worker
 
     def batches(self, epoch: int, first: int, read: Sequence[int] | None) -> Iterator[Any]:
@@ -155,12 +187,10 @@ class Shards:
         if first:  # workers outlive an epoch, and know what is set before the first
             self.past.start = epoch, past
             self.number.start = epoch, self.read[:]
-        batches = iter(self.loader)
-        for _ in range(first):
-            next(batches)
-        return self._watched(batches, first)
+        return self._watched(first)
 
-    def _watched(self, batches: Iterator[Any], first: int) -> Iterator[Any]:
+    def _watched(self, first: int) -> Iterator[Any]:
+        batches = itertools.islice(self.loader, first, None)
         for number, (images, texts, read) in enumerate(batches, start=first):
             self.read[number % self.workers] = int(read[-1])
             yield images, texts
@@ -173,12 +203,14 @@ class _Number:
         self.epoch, self.seed, self.rank = epoch, seed, rank
         self.start: tuple[int, list[int]] = (-1, [])
         self.current, self.count = -1, 0
+        self.passing = False
 
     def __call__(self, samples: Iterable[Any]) -> Iterator[Any]:
         epoch, worker = self.epoch.get_value(), chance.worker()
         if epoch != self.current:  # or the shards begin anew within an epoch
             self.current, self.count = epoch, 0
         start = self.start[1][worker] if epoch == self.start[0] else 0
+        self.passing = self.count < start
         for sample in samples:
             self.count += 1
             if self.count > start:
@@ -189,6 +221,21 @@ class _Number:
         """Add its number to each sample: stages pull one at a time, so it is the last one."""
         for sample in samples:
             yield *sample, self.count
+
+
+class _Batches:
+    """Raises InputError where shards end without a batch, unless they were passed over to resume."""
+
+    def __init__(self, tally: Tally, number: _Number) -> None:
+        self.tally, self.number = tally, number
+
+    def __call__(self, batches: Iterable[Any]) -> Iterator[Any]:
+        self.tally.begin()
+        count = 0
+        for count, batch in enumerate(batches, start=1):  # noqa: B007
+            yield batch
+        if not count and not self.number.passing:
+            raise InputError(self.tally.problem())
 
 
 class _Past:
