@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.negatives.records import Candidate, normalise
+from open_clip_ext.texts import parse_texts
 
 if TYPE_CHECKING:
     from open_clip_ext.negatives.gate import Gate
@@ -100,8 +101,6 @@ def negclip(path: Path) -> Iterator[Item]:
 
     vinid/neg_clip@e680f8e. `neg_image`, row numbers of hard images, is passed over.
     """
-    from open_clip_ext.data import parse_texts
-
     with _opened(path) as file:
         rows = csv.DictReader(file, delimiter="\t")
         _require_columns(path, rows.fieldnames or (), ("title", "filepath", "neg_caption"))
