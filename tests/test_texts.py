@@ -110,9 +110,7 @@ def test_what_is_not_certainly_a_list_of_strings_is_refused(value):
 def test_a_list_that_numpy_shortened_is_refused(show):
     printed = show(np.array([f"text {i}" for i in range(2000)]))
     for read in (parse_texts, captions):
-        with pytest.raises(
-            ValueError, match="which was shortened when it was printed; write it as JSON"
-        ):
+        with pytest.raises(ValueError, match="which was shortened when it was printed; write it as JSON"):
             read(printed)
 
 
