@@ -185,7 +185,9 @@ def _opened(path: str | Path) -> Iterator[IO[str]]:
     except UnicodeDecodeError as error:
         raise not_utf8(path) from error
     except (OSError, EOFError, lzma.LZMAError) as error:
-        raise InputError(f"{path}: it cannot be read ({error})") from error
+        raise InputError(
+            f"{path}: it cannot be read ({getattr(error, 'strerror', None) or error})"
+        ) from error
 
 
 def _open(path: str | Path, mode: str, **options: Any) -> IO[Any]:

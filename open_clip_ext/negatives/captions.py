@@ -67,7 +67,7 @@ def read(source: str, caption_key: str = "", image_key: str = "", separator: str
     except UnicodeDecodeError as error:
         raise csv_files.not_utf8(path) from error
     except OSError as error:
-        raise InputError(f"{source}: it cannot be read ({error})") from error
+        raise InputError(f"{source}: it cannot be read ({error.strerror or error})") from error
 
 
 def _csv(path: Path, keys: Keys) -> Iterator[Row]:
