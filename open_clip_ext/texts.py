@@ -38,7 +38,9 @@ def parse_texts(value: Any) -> list[str]:
     value = _plain(value, wanted)
     if isinstance(value, str):
         listed = _listed(value, wanted) if value.strip() else []
-        value = value if listed is None else listed
+        if listed is None:
+            raise ValueError(f"expected {wanted}, got {_shorten(_evaluated(json.loads, value) or value)}")
+        value = listed
     return [text.strip() for text in _strings(value, wanted)]
 
 
@@ -62,8 +64,7 @@ def captions(value: Any) -> list[str]:
 
 def _strings(value: Any, wanted: str) -> list[str]:
     if not isinstance(value, list | tuple):
-        kind = "" if isinstance(value, str) else f"{type(value).__name__} "
-        raise ValueError(f"expected {wanted}, got {kind}{_shorten(value)}")
+        raise ValueError(f"expected {wanted}, got {type(value).__name__} {_shorten(value)}")
     texts = [_plain(text, wanted) for text in value]
     if wrong := [text for text in texts if not (text is None or isinstance(text, str))]:
         raise ValueError(f"expected {wanted}, got {type(wrong[0]).__name__} in a list: {_shorten(value)}")
