@@ -10,7 +10,7 @@ from typing import Any
 
 # A string as Python prints it, and with it numpy and pandas. A printed list is looked at with HELD in
 # the place of each string, so that nothing inside a string can be taken for a part of the list.
-STRING = re.compile(r"""u?(?:'(?:[^'\\\r\n]|\\.)*'|"(?:[^"\\\r\n]|\\.)*")""")
+STRING = re.compile(r"""u?(?:'[^'\\\r\n]*(?:\\.[^'\\\r\n]*)*'|"[^"\\\r\n]*(?:\\.[^"\\\r\n]*)*")""")
 HELD = "\0"
 NUMPY = r"(?:np\.|numpy\.)?"
 ITEM = rf"(?:{HELD}|{NUMPY}str_\({HELD}\)|None)"
