@@ -8,8 +8,6 @@ Shapes: B samples, C companion texts per caption (K when they are hard negatives
 
 from __future__ import annotations
 
-import ast
-import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -18,6 +16,8 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 from torch.utils.data import default_collate
+
+from open_clip_ext.texts import parse_texts as parse_texts
 
 Tokenizer = Callable[[list[str]], Tensor]
 # The companion texts of a caption by kind, each in its place; or a list of alternatives for a place.
@@ -31,8 +31,8 @@ class CompanionCollate:
     """Makes `[B, 1+C, L]` token ids of captions and their companion texts.
 
     The caption comes first, then the kinds of companions in the order of `counts`. A companion that
-    does not exist (too few, or an empty string, which keeps the place of a missing type) is a row
-    of zeros. Of more companions than wanted, a sample is drawn that depends on seed, epoch and
+    does not exist (too few, or an empty or blank string, which keeps the place of a missing type) is
+    a row of zeros. Of more companions than wanted, a sample is drawn that depends on seed, epoch and
     caption alone: it is the same in every worker and after a resume, and another one in the next
     epoch. A companion may be given as a list of alternatives for its place: one is drawn, and the
     others fill places that would be left over.
@@ -72,7 +72,9 @@ class CompanionCollate:
             for caption, others in zip(captions, companions, strict=True)
         ]
         # A caption is tokenized even when it is empty; only companions can be absent.
-        cells = [(b, n) for b, row in enumerate(rows) for n, text in enumerate(row) if text or n == 0]
+        cells = [
+            (b, n) for b, row in enumerate(rows) for n, text in enumerate(row) if n == 0 or _exists(text)
+        ]
         ids = self.tokenizer([rows[b][n] for b, n in cells])
         texts = ids.new_zeros(len(rows), 1 + sum(self.counts.values()), ids.shape[-1])
         texts[tuple(torch.tensor(cells).T)] = ids
@@ -80,18 +82,21 @@ class CompanionCollate:
         return texts
 
     def _choose(self, caption: str, places: Sequence[str | Sequence[str]], count: int) -> list[str]:
+        if isinstance(places, str):  # each of its letters would be a text
+            raise TypeError(f"expected a list of strings, got {places!r}")
         draw = random.Random(f"{self.seed}/{self._epoch.item()}/{caption}") if places else None
         texts: list[str] = []
         spare: list[str] = []
         for place in places:
             if not isinstance(place, str):
                 assert draw is not None
-                place, *others = draw.sample(list(place), len(place)) or [""]
+                there = [text for text in place if _exists(text)]
+                place, *others = draw.sample(there, len(there)) or [""]
                 spare += others
             texts.append(place)
         texts += spare[: max(0, count - len(texts))]
         if len(texts) > count:
-            texts = [text for text in texts if text]
+            texts = [text for text in texts if _exists(text)]
             if len(texts) > count:
                 assert draw is not None
                 # Sorted, so that types keep their order: CE-CLIP has a threshold for each place.
@@ -170,34 +175,5 @@ def present(texts: Tensor) -> Tensor:
     return (texts != 0).any(-1)
 
 
-def parse_texts(value: Any) -> list[str]:
-    """The list of strings that a data file's value stands for.
-
-    A list, a JSON list, or a Python-literal list as NegCLIP's files have it. None and empty
-    strings in it keep their place as texts that do not exist. Raises ValueError for anything else.
-    """
-    if isinstance(value, bytes):
-        value = value.decode("utf-8")
-    if isinstance(value, str):
-        value = _literal(value)
-    if not isinstance(value, list) or not all(text is None or isinstance(text, str) for text in value):
-        raise ValueError(f"expected a list of strings, got {_shorten(value)}")
-    return [(text or "").strip() for text in value]
-
-
-def _literal(text: str) -> Any:
-    if not text.strip():
-        return []
-    try:
-        return json.loads(text)
-    except ValueError:
-        pass
-    try:
-        return ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text
-
-
-def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def _exists(text: str) -> bool:
+    return bool(text and not text.isspace())

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from open_clip_ext import csv_files
 from open_clip_ext.errors import InputError
+from open_clip_ext.texts import captions
 
 # The columns or keys that are tried, in this order, when the user names none.
-TEXT_KEYS = ("title", "caption", "text", "txt")
-IMAGE_KEYS = ("filepath", "image", "file_name", "image_path", "filename")
+TEXT_KEYS = ("title", "caption", "captions", "text", "txt", "sentence", "sentences", "comment", "raw")
+IMAGE_KEYS = (
+    *("filepath", "image", "file_name", "image_path", "filename", "image_name", "file_path", "img_path"),
+    "image_file",
+)
 
 
 class Row(NamedTuple):
-    """A caption of a file, and the picture it belongs to: a file path, or some name of it, or ""."""
+    """A caption of a file, and the picture it belongs to: a file path, or some name of it, or "".
+
+    Where the picture has no name, `others` are the captions that stand in one list with this one.
+    """
 
     caption: str
     image: str
+    others: tuple[str, ...] = ()
 
 
 class Keys(NamedTuple):
@@ -29,56 +36,54 @@ class Keys(NamedTuple):
 
     caption: str = ""
     image: str = ""
+    separator: str = ""
 
 
 Reader = Callable[[Path, Keys], Iterator[Row]]
 
 
-def read(source: str, caption_key: str = "", image_key: str = "") -> Iterator[Row]:
+def read(source: str, caption_key: str = "", image_key: str = "", separator: str = "") -> Iterator[Row]:
     """The captions of a file, or of webdataset shards `{00..99}.tar`, one by one.
 
-    Raises InputError, with file and line, for whatever cannot be read.
+    A list of texts is so many captions of one picture; a missing caption is an empty one. Raises
+    InputError, with file and line, for whatever else cannot be read.
     """
-    keys = Keys(caption_key, image_key)
-    if Path(source).suffix == ".tar" or ".tar" in source.partition("{")[2]:
-        yield from _shards(source, keys)
-        return
+    keys = Keys(caption_key, image_key, separator)
     path = Path(source)
-    if not path.is_file():
-        raise InputError(f"{source}: no such file")
-    reader = READERS.get(path.suffix.lower())
-    if reader is None:
-        raise InputError(
-            f"{source}: captions are read from {', '.join(READERS)} and .tar, not {path.suffix!r}"
-        )
+    if separator and READERS.get(path.suffix.lower()) is not _csv:
+        raise InputError(f"--csv-separator {separator!r}: {source} is no .csv or .tsv file")
     try:
+        if path.suffix == ".tar" or ".tar" in source.partition("{")[2]:
+            yield from _shards(source, keys)
+            return
+        if not path.is_file():
+            raise InputError(f"{source}: no such file")
+        reader = READERS.get(path.suffix.lower())
+        if reader is None:
+            raise InputError(
+                f"{source}: captions are read from {', '.join(READERS)} and .tar, not {path.suffix!r}"
+            )
         yield from reader(path, keys)
     except UnicodeDecodeError as error:
-        raise InputError(f"{source}: not UTF-8 text (byte {error.start}); convert it first") from error
+        raise csv_files.not_utf8(path) from error
+    except OSError as error:
+        raise InputError(f"{source}: it cannot be read ({error.strerror or error})") from error
 
 
 def _csv(path: Path, keys: Keys) -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        separator = "\t" if path.suffix.lower() == ".tsv" else _separator(file.readline())
-        file.seek(0)
-        rows = csv.DictReader(file, delimiter=separator)
-        columns = list(rows.fieldnames or ())
-        caption = _choose(columns, keys.caption, TEXT_KEYS, f"{path} has no column", "--caption-key")
-        image = _choose(columns, keys.image, IMAGE_KEYS, f"{path} has no column", "--image-key", needed=False)
-        try:
-            for row in rows:
-                if row[caption] is None:
-                    raise InputError(
-                        f"{path}, line {rows.line_num}: fewer fields than the header has columns"
-                    )
-                yield Row(row[caption], (row[image] or "") if image else "")
-        except csv.Error as error:
-            raise InputError(f"{path}, line {rows.line_num}: {error}") from error
-
-
-def _separator(header: str) -> str:
-    return "\t" if header.count("\t") > header.count(",") else ","
+    separator = keys.separator or csv_files.separator(
+        path, lambda columns: bool(_find(columns, keys.caption, TEXT_KEYS))
+    )
+    rows = csv_files.rows(path, separator)
+    _, columns = next(rows)
+    caption, image = _columns(path, columns, keys)
+    at, named = columns.index(caption), columns.index(image) if image else None
+    for line, fields in rows:
+        where = f"{path}, line {line}"
+        if len(fields) <= at:
+            raise InputError(f"{where}: fewer fields than the header has columns")
+        name = fields[named] if named is not None and named < len(fields) else ""
+        yield from _rows(fields[at], name, where, caption)
 
 
 def _json(path: Path, keys: Keys) -> Iterator[Row]:
@@ -87,48 +92,53 @@ def _json(path: Path, keys: Keys) -> Iterator[Row]:
         content = json.loads(path.read_text("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
-    names: Mapping[Any, str] = {}
-    items: Any = content
-    if isinstance(content, dict):
-        items = content.get("annotations")
-        names = {image.get("id"): image.get("file_name", "") for image in content.get("images", ())}
-    if not isinstance(items, list):
+    items = content.get("annotations") if isinstance(content, dict) else content
+    pictures = content.get("images", []) if isinstance(content, dict) else []
+    if not isinstance(items, list) or not isinstance(pictures, list):
         raise InputError(
             f"{path}: expected COCO captions (an object with `annotations`) or a list of objects"
         )
+    names = {}
+    for number, picture in enumerate(pictures, start=1):
+        where = f"{path}, image {number}"
+        found = _object(picture, where)
+        names[_name(found.get("id"), where, "id")] = _name(found.get("file_name"), where, "file_name")
     for number, item in enumerate(items, start=1):
         where = f"{path}, item {number}"
-        row = _from_object(item, keys, where)
-        yield row if row.image or not names else Row(row.caption, names.get(item.get("image_id"), ""))
+        found = _object(item, where)
+        usual = names.get(_name(found.get("image_id"), where, "image_id"), "") if names else ""
+        yield from _from_object(found, keys, where, usual)
 
 
 def _jsonl(path: Path, keys: Keys) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
+                where = f"{path}, line {number}"
                 try:
                     item = json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise InputError(f"{path}, line {number}: not JSON ({error.msg})") from error
-                yield _from_object(item, keys, f"{path}, line {number}")
+                    raise InputError(f"{where}: not JSON ({error.msg})") from error
+                yield from _from_object(_object(item, where), keys, where)
 
 
 def _parquet(path: Path, keys: Keys) -> Iterator[Row]:
     try:
-        from pyarrow import ArrowInvalid, parquet
+        from pyarrow import ArrowException, parquet, types
     except ImportError as error:
         raise InputError(f"{path}: Parquet needs pyarrow; pip install pyarrow") from error
     try:
-        file = parquet.ParquetFile(path)
-    except ArrowInvalid as error:
+        with parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            caption, image = _columns(path, schema.names, keys)
+            wanted = [caption]
+            if image:  # of a picture with its bytes only the name
+                wanted.append(f"{image}.path" if types.is_struct(schema.field(image).type) else image)
+            rows = (row for batch in file.iter_batches(columns=wanted) for row in batch.to_pylist())
+            for number, row in enumerate(rows, start=1):
+                yield from _from_object(row, Keys(caption, image), f"{path}, row {number}")
+    except ArrowException as error:
         raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from error
-    with file:
-        columns = file.schema_arrow.names
-        caption = _choose(columns, keys.caption, TEXT_KEYS, f"{path} has no column", "--caption-key")
-        image = _choose(columns, keys.image, IMAGE_KEYS, f"{path} has no column", "--image-key", needed=False)
-        for batch in file.iter_batches(columns=[name for name in (caption, image) if name]):
-            for row in batch.to_pylist():
-                yield Row(_text(row[caption]), _text(row[image]) if image else "")
 
 
 def _shards(source: str, keys: Keys) -> Iterator[Row]:
@@ -148,57 +158,111 @@ def _shards(source: str, keys: Keys) -> Iterator[Row]:
                     if not member.isfile():
                         continue
                     if key != at and sample:
-                        yield sample_row(sample, keys, f"{name}, sample {at}")
+                        yield from sample_rows(sample, keys, f"{name}, sample {at}")
                     sample, at = (sample if key == at else {}), key
                     wanted = extension in ("txt", "json", keys.caption, keys.image)
                     content = tar.extractfile(member) if wanted else None
                     sample[extension] = content.read() if content else b""
                 if sample:
-                    yield sample_row(sample, keys, f"{name}, sample {at}")
+                    yield from sample_rows(sample, keys, f"{name}, sample {at}")
         except tarfile.TarError as error:
             raise InputError(f"{name}: not a whole tar file ({error})") from error
 
 
-def sample_row(sample: Mapping[str, bytes], keys: Keys, where: str) -> Row:
-    """The caption of an undecoded sample: its `txt`, another field, or a key of its `json`."""
+def sample_rows(sample: Mapping[str, bytes], keys: Keys, where: str) -> Iterator[Row]:
+    """The captions of an undecoded sample: its `txt`, another field, or a key of its `json`."""
     name = keys.caption or "txt"
     if name in sample:
-        return Row(sample[name].decode("utf-8", "replace"), "")
-    if "json" in sample:
+        yield from _rows(sample[name].decode("utf-8", "replace"), "", where, name)
+    elif "json" in sample:
         try:
-            return _from_object(json.loads(sample["json"]), keys, f"{where}, field json")
+            item = json.loads(sample["json"])
         except ValueError as error:
             raise InputError(f"{where}: its json cannot be read ({error})") from error
-    fields = ", ".join(sample)
-    raise InputError(f"{where}: no field {name!r}; its fields: {fields}; name one with --caption-key")
+        where = f"{where}, field json"
+        yield from _from_object(_object(item, where), keys, where)
+    else:
+        fields = ", ".join(sample)
+        raise InputError(f"{where}: no field {name!r}; its fields: {fields}; name one with --caption-key")
 
 
-def _from_object(item: Any, keys: Keys, where: str) -> Row:
+def _object(item: Any, where: str) -> dict[str, Any]:
     if not isinstance(item, dict):
-        raise InputError(f"{where}: expected an object, got {str(item)[:40]!r}")
-    caption = _choose(list(item), keys.caption, TEXT_KEYS, f"{where} has no key", "--caption-key")
-    image = _choose(list(item), keys.image, IMAGE_KEYS, f"{where} has no key", "--image-key", needed=False)
-    return Row(_text(item[caption]), _text(item[image]) if image else "")
+        raise InputError(f"{where}: expected an object, got {type(item).__name__} {item!r:.40}")
+    return item
 
 
-def _choose(
-    there: Sequence[str], wanted: str, usual: Sequence[str], lacks: str, flag: str, needed: bool = True
-) -> str:
-    """The key that holds what is looked for: the one the user names, or the first usual one."""
-    if wanted:
-        if wanted not in there:
-            raise InputError(f"{lacks} {wanted!r}; there are: {', '.join(map(str, there))}")
-        return wanted
-    found = next((key for key in usual if key in there), "")
-    if needed and not found:
+def _from_object(item: Mapping[str, Any], keys: Keys, where: str, usual: str = "") -> Iterator[Row]:
+    """The captions of an object; `usual` is the name of its picture if it has none itself."""
+    there, lacks = list(item), f"{where} has no key"
+    caption = _choose(there, keys.caption, TEXT_KEYS, lacks)
+    image = _choose(there, keys.image, IMAGE_KEYS, lacks)
+    name = _name(item[image], where, image) if image else ""
+    yield from _rows(item[caption], name or usual, where, caption)
+
+
+def _rows(value: Any, image: str, where: str, key: str) -> Iterator[Row]:
+    try:
+        texts = captions(value)
+    except ValueError as error:
+        raise InputError(f"{where}, {key.strip()}: {error}") from error
+    others = tuple(texts) if len(texts) > 1 and not image else ()
+    for text in texts:
+        yield Row(text, image.strip(), others)
+
+
+def _name(value: Any, where: str, key: str) -> str:
+    """The name of a picture: a text, a number, or the path in what the datasets library writes."""
+    if isinstance(value, dict):
+        value = value.get("path")
+    if isinstance(value, bytes):
+        try:
+            value = value.decode("utf-8")
+        except UnicodeDecodeError:  # the picture itself
+            return ""
+    if value is None or isinstance(value, str):
+        return value or ""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value}"
+    raise InputError(
+        f"{where}, {key}: expected the name of a picture, got {type(value).__name__} {value!r:.40}"
+    )
+
+
+def _columns(path: Path, there: Sequence[str], keys: Keys) -> tuple[str, str]:
+    """The columns of the captions and of the pictures, "" if there is none."""
+    lacks = f"{path} has no column"
+    return _choose(there, keys.caption, TEXT_KEYS, lacks), _choose(there, keys.image, IMAGE_KEYS, lacks)
+
+
+def _choose(there: Sequence[str], wanted: str, usual: Sequence[str], lacks: str) -> str:
+    """The key that holds what is looked for: the one the user names, or the first usual one.
+
+    Captions have to be there, pictures have not.
+    """
+    found = _find(there, wanted, usual)
+    if not found and (wanted or usual is TEXT_KEYS):
+        others = ", ".join(key.strip() for key in there)
+        if wanted:
+            raise InputError(f"{lacks} {wanted!r}; there are: {others}")
         raise InputError(
-            f"{lacks} {' or '.join(usual)}; there are: {', '.join(map(str, there))}; name one with {flag}"
+            f"{lacks} of captions, such as {', '.join(usual[:3])}; there are: {others}; "
+            "name one with --caption-key"
         )
     return found
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else str(value)
+def _find(there: Sequence[str], wanted: str, usual: Sequence[str]) -> str:
+    """A key by its name, as it is or without blanks around it; a usual one in any case too."""
+    names = [wanted] if wanted else usual
+    for name in names:
+        if name in there:
+            return name
+    for name in names:
+        for key in there:
+            if key.strip() == name or (not wanted and key.strip().casefold() == name):
+                return key
+    return ""
 
 
 READERS: dict[str, Reader] = {

@@ -173,7 +173,7 @@ def _rewrite_shards(store: Store, export: Export, args: argparse.Namespace, part
     from braceexpand import braceexpand
     from tqdm import tqdm
 
-    from open_clip_ext.negatives.captions import Keys, sample_row
+    from open_clip_ext.negatives.captions import Keys, sample_rows
 
     names = list(braceexpand(args.source))
     if len({Path(name).name for name in names}) < len(names):
@@ -184,9 +184,13 @@ def _rewrite_shards(store: Store, export: Export, args: argparse.Namespace, part
         with wds.TarWriter(str(part / Path(name).name), encoder=False) as tar:
             for sample in _samples(name):
                 fields = {key: value for key, value in sample.items() if not key.startswith("__")}
-                caption = sample_row(
-                    fields, Keys(args.caption_key), f"{name}, sample {sample['__key__']}"
-                ).caption
+                where = f"{name}, sample {sample['__key__']}"
+                (caption, *_), *more = sample_rows(fields, Keys(args.caption_key), where)
+                if more:
+                    raise InputError(
+                        f"{where}: {1 + len(more)} captions, where training reads one; name its field with "
+                        "--caption-key"
+                    )
                 negatives = json.dumps(export.negatives(store, caption), ensure_ascii=False)
                 tar.write({**fields, "__key__": sample["__key__"], "negatives.json": negatives.encode()})
     if not export.counts:

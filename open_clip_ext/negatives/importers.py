@@ -6,17 +6,18 @@ Each format is a function from a file to its captions.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
+from open_clip_ext import csv_files
 from open_clip_ext.errors import InputError
 from open_clip_ext.negatives.records import Candidate, normalise
+from open_clip_ext.texts import parse_texts
 
 if TYPE_CHECKING:
     from open_clip_ext.negatives.gate import Gate
@@ -100,18 +101,21 @@ def negclip(path: Path) -> Iterator[Item]:
 
     vinid/neg_clip@e680f8e. `neg_image`, row numbers of hard images, is passed over.
     """
-    from open_clip_ext.data import parse_texts
-
-    with _opened(path) as file:
-        rows = csv.DictReader(file, delimiter="\t")
-        _require_columns(path, rows.fieldnames or (), ("title", "filepath", "neg_caption"))
-        for row in rows:
-            where = f"{path}, line {rows.line_num}"
-            try:
-                texts = parse_texts(row["neg_caption"] or "")
-            except ValueError as error:
-                raise InputError(f"{where}: neg_caption: {error}") from error
-            yield Item(row["title"] or "", [Candidate("swap", text) for text in texts], row["filepath"] or "")
+    rows = csv_files.rows(path, "\t")
+    _, columns = next(rows)
+    names = ("title", "filepath", "neg_caption")
+    if missing := [name for name in names if name not in columns]:
+        raise InputError(f"{path}: no column {', '.join(missing)}; its columns: {', '.join(columns)}")
+    for line, fields in rows:
+        where = f"{path}, line {line}"
+        row = dict(zip(columns, fields, strict=False))
+        if any(name not in row for name in names):
+            raise InputError(f"{where}: fewer fields than the header has columns")
+        try:
+            texts = parse_texts(row["neg_caption"])
+        except ValueError as error:
+            raise InputError(f"{where}: neg_caption: {error}") from error
+        yield Item(row["title"], [Candidate("swap", text) for text in texts], row["filepath"])
 
 
 def sugarcrepe(path: Path) -> Iterator[Item]:
@@ -142,20 +146,16 @@ FORMATS = {
 def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Place and content of each object in a JSON list, or in a JSON object of objects."""
     with _opened(path) as file:
-        try:
-            content = json.load(file)
-        except ValueError as error:
-            raise InputError(f"{path}: not JSON ({error})") from error
+        text = file.read()
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from error
     if not isinstance(content, list | dict):
         raise InputError(f"{path}: expected a list or an object of items")
     pairs = content.items() if isinstance(content, dict) else enumerate(content, start=1)
     for key, item in pairs:
         yield f"{path}, item {key}", item
-
-
-def _require_columns(path: Path, there: Sequence[str], wanted: Sequence[str]) -> None:
-    if missing := [name for name in wanted if name not in there]:
-        raise InputError(f"{path}: no column {', '.join(missing)}; its columns: {', '.join(there)}")
 
 
 def _take(item: Any, key: str, kind: type, where: str) -> Any:
@@ -175,8 +175,8 @@ def _opened(path: Path) -> Iterator[TextIO]:
             yield file
     except OSError as error:
         raise InputError(f"{path}: it cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path}: it cannot be read ({error})") from error
+    except UnicodeDecodeError as error:
+        raise csv_files.not_utf8(path) from error
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def main(args: argparse.Namespace) -> int:
     params = {"files": [file.name for file in args.files], **(gate.identity() if gate else {"gate": None})}
     with Writer(args.out, f"imported-{args.format}", "1", params, form.types(args.files)) as writer:
         todo = [caption for caption in released.texts if not writer.finished(caption)]
-        judged = _judged(gate, released, todo) if gate else ((c, released.texts[c]) for c in todo)
+        judged = _judged(gate, released, todo) if gate else _as_released(released, todo)
         for caption, texts in tqdm(judged, total=len(todo), unit=" captions", disable=None):
             writer.add(caption, texts, released.images[caption])
         tally = writer.tally()
@@ -270,6 +270,13 @@ def _judged(gate: Gate, released: Released, captions: Sequence[str]) -> Iterator
             if other != caption
         ]
         yield caption, gate.check(caption, tokens, released.texts[caption], others)
+
+
+def _as_released(released: Released, captions: Sequence[str]) -> Iterator[tuple[str, list[Candidate]]]:
+    """The captions with their texts, all of them valid that there are."""
+    for caption in captions:
+        texts = released.texts[caption]
+        yield caption, [text if text.text.strip() else replace(text, reason="empty") for text in texts]
 
 
 def _say(out: Path, captions: int, tally: Counter[tuple[str, bool, str]]) -> None:

@@ -56,6 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-key", default="", metavar="NAME", help="the column or key of the pictures' files"
     )
     parser.add_argument(
+        "--csv-separator", default="", metavar="CHARACTER",
+        help="what separates the columns of a CSV file, as in training (default: found from its header)",
+    )  # fmt: skip
+    parser.add_argument(
         "--shard", type=_shard, metavar="I/N",
         help="do part I of N (1/N to N/N) into STORE.I-of-N; bring the parts together with `negatives merge`",
     )  # fmt: skip
@@ -101,16 +105,20 @@ class Source:
     Attributes:
         images: the pictures of each caption, in the file's order; those without a name left out.
         captions: the captions of each picture.
+        listed: further captions of pictures without a name.
         rows: how many captions the file has.
     """
 
     images: dict[str, list[str]] = field(default_factory=dict)
     captions: dict[str, list[str]] = field(default_factory=dict)
+    listed: dict[str, list[str]] = field(default_factory=dict)
     rows: int = 0
 
-    def add(self, caption: str, image: str) -> None:
+    def add(self, caption: str, image: str, others: Sequence[str] = ()) -> None:
         """Take in a caption of the file."""
         caption = normalise(caption)
+        if others:
+            self.listed.setdefault(caption, []).extend(map(normalise, others))
         self.rows += 1
         images = self.images.setdefault(caption, [])
         if image and image not in images:
@@ -119,7 +127,8 @@ class Source:
 
     def others(self, caption: str) -> list[str]:
         """Further captions of the same pictures."""
-        return [other for image in self.images[caption] for other in self.captions[image] if other != caption]
+        named = (other for image in self.images[caption] for other in self.captions[image])
+        return [other for other in (*named, *self.listed.get(caption, ())) if other != caption]
 
     def part(self, shard: tuple[int, int] | None, limit: int | None) -> list[str]:
         """The captions to do: those of a shard, which depends on the text alone."""
@@ -247,10 +256,12 @@ def _gate(generator: Any, args: argparse.Namespace) -> Gate:
 def _read(args: argparse.Namespace) -> Source:
     from tqdm import tqdm
 
+    from open_clip_ext.csv_files import one_character
     from open_clip_ext.negatives.captions import read
 
+    separator = one_character(args.csv_separator) if args.csv_separator else ""
     source = Source()
-    rows = read(args.captions, args.caption_key, args.image_key)
+    rows = read(args.captions, args.caption_key, args.image_key, separator)
     for row in tqdm(rows, desc="reading", unit=" captions", file=sys.stderr, leave=False):
         source.add(*row)
     if not any(source.images):

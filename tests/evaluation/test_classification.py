@@ -290,3 +290,9 @@ def test_class_names_for_other_folders(tmp_path, coloured):
     (tmp_path / "names.txt").write_text("red\nblue\n")
     with pytest.raises(InputError, match="2 class names for the 4 folders"):
         folders.image_folder(images=coloured, classnames=tmp_path / "names.txt")
+
+
+def test_a_webdataset_whose_text_is_none(tmp_path):
+    root = write_wds(tmp_path / "one", [{"png": png("red"), "cls": b"\xff"}], shards=1)
+    with pytest.raises(InputError, match=r"0.tar, sample \w+: its .cls is not UTF-8 text"):
+        wds(images=root)

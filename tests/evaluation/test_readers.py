@@ -365,6 +365,16 @@ def test_frozen_negatives_of_other_captions_are_refused(tmp_path):
         read("aro-coco-order", tmp_path, frozen=frozen)
 
 
+def test_frozen_negatives_that_are_one_string_are_not_taken_for_its_letters(tmp_path):
+    make_order("coco_karpathy_test.json")(tmp_path)
+    frozen = tmp_path / "negatives.jsonl"
+    read("aro-coco-order", tmp_path, frozen=frozen)
+    rows = [json.loads(line) for line in frozen.read_text().splitlines()]
+    put(frozen, tuple({**row, "negatives": "a string"} for row in rows))
+    with pytest.raises(InputError, match=r"line 1: negatives must be a list of texts, not 'a string'"):
+        read("aro-coco-order", tmp_path, frozen=frozen)
+
+
 @pytest.mark.parametrize(
     ("caption", "expected"),
     [
@@ -417,6 +427,22 @@ def test_a_field_of_another_type(tmp_path):
     wrong(tmp_path, "ROOT/add_obj.json, item 17: expected fields, not 'a caption'")
     put(tmp_path / "add_obj.json", 3)
     wrong(tmp_path, "ROOT/add_obj.json: expected a list or dict of items, not 3")
+
+
+def test_a_caption_of_another_type_never_becomes_its_text(tmp_path):
+    make_whatsup(tmp_path)
+    put(tmp_path / "vg_qa_one_obj.json", [[7, ["a dog", "a cat"], "a dog on the right"]])
+    wrong(tmp_path, "ROOT/vg_qa_one_obj.json, item 0: true must be a text, not ['a dog', 'a cat']", "whatsup")
+
+
+def test_printed_lists_of_negatives_stay_lists(tmp_path):
+    make_crepe(tmp_path)
+    file = tmp_path / "atom/prod_vg_hard_negs_atom_complexity_4.csv"
+    whole = file.read_text()
+    file.write_text(whole.replace("['f1', 'f2', 'f3']", "['f1' 'f2' 'f3']"))
+    assert read("crepe", tmp_path).items[0].captions == ("true", "f1", "f2", "f3")
+    file.write_text(whole.replace("['f1', 'f2', 'f3']", "['f1', 2, 'f3']"))
+    wrong(tmp_path, "row 1: hard_negs: expected a list of strings, got \"['f1', 2, 'f3']\"", "crepe")
 
 
 def test_duplicate_ids(tmp_path):
@@ -483,7 +509,7 @@ def test_a_csv_row_that_is_cut_off(tmp_path):
         (
             "crepe", "atom/prod_vg_hard_negs_atom_complexity_4.csv",
             [{"image_id": 1, "caption": "c", "hard_negs": "f1; f2", "x": 1, "y": 1, "width": 1, "height": 1}],
-            "complexity_4.csv, row 1: hard_negs must be a list of texts",
+            "complexity_4.csv, row 1: hard_negs: expected a list of strings, got ",
         ),
         (
             "vl-checklist", "Relation/vg/spatial.json", [["1.jpg"]],

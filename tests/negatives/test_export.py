@@ -193,6 +193,18 @@ def test_wrong_calls_leave_nothing(folder, export, flags, sentence):
     assert sorted(folder.iterdir()) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("txt", b"['A red circle.' 'A blue square.']"), ("json", b'{"caption": ["A red circle.", "A cat."]}')],
+)
+def test_a_sample_of_several_captions_has_no_one_list_of_negatives(folder, export, name, content):
+    with tarfile.open(folder / "0.tar", "w") as tar:
+        add_file(tar, f"7.{name}", content)
+    assert export("again", "--source", folder / "0.tar", status=2) == (
+        f"{folder}/0.tar, sample 7: 2 captions, where training reads one; name its field with --caption-key"
+    )
+
+
 def test_a_store_without_pictures_says_where_else_to_go(folder, export):
     (folder / "n.store").unlink()
     with Writer(folder / "n.store", "test", "1", {}, TYPES) as writer:

@@ -210,6 +210,13 @@ def test_again_changes_nothing(bring, tmp_path):
             NEGCLIP + "3\ta\tb\t__import__('os').abort()\t\n",
             "{path}, line 5: neg_caption: expec",
         ),
+        ("negclip", "x.tsv", NEGCLIP + "3\ta\n", "{path}, line 5: fewer fields than the header has columns"),
+        (
+            "negclip",
+            "x.tsv",
+            NEGCLIP + '3\t"a\tb\t[]\n',
+            "{path}, line 5: the quote that begins a field there",
+        ),
         (
             "sugarcrepe",
             "x.json",
@@ -232,7 +239,24 @@ def test_a_file_that_is_not_there(bring, tmp_path, form):
 
 def test_a_file_that_is_not_text(bring, tmp_path):
     (path := tmp_path / "x.tsv").write_bytes(b"title\tfilepath\tneg_caption\n\xff\xfe\t\t\n")
-    assert bring("negclip", path, status=2).startswith(f"{path}: it cannot be read ('utf-8' codec")
+    sentence = "{}, line 2: not UTF-8 text (byte 27 of the file); convert it to UTF-8"
+    assert bring("negclip", path, status=2) == sentence.format(path)
+    (path := tmp_path / "x.json").write_bytes(b'[{"original": "caf\xe9"}]')
+    sentence = "{}, line 1: not UTF-8 text (byte 18 of the file); convert it to UTF-8"
+    assert bring("degla", path, status=2) == sentence.format(path)
+
+
+def test_negatives_that_numpy_printed_stay_apart(bring, tmp_path):
+    content = NEGCLIP.replace("', 'a dog", "' 'a dog")
+    store, _ = bring("negclip", write(tmp_path / "train.tsv", content), flags=["--as-released"])
+    found = [text.text for text in store.negatives("A dog chases a cat .")]
+    assert found == ["A cat chases a dog .", "a dog chases a cat"]
+
+
+def test_a_blank_text_is_none_even_as_released(bring, tmp_path):
+    blank = [{**DEGLA[0], "enhanced": ["A dog.", " ", "\t", "", "A cat."]}]
+    store, _ = bring("degla", write(tmp_path / "degla.json", blank), flags=["--as-released"])
+    assert [text.text for text in store.negatives(DEGLA[0]["original"])] == ["A dog.", "A cat."]
 
 
 def test_a_store_of_other_files_is_left_alone(bring, tmp_path, capsys):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import random
 import re
 
+import numpy as np
 import pytest
 from support_negatives import content, install, run, sentence
 
@@ -209,6 +211,37 @@ def test_another_caption_of_the_picture_is_no_negative(tmp_path, capsys):
     assert [text.text for text in store.negatives(one, keeps=True)] == ["A bench on a dog"]
 
 
+LIST = ["A dog on a bench", "a bench on a dog."]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("c.json", json.dumps([{"image": "1.jpg", "caption": LIST}])),
+        ("c.jsonl", json.dumps({"caption": LIST})),  # its picture has no name
+        ("c.csv", f'filepath,caption\n1.jpg,"{np.array(LIST)}"\n'),
+    ],
+)
+def test_the_captions_of_a_list_are_of_one_picture(tmp_path, capsys, name, content):
+    (tmp_path / name).write_text(content)
+    make(capsys, tmp_path / name, tmp_path / "s")
+    store = Store.open(tmp_path / "s")
+    assert list(store.captions()) == LIST
+    assert store.negatives(LIST[0]) == []
+    assert [text.text for text in store.negatives(LIST[0], keeps=True)] == ["A bench on a dog"]
+
+
+def test_a_table_with_pipes_and_blanks(tmp_path, capsys):
+    (tmp_path / "results.csv").write_text(
+        "image_name| comment_number| comment\n1.jpg| 0| A dog on a bench .\n1.jpg| 1| A dog sits .\n"
+    )
+    for out, flags in (("a", ()), ("b", ("--csv-separator", "|"))):
+        make(capsys, tmp_path / "results.csv", tmp_path / out, *flags)
+        store = Store.open(tmp_path / out)
+        assert list(store.captions()) == ["A dog on a bench .", "A dog sits ."]
+        assert store.images("A dog on a bench .") == ["1.jpg"]
+
+
 def test_a_third_party_s_generator_is_a_peer(tmp_path):
     env = install(tmp_path / "site", "shout", SHOUT, "Shout")
     source = write(tmp_path / "c.csv", captions(10))
@@ -256,6 +289,51 @@ def test_what_a_generator_does_not_yield_is_tried_again(tmp_path):
 )
 def test_options(stop, arguments, expected):
     assert stop(*arguments) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "flags", "sentence"),
+    [
+        (
+            "a|title\n1|A dog\n",
+            ["--csv-separator", ","],
+            "{}: with comma as separator its only column is 'a|title'; give --csv-separator '|'",
+        ),
+        (
+            "a,title\n1,A dog\n",
+            ["--csv-separator", "||"],
+            r"--csv-separator '||': give one character: ',' or '\t' or '|' or ';'",
+        ),
+        (
+            "a,b\n1,A dog\n",
+            [],
+            "{} has no column of captions, such as title, caption, captions; there are: a, b; name one with "
+            "--caption-key",
+        ),
+        (
+            "a,title\n1,A dog\n",
+            ["--image-key", "image"],
+            "{} has no column 'image'; there are: a, title",
+        ),
+        ("a,title\n1,A dog\n".encode("utf-16"), [], "{}: it is UTF-16 text; convert it to UTF-8"),
+        (
+            b"a,title\n1,caf\xe9\n",
+            [],
+            "{}, line 2: not UTF-8 text (byte 13 of the file); convert it to UTF-8",
+        ),
+        (
+            'a,title\n1,"A dog\n',
+            [],
+            "{}, line 2: the quote that begins a field there is never closed; close it, and double the "
+            "quotes inside quoted text",
+        ),
+    ],
+)
+def test_a_table_that_cannot_be_read(tmp_path, stop, content, flags, sentence):
+    source = tmp_path / "c.csv"
+    source.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert stop(*flags, source=source) == sentence.format(source)
+    assert not (tmp_path / "s").exists()
 
 
 def test_an_unknown_recipe_names_the_known_ones(stop):

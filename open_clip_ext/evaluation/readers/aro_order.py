@@ -103,7 +103,8 @@ def _thawed(frozen: Path, captions: Sequence[str]) -> list[list[str]]:
         raise InputError(f"frozen={frozen}: must be a .jsonl file")
     if [row.text("caption") for _, row in rows] != list(captions):
         raise InputError(f"frozen={frozen}: holds the negatives of other captions; name another file")
-    return [list(row["negatives"]) for _, row in rows]
+    # A caption may have none.
+    return [row.texts("negatives") if row["negatives"] != [] else [] for _, row in rows]
 
 
 def tagged(captions: Sequence[str]) -> list[list[tuple[str, str]]]:

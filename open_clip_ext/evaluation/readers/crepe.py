@@ -6,12 +6,12 @@ A caption of part of a Visual Genome picture against five or more of its kind, f
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.items import Benchmark, Item
 from open_clip_ext.evaluation.readers.files import Annotations, picture
+from open_clip_ext.texts import parse_texts
 
 KINDS = ("atom", "swap", "negate")
 COMPLEXITIES = range(4, 13)
@@ -31,9 +31,9 @@ def read(*, annotations: Path, images: Path) -> Benchmark:
             file = f"{kind}/prod_vg_hard_negs_{kind}_complexity_{complexity}.csv"
             for key, row in source.table(file):
                 try:
-                    negatives = [str(text) for text in ast.literal_eval(row.text("hard_negs"))]
-                except (ValueError, SyntaxError, TypeError) as error:
-                    raise InputError(f"{row.where}: hard_negs must be a list of texts") from error
+                    negatives = parse_texts(row.text("hard_negs"))
+                except ValueError as error:
+                    raise InputError(f"{row.where}: hard_negs: {error}") from error
                 box = (row.number("x"), row.number("y"), row.number("width"), row.number("height"))
                 name = f"{row['image_id']}.jpg"
                 shown = picture(images, f"VG_100K/{name}", f"VG_100K_2/{name}", name, box=box)

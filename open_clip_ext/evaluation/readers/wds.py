@@ -71,7 +71,10 @@ def _shard(path: Path, label: str) -> Iterator[tuple[Member, str]]:
                 f"{path}, sample {key.strip('/')}: it needs a picture ({', '.join(PICTURES)}) and "
                 f"a .{label}; it has {', '.join(f'.{suffix}' for suffix in parts)}"
             )
-        yield picture, parts[label].read().decode("utf-8")
+        try:
+            yield picture, parts[label].read().decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path}, sample {key.strip('/')}: its .{label} is not UTF-8 text") from error
 
 
 def _label(picture: Member, text: str) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.items import Benchmark, Item
-from open_clip_ext.evaluation.readers.files import Annotations, Fields, picture
+from open_clip_ext.evaluation.readers.files import Annotations, Fields, pair, picture
 
 CONTROLLED = {"A": "controlled_images_dataset.json", "B": "controlled_clevr_dataset.json"}
 # File, and where a picture of it lies.
@@ -40,10 +40,12 @@ def read(*, annotations: Path, images: Path | None = None) -> Benchmark:
         items += singles + _together(singles, group)
     for group, (file, place) in PAIRED.items():
         for key, row in enumerate(source.json(file)):
+            where = f"{annotations / file}, item {key}"
             if not isinstance(row, list) or len(row) != 3:
-                raise InputError(f"{annotations / file}, item {key}: expected [picture, true, false]")
-            shown = (picture(root, place.format(str(row[0]))),)
-            items.append(Item(f"{group}/{key}", shown, (str(row[1]), str(row[2])), "i2t", (0,), group))
+                raise InputError(f"{where}: expected [picture, true, false]")
+            fields = Fields(dict(zip(("picture", "true", "false"), row, strict=True)), where)
+            shown = picture(root, place.format(str(row[0])))
+            items.append(pair(fields, f"{group}/{key}", shown, "true", "false", group))
     averages = ("whatsup6", "whatsup_pair", "whatsup_set")
     return Benchmark("whatsup", items, averages, source.files)
 
