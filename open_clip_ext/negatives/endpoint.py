@@ -122,9 +122,9 @@ class Endpoint:
         try:
             listed = await self._client.models.with_raw_response.list()
         except openai.OpenAIError as error:
-            helps = HELP.get(_status(error), "start the server, or correct the address")
+            help = HELP[401] if _status(error) in (401, 403) else f"start the server, {ADDRESS}"
             raise InputError(
-                f"{where}: the models there cannot be listed ({_words(error)}); {helps}, or name one with "
+                f"{where}: the models there cannot be listed ({_words(error)}); {help}, or name one with "
                 "--cfg model=NAME"
             ) from error
         body = replies.body_of(listed.http_response)

@@ -58,11 +58,11 @@ def good(request: dict, number: int) -> Reply:
 def serve(
     script: Callable[[dict, int], Reply] = good,
     models: tuple[str, ...] = ("tiny",),
-    listed: bytes | None = None,
+    listed: Reply | None = None,
 ):
     """A server that answers the n-th chat request (from 0) with `script(request, n)`.
 
-    It lists `models`, or has `listed` in their place.
+    It lists `models`, or answers with `listed` in their place.
     """
     lock = threading.Lock()
     open_requests = 0
@@ -73,7 +73,8 @@ def serve(
 
         def do_GET(self):
             names = {"object": "list", "data": [model(name) for name in models]}
-            self.reply(200, json.dumps(names).encode() if listed is None else listed)
+            answer = listed or Reply(body=json.dumps(names).encode())
+            self.reply(answer.status, completion("", answer) if answer.body is None else answer.body)
 
         def do_POST(self):
             nonlocal open_requests

@@ -95,6 +95,16 @@ def test_an_answer_that_breaks_off_is_a_failure():
         run(endpoint, CAPTIONS[:1], patience=0)
 
 
+def test_a_busy_server_is_not_one_that_refuses():
+    with (
+        serve(lambda *_: Reply("slow down", status=429)) as endpoint,
+        pytest.raises(
+            TrainingError, match=r"does not answer \(status 429: slow down\); every finished caption"
+        ),
+    ):
+        run(endpoint, patience=0)
+
+
 # --- a failure with status 200
 
 
@@ -156,7 +166,7 @@ def test_a_failure_with_status_200_is_repeated(value):
         return failure if number < 2 else good(request, number)
 
     with serve(at_first) as endpoint:
-        assert run(endpoint, CAPTIONS[:1], patience=2) == {
+        assert run(endpoint, CAPTIONS[:1], patience=2, retries=0) == {
             CAPTIONS[0]: [Candidate("replace_noun", "a zebra runs past house 0")]
         }
     assert len(endpoint.requests) == 3
@@ -587,7 +597,23 @@ def test_a_line_break_after_the_key_does_no_harm(monkeypatch):
 @pytest.mark.parametrize("listed", [b"<html>Welcome</html>", b"{}", b"[]", b'{"data": [3]}', b""])
 def test_what_is_no_list_of_models(listed):
     with (
-        serve(listed=listed) as endpoint,
+        serve(listed=Reply(body=listed)) as endpoint,
         pytest.raises(InputError, match=r"is no list of models \(.*most end in /v1.*model=NAME$"),
     ):
         DeGLA(base_url=endpoint.url)
+
+
+@pytest.mark.parametrize(
+    ("status", "help"),
+    [
+        (401, "put the right key into OPENAI_API_KEY"),
+        (404, "start the server, correct the address (most end in /v1)"),
+    ],
+)
+def test_a_list_of_models_that_is_refused(status, help):
+    with serve(listed=Reply("not you", status=status)) as endpoint, pytest.raises(InputError) as stopped:
+        DeGLA(base_url=endpoint.url)
+    assert str(stopped.value) == (
+        f"--cfg base_url={endpoint.url}: the models there cannot be listed (status {status}: not you); {help}, "
+        "or name one with --cfg model=NAME"
+    )
