@@ -614,6 +614,6 @@ def test_a_list_of_models_that_is_refused(status, help):
     with serve(listed=Reply("not you", status=status)) as endpoint, pytest.raises(InputError) as stopped:
         DeGLA(base_url=endpoint.url)
     assert str(stopped.value) == (
-        f"--cfg base_url={endpoint.url}: the models there cannot be listed (status {status}: not you); {help}, "
-        "or name one with --cfg model=NAME"
+        f"--cfg base_url={endpoint.url}: the models there cannot be listed (status {status}: not you); "
+        f"{help}, or name one with --cfg model=NAME"
     )
