@@ -11,27 +11,36 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from open_clip_ext.errors import InputError, TrainingError
+from open_clip_ext.negatives.endpoint import Endpoint, Fault
 from open_clip_ext.negatives.gate import REASONS, Gate
 from open_clip_ext.negatives.records import Candidate, draw, normalise
+from open_clip_ext.negatives.replies import SHOWN, Answer
 
 KINDS = ("reshuffle", "swap_noun", "swap_adj", "replace_adj", "replace_noun")
-FORMATS = ("json_schema", "json_object", "none")
-# What a server answers that does not know a response_format; llama-cpp-python says 500.
-REFUSALS = (400, 422, 500, 501)
-SHOWN = 300  # characters of a server's or a model's words in a sentence of ours
+# Captions in a row without a single edit that end a run: when the server has not accepted a request yet,
+# when there has been no edit yet, and later, when a model that is often of no use must not end it.
+ALONE, FIRST, LATER = 3, 24, 200
 
 
 class Unusable(Exception):
     """An answer that is not what was asked for; the message goes back to the model."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a caption: its candidates, and the fault if there is no edit among them."""
+
+    candidates: list[Candidate]
+    fault: Fault | None = None
 
 
 class DeGLA:
@@ -55,7 +64,7 @@ class DeGLA:
         concurrency: requests at a time.
         timeout: seconds to wait for an answer.
         patience: how often a request is repeated, at growing intervals of up to 8 s, when the server is
-            busy (429), broken (5xx), silent or gone.
+            busy (429), broken (5xx, or 200 without a completion), silent or gone.
         price_in: price of a million tokens read; with `price_out`, the cost is shown.
         price_out: price of a million tokens written.
 
@@ -92,38 +101,32 @@ class DeGLA:
                 "the recipe degla needs an endpoint: --cfg base_url=http://HOST:PORT/v1 of any server that "
                 "speaks the OpenAI protocol (vLLM, llama.cpp, `transformers serve`, a hosted one)"
             )
-        try:
-            import openai
-        except ImportError as error:
-            raise InputError(
-                'the recipe degla needs the package openai: run `pip install "open_clip_ext[negatives]"`'
-            ) from error
-        self.seed, self.base_url = seed, base_url
-        self.temperature, self.max_tokens, self.retries = temperature, max_tokens, retries
-        self.extra = _extra(extra)
-        self.concurrency = concurrency
+        self.seed, self.retries = seed, retries
         self.prices = price_in, price_out
         self.instructions = read_prompts(prompts)
         self.answer = _answer_model()
-        self._response_formats = _response_formats(self.answer.model_json_schema())
-        self.formats = list(FORMATS if structured == "auto" else (structured,))
+        formats = _response_formats(self.answer.model_json_schema())
+        self.endpoint = Endpoint(
+            base_url,
+            model=model,
+            fields={"temperature": temperature, "max_tokens": max_tokens},
+            extra=_extra(extra),
+            formats=formats if structured == "auto" else {structured: formats[structured]},
+            concurrency=concurrency,
+            timeout=timeout,
+            patience=patience,
+        )
         # Without a judge of meaning it looks at the words alone, and asks no tagger.
         self._gate = Gate(judge=None, tagger=None)  # type: ignore[arg-type]
-        self.settled = False  # whether the server has accepted a request
-        self.failures = 0  # requests that failed since the last that did not
-        self.tokens_in = self.tokens_out = self.repeats = 0
-        # Enough that a worker waits for the slowest of a batch only seldom.
-        self.batch_size = 64 * concurrency
+        self.proven = False  # whether an earlier run had an edit
+        self.useful = False  # whether this one has
+        self.repeats = 0
+        # Enough that a worker waits for the slowest of a batch only seldom, and to notice a fruitless run.
+        self.batch_size = 64 * max(concurrency, 4)
         self._loop = asyncio.new_event_loop()
-        self._client = openai.AsyncOpenAI(
-            base_url=base_url,
-            api_key=os.environ.get("OPENAI_API_KEY") or "none",
-            timeout=timeout,
-            max_retries=patience,
-        )
-        self._hasty = self._client.with_options(max_retries=0)
         try:
-            self.model = model or self._loop.run_until_complete(self._only_model())
+            if not model:
+                self.endpoint.model = self._loop.run_until_complete(self.endpoint.only_model())
         except BaseException:
             self.close()
             raise
@@ -131,11 +134,10 @@ class DeGLA:
     def identity(self) -> dict[str, Any]:
         """Model, prompts and sampling; not where and how fast the model is asked."""
         return {
-            "model": self.model,
+            "model": self.endpoint.model,
             "prompts": blake2b(self.instructions.encode(), digest_size=8).hexdigest(),
-            "temperature": self.temperature,
-            "max_tokens": self.max_tokens,
-            "extra": self.extra,
+            **self.endpoint.fields,
+            "extra": self.endpoint.extra,
             "retries": self.retries,
             "seed": self.seed,
         }
@@ -143,17 +145,19 @@ class DeGLA:
     def generate(self, captions: Sequence[str]) -> Iterator[tuple[int, list[Candidate]]]:
         """Yield (index, candidates) as the answers come; a caption whose request failed is left out.
 
-        A model that gives no usable answer has its caption's five places rejected as `no_answer`.
+        A model that gives no usable answer has its caption's five places rejected as `no_answer`, but
+        only once another caption has got an edit: captions that all get none are left out.
 
-        Raises TrainingError when the endpoint has stopped answering, InputError when it refuses the
-        very first request.
+        Raises TrainingError when the endpoint has stopped answering or its answers are of no use,
+        InputError when it refuses the very first requests.
         """
         waiting = iter(enumerate(captions))
-        asked: dict[asyncio.Task[list[Candidate]], int] = {}
+        asked: dict[asyncio.Task[Outcome], int] = {}
+        held: list[tuple[int, Outcome]] = []  # without an edit, since the last that had one
         try:
             while True:
                 # Alone at first: the request that finds out what the server accepts.
-                while len(asked) < (self.concurrency if self.settled else 1):
+                while len(asked) < (self.endpoint.concurrency if self.endpoint.settled else 1):
                     if (item := next(waiting, None)) is None:
                         break
                     asked[self._loop.create_task(self._rewrite(item[1]))] = item[0]
@@ -163,14 +167,24 @@ class DeGLA:
                     asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
                 )
                 failed = [task for task in done if task.exception()]
-                for task in done - set(failed):
-                    self.failures = 0
-                    yield asked.pop(task), task.result()
+                for task in done.difference(failed):
+                    index, outcome = asked.pop(task), task.result()
+                    if outcome.fault:
+                        held.append((index, outcome))
+                        continue
+                    self.useful = True
+                    yield index, outcome.candidates
+                    yield from _released(held)
                 for task in failed:
                     del asked[task]
-                    self._failed(task.exception())
-            if self.failures:
-                raise self._stopped
+                    self.endpoint.failed(task.exception())
+                if len(held) >= (LATER if self.useful else FIRST if self.endpoint.settled else ALONE):
+                    raise self._fruitless(held)
+            if held and not (self.useful or self.proven):
+                raise self._fruitless(held)
+            yield from _released(held)
+            if self.endpoint.stopped and self.endpoint.failures:
+                raise self.endpoint.stopped
         finally:
             for task in asked:
                 task.cancel()
@@ -179,11 +193,11 @@ class DeGLA:
 
     def status(self) -> str:
         """Tokens read and written, their price, answers asked for again."""
-        cost = (self.tokens_in * self.prices[0] + self.tokens_out * self.prices[1]) / 1e6
+        cost = (self.endpoint.tokens_in * self.prices[0] + self.endpoint.tokens_out * self.prices[1]) / 1e6
         return ", ".join(
             [
-                f"{_thousands(self.tokens_in)} tokens in",
-                f"{_thousands(self.tokens_out)} out",
+                f"{_thousands(self.endpoint.tokens_in)} tokens in",
+                f"{_thousands(self.endpoint.tokens_out)} out",
                 *([f"cost {cost:.2f}"] if any(self.prices) else []),
                 *([f"{self.repeats} asked again"] if self.repeats else []),
             ]
@@ -192,12 +206,28 @@ class DeGLA:
     def close(self) -> None:
         """Close the connections."""
         if not self._loop.is_closed():
-            self._loop.run_until_complete(self._client.close())
+            self._loop.run_until_complete(self.endpoint.close())
             self._loop.close()
+
+    def _fruitless(self, held: Sequence[tuple[int, Outcome]]) -> InputError | TrainingError:
+        """The end of a run in which the captions `held`, in a row, got no edit; by the commonest fault."""
+        faults = [outcome.fault for _, outcome in held if outcome.fault]
+        look = Counter(fault.look for fault in faults).most_common(1)[0][0]
+        fault = next(fault for fault in faults if fault.look == look)
+        if not self.endpoint.settled:
+            return self.endpoint.refused(fault)
+        captions = f"{len(held)} captions in a row" if len(held) > 1 else "the one caption"
+        example = f", for example {fault.quote!r}" if fault.quote else ""
+        # What worked before is not to be asked in another way: a store takes no texts made in two ways.
+        help = "when it answers as before, run" if self.useful or self.proven else f"{fault.help}, and run"
+        return TrainingError(
+            f"{self.endpoint.base_url} gave no usable answer to {captions}: {look}{example}; nothing is "
+            f"recorded for them: {help} the command again"
+        )
 
     # --- one caption
 
-    async def _rewrite(self, caption: str) -> list[Candidate]:
+    async def _rewrite(self, caption: str) -> Outcome:
         """Ask until the answer is usable, at most `retries` times more."""
         import openai
 
@@ -211,19 +241,17 @@ class DeGLA:
         for attempt in range(self.retries + 1):
             self.repeats += attempt > 0
             try:
-                text, cut = await self._complete(messages, seed + attempt)
-            except (openai.BadRequestError, openai.UnprocessableEntityError):
-                if not self.settled:
-                    raise
-                # One caption that the server will not have, too long for it perhaps.
-                return [Candidate(kind, "", reason="refused") for kind in KINDS]
-            except openai.InternalServerError:
+                answer = await self.endpoint.ask(messages, seed + attempt)
+            except openai.APIStatusError as error:
+                if self.endpoint.turns_down(error):
+                    # One caption that the server will not have, too long for it perhaps.
+                    return Outcome(_rejected("refused"), self.endpoint.fault_of(error))
                 # llama.cpp answers 500 when a constrained answer was cut off: another seed may do.
-                if attempt == self.retries or not self.settled:
+                if error.status_code < 500 or attempt == self.retries or not self.endpoint.settled:
                     raise
                 continue
             try:
-                found = self._read(text, cut)
+                found = self._read(answer)
             except Unusable as error:
                 wrong = str(error)
             else:
@@ -235,126 +263,41 @@ class DeGLA:
                 break
             messages = [
                 *messages[:2],
-                {"role": "assistant", "content": text[:2000] or "{}"},
+                {"role": "assistant", "content": answer.text[:2000] or "{}"},
                 {"role": "user", "content": f"This cannot be used: {wrong}. Give the whole object again."},
             ]
         if best is None:
-            return [Candidate(kind, "", reason="no_answer") for kind in KINDS]
-        return [best[kind] for kind in KINDS if kind in best]
+            look = f"the answers are not of the form asked for ({wrong})"
+            return Outcome(_rejected("no_answer"), self.endpoint.fault(answer, look))
+        edits = [best[kind] for kind in KINDS if kind in best]
+        if any(edit.text.strip() for edit in edits):
+            return Outcome(edits)
+        return Outcome(edits, self.endpoint.fault(answer, "every edit in the answers is null"))
 
     def _faults(self, caption: str, edits: dict[str, Candidate]) -> dict[str, str]:
         """What is wrong with the words of edits, for the model to read, by kind."""
         checked = self._gate.check(caption, (), list(edits.values()))
         return {edit.type: REASONS.get(edit.reason, edit.reason) for edit in checked if edit.reason}
 
-    async def _complete(self, messages: list[Any], seed: int) -> tuple[str, bool]:
-        """The text of an answer, and whether it was cut off; settles the format with the first one."""
-        import openai
-
-        waited = False
-        while True:
-            trying = not self.settled and len(self.formats) > 1
-            try:
-                client = self._hasty if trying and not waited else self._client
-                return await self._request(client, messages, seed)
-            except openai.APIError as error:
-                if not trying:
-                    raise
-                status = getattr(error, "status_code", None)
-                if status in REFUSALS:
-                    refused = self.formats.pop(0)
-                    _say(
-                        f"{self.base_url} fails with response_format {refused} ({_words(error)}): "
-                        f"trying {self.formats[0]}"
-                    )
-                elif waited:
-                    raise
-                waited = status not in REFUSALS  # busy or not up yet
-
-    async def _request(self, client: Any, messages: list[Any], seed: int) -> tuple[str, bool]:
-        request: Any = {
-            "model": self.model,
-            "messages": messages,
-            "temperature": self.temperature,
-            "max_tokens": self.max_tokens,
-            "seed": seed,
-            **self._response_formats[self.formats[0]],
-        }
-        reply = await client.chat.completions.create(
-            **{
-                name: value for name, value in request.items() if value is not None and name not in self.extra
-            },
-            extra_body={name: value for name, value in self.extra.items() if value is not None},
-        )
-        self.settled = True
-        if reply.usage:
-            self.tokens_in += reply.usage.prompt_tokens or 0
-            self.tokens_out += reply.usage.completion_tokens or 0
-        if not reply.choices:
-            return "", False
-        return reply.choices[0].message.content or "", reply.choices[0].finish_reason == "length"
-
-    def _read(self, text: str, cut: bool) -> dict[str, Candidate]:
+    def _read(self, answer: Answer) -> dict[str, Candidate]:
         """The candidates of an answer by kind. Raises Unusable."""
         from pydantic import ValidationError
 
         # A model that thinks aloud, or puts the object into a fence.
-        said = text.rsplit("</think>", 1)[-1]
+        said = answer.text.rsplit("</think>", 1)[-1]
         start, end = said.find("{"), said.rfind("}")
-        if cut and end < 0:
+        if answer.cut and end < 0:
             raise Unusable("the answer was too long and was cut off")
         if start < 0 or end < start:
             raise Unusable("there is no JSON object in it")
         try:
-            answer = self.answer.model_validate_json(said[start : end + 1])
+            edits = self.answer.model_validate_json(said[start : end + 1]).model_dump()
         except ValidationError as error:
             found = "; ".join(
                 f"{'.'.join(map(str, one['loc'])) or 'the object'}: {one['msg']}" for one in error.errors()
             )
             raise Unusable(found[:SHOWN]) from error
-        edits = answer.model_dump()
         return {kind: Candidate(kind, edits[kind]) for kind in KINDS if edits[kind] is not None}
-
-    # --- the endpoint
-
-    async def _only_model(self) -> str:
-        import openai
-
-        try:
-            names = [model.id for model in (await self._client.models.list()).data]
-        except openai.OpenAIError as error:
-            raise InputError(
-                f"--cfg base_url={self.base_url}: the models there cannot be listed ({_words(error)}); "
-                "start the server, mend the address, or name one with --cfg model=NAME"
-            ) from error
-        if len(names) != 1:
-            raise InputError(
-                f"--cfg base_url={self.base_url}: it has {len(names)} models; name one with "
-                f"--cfg model=NAME{': ' if names else ''}{', '.join(names[:20])}"
-            )
-        return names[0]
-
-    def _failed(self, error: BaseException | None) -> None:
-        """Count a failed request; raise what ends the run."""
-        import openai
-
-        if not isinstance(error, openai.OpenAIError | ValueError):  # ValueError: a body that is not JSON
-            assert error is not None
-            raise error
-        if not self.settled and isinstance(error, openai.APIStatusError) and error.status_code < 500:
-            raise InputError(
-                f"--cfg base_url={self.base_url}: it refuses the request ({_words(error)}); mend --cfg, or "
-                "the key in OPENAI_API_KEY"
-            ) from error
-        self.failures += 1
-        what = "has stopped answering" if self.settled else "does not answer"
-        self._stopped = TrainingError(
-            f"{self.base_url} {what} ({_words(error)}); every finished caption is in the store: when the "
-            "endpoint is back, run the same command again"
-        )
-        # One failure may be one caption's; as many as there are requests at a time are the endpoint's.
-        if self.failures >= self.concurrency or not self.settled:
-            raise self._stopped from error
 
 
 def read_prompts(folder: str = "") -> str:
@@ -373,6 +316,18 @@ def read_prompts(folder: str = "") -> str:
                 f"copy {files('open_clip_ext.negatives') / 'prompts'} and edit the copy"
             ) from error
     return "\n\n".join(filter(None, texts))
+
+
+def _rejected(reason: str) -> list[Candidate]:
+    """The five places of a caption that got nothing."""
+    return [Candidate(kind, "", reason=reason) for kind in KINDS]
+
+
+def _released(held: list[tuple[int, Outcome]]) -> Iterator[tuple[int, list[Candidate]]]:
+    """What was held back, to be recorded after all."""
+    while held:
+        index, outcome = held.pop(0)
+        yield index, outcome.candidates
 
 
 def _extra(text: str) -> dict[str, Any]:
@@ -404,18 +359,5 @@ def _response_formats(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _words(error: Exception) -> str:
-    """A server's error in one line."""
-    cause = f": {error.__cause__}" if error.__cause__ and str(error.__cause__) else ""
-    return " ".join(f"{type(error).__name__}: {error}{cause}".split())[:SHOWN]
-
-
 def _thousands(count: int) -> str:
     return f"{count / 1e6:.1f}M" if count >= 1e6 else f"{count / 1e3:.0f}k" if count >= 1e4 else str(count)
-
-
-def _say(line: str) -> None:
-    """A notice that leaves a progress bar whole."""
-    from tqdm import tqdm
-
-    tqdm.write(f"open_clip_ext: {line}", file=sys.stderr)

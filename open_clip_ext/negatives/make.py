@@ -88,6 +88,8 @@ def main(args: argparse.Namespace) -> int:
         Writer(out, args.recipe, generator.version, params, generator.types) as writer,
     ):
         print(f"{source.describe(args.captions)}; {_part(args)}writing {out}", file=sys.stderr)
+        if hasattr(generator, "proven"):
+            generator.proven = any(not reason for _, _, reason in writer.tally())
         work = Work(generator, gate, writer, source)
         with _few_collections():
             work.run(source.part(args.shard, args.limit))

@@ -51,6 +51,7 @@ class Generator(Protocol):
 
     It may also have: `batch_size: int`, how many captions it wants at once (default 256);
     `proposals: int`, set to one more than the `--per-type` that the user asks for;
+    `proven: bool`, set to whether the store has a valid text of it from an earlier run;
     `status() -> str`, shown beside the progress bar; `close()`, called at the end; `cheap = True` if
     a batch is stored as a whole, since a kill in its middle costs little.
 

@@ -293,12 +293,19 @@ class Writer:
         """The row of this generator, made if it is new."""
         for row, known in _makers(self._connection).items():
             if known.name == maker.name:
-                if known != maker:
+                if known == maker:
+                    return row
+                if self._connection.execute(
+                    "SELECT 1 FROM entry WHERE generator = ? AND texts != '[]' LIMIT 1", (row,)
+                ).fetchone():
                     raise InputError(
                         f"{self.path}: it has texts of {maker.name} made in another way "
                         f"({_difference(known, maker)}); give another --out"
                     )
-                return row
+                # It came to nothing, and the user was told to change something.
+                with _transaction(self._connection):
+                    self._connection.execute("DELETE FROM entry WHERE generator = ?", (row,))
+                    self._connection.execute("DELETE FROM generator WHERE id = ?", (row,))
         with _transaction(self._connection):
             return _insert_maker(self._connection, maker)
 

@@ -15,10 +15,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Reply:
     """What the server does with one request."""
 
-    content: str | None = None  # of the assistant's message
+    content: str | list | None = None  # of the assistant's message
+    message: dict = field(default_factory=dict)  # what else the message has
     status: int = 200
     body: bytes | None = None  # instead of a chat completion
-    cut: bool = False  # finish_reason "length"
+    ending: str = "stop"  # finish_reason
     delay: float = 0.0
     drop: bool = False  # close the connection without an answer
     headers: dict[str, str] = field(default_factory=dict)
@@ -54,8 +55,15 @@ def good(request: dict, number: int) -> Reply:
 
 
 @contextmanager
-def serve(script: Callable[[dict, int], Reply] = good, models: tuple[str, ...] = ("tiny",)):
-    """A server that answers the n-th chat request (from 0) with `script(request, n)`."""
+def serve(
+    script: Callable[[dict, int], Reply] = good,
+    models: tuple[str, ...] = ("tiny",),
+    listed: Reply | None = None,
+):
+    """A server that answers the n-th chat request (from 0) with `script(request, n)`.
+
+    It lists `models`, or answers with `listed` in their place.
+    """
     lock = threading.Lock()
     open_requests = 0
 
@@ -64,7 +72,9 @@ def serve(script: Callable[[dict, int], Reply] = good, models: tuple[str, ...] =
         disable_nagle_algorithm = True
 
         def do_GET(self):
-            self.reply(200, json.dumps({"object": "list", "data": [model(name) for name in models]}).encode())
+            names = {"object": "list", "data": [model(name) for name in models]}
+            answer = listed or Reply(body=json.dumps(names).encode())
+            self.reply(answer.status, completion("", answer) if answer.body is None else answer.body)
 
         def do_POST(self):
             nonlocal open_requests
@@ -129,8 +139,8 @@ def completion(name: str, answer: Reply) -> bytes:
             "choices": [
                 {
                     "index": 0,
-                    "message": {"role": "assistant", "content": answer.content},
-                    "finish_reason": "length" if answer.cut else "stop",
+                    "message": {"role": "assistant", "content": answer.content, **answer.message},
+                    "finish_reason": answer.ending,
                 }
             ],
             "usage": {"prompt_tokens": 1000, "completion_tokens": 50, "total_tokens": 1050},

@@ -5,41 +5,21 @@ from __future__ import annotations
 import json
 import re
 import sys
-import time
 import zipfile
 from collections import Counter
-from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from endpoint import Reply, caption_of, edits, good, serve
+from support_llm import CAPTIONS, degla, everything, run
 
-from open_clip_ext.errors import InputError, TrainingError
+from open_clip_ext.errors import InputError
 from open_clip_ext.negatives.gate import Gate
 from open_clip_ext.negatives.lexicon import Lexicon
 from open_clip_ext.negatives.llm import KINDS, DeGLA, read_prompts
 from open_clip_ext.negatives.meaning import Judge
 from open_clip_ext.negatives.records import Candidate
 from open_clip_ext.negatives.taggers import tagger
-
-CAPTIONS = [f"a dog runs past house {i}" for i in range(24)]
-
-
-@contextmanager
-def degla(endpoint, **options):
-    generator = DeGLA(base_url=endpoint.url, **{"patience": 1, "structured": "none", **options})
-    try:
-        yield generator
-    finally:
-        generator.close()
-
-
-def run(endpoint, captions=CAPTIONS, **options) -> dict[str, list[Candidate]]:
-    with degla(endpoint, **options) as generator:
-        return {captions[index]: found for index, found in generator.generate(captions)}
-
-
-def everything(reason: str) -> list[Candidate]:
-    return [Candidate(kind, "", reason=reason) for kind in KINDS]
 
 
 def test_every_caption_gets_its_candidates_in_the_order_of_the_types():
@@ -54,14 +34,19 @@ def test_every_caption_gets_its_candidates_in_the_order_of_the_types():
 
 
 def test_a_null_is_no_candidate():
-    with serve(lambda *_: Reply(edits())) as endpoint:
-        assert run(endpoint, CAPTIONS[:1]) == {CAPTIONS[0]: []}
+    def none_for_one(request, number):
+        return Reply(edits()) if caption_of(request) == CAPTIONS[0] else good(request, number)
+
+    with serve(none_for_one) as endpoint:
+        found = run(endpoint, CAPTIONS[:2])
+    assert found[CAPTIONS[0]] == []
+    assert len(found[CAPTIONS[1]]) == 1
 
 
 def test_requests_are_bounded_and_the_first_goes_alone():
     def slow(request, number):
         alone.append(endpoint.widest)
-        return Reply(edits(), delay=0.05)
+        return replace(good(request, number), delay=0.05)
 
     alone = []
     with serve(slow) as endpoint:
@@ -72,7 +57,7 @@ def test_requests_are_bounded_and_the_first_goes_alone():
 
 def test_each_finished_caption_is_yielded_at_once():
     def second_is_slow(request, number):
-        return Reply(edits(), delay=1.0 if caption_of(request) == CAPTIONS[1] else 0)
+        return replace(good(request, number), delay=1.0 if caption_of(request) == CAPTIONS[1] else 0)
 
     with serve(second_is_slow) as endpoint, degla(endpoint, concurrency=2) as generator:
         order = [index for index, _ in generator.generate(CAPTIONS[:6])]
@@ -80,7 +65,10 @@ def test_each_finished_caption_is_yielded_at_once():
 
 
 def test_a_consumer_may_stop_at_any_time():
-    with serve(lambda *_: Reply(edits(), delay=0.05)) as endpoint, degla(endpoint) as generator:
+    def slow(request, number):
+        return replace(good(request, number), delay=0.05)
+
+    with serve(slow) as endpoint, degla(endpoint) as generator:
         answers = generator.generate(CAPTIONS)
         next(answers)
         answers.close()
@@ -139,7 +127,10 @@ def test_edits_that_break_their_rule_are_asked_for_again_and_the_good_ones_stay(
 
 
 def test_a_cut_answer_is_called_one():
-    with serve(lambda *_: Reply('{"reshuffle": "a', cut=True)) as endpoint:
+    def at_second_try(request, number):
+        return Reply('{"reshuffle": "a', ending="length") if number == 0 else good(request, number)
+
+    with serve(at_second_try) as endpoint:
         run(endpoint, CAPTIONS[:1], retries=1)
     assert "cut off" in endpoint.requests[1]["messages"][3]["content"]
 
@@ -200,106 +191,6 @@ def test_a_busy_server_is_waited_for_and_its_format_is_not_given_up():
     with serve(busy_at_first) as endpoint:
         run(endpoint, CAPTIONS[:3], structured="auto", patience=2)
     assert {request["response_format"]["type"] for request in endpoint.requests} == {"json_schema"}
-
-
-# --- an endpoint in trouble
-
-
-@pytest.mark.parametrize("trouble", [{"status": 429}, {"status": 500}, {"status": 503}, {"drop": True}])
-def test_a_request_in_trouble_is_repeated(trouble):
-    def every_third(request, number):
-        return Reply(**trouble) if number % 3 == 1 else good(request, number)
-
-    with serve(every_third) as endpoint:
-        assert len(run(endpoint, CAPTIONS[:4], patience=4, concurrency=1)) == 4
-
-
-def test_the_wait_is_what_a_busy_server_asks_for():
-    def later(request, number):
-        return Reply(status=429, headers={"retry-after-ms": "700"}) if number == 0 else good(request, number)
-
-    with serve(later) as endpoint:
-        start = time.monotonic()
-        run(endpoint, CAPTIONS[:1])
-    assert time.monotonic() - start >= 0.7
-
-
-@pytest.mark.parametrize("death", [{"drop": True}, {"status": 500}])
-def test_an_endpoint_that_dies_midway_loses_nothing_that_was_finished(death):
-    def dies(request, number):
-        return good(request, number) if number < 12 else Reply(**death)
-
-    found = []
-
-    def collect(generator):
-        for index, _ in generator.generate(CAPTIONS):
-            found.append(index)
-
-    with (
-        serve(dies) as endpoint,
-        degla(endpoint, concurrency=4, patience=0) as generator,
-        pytest.raises(TrainingError, match=f"^{endpoint.url} has stopped answering .*same command again"),
-    ):
-        collect(generator)
-    assert len(set(found)) == len(found) == 12
-    assert len(set(endpoint.captions())) < 20
-
-
-def test_one_caption_s_failure_is_left_out_and_does_not_end_the_run():
-    def one(request, number):
-        return Reply(status=500) if caption_of(request) == CAPTIONS[5] else good(request, number)
-
-    with serve(one) as endpoint:
-        found = run(endpoint, concurrency=4, patience=0)
-    assert set(CAPTIONS) - set(found) == {CAPTIONS[5]}
-
-
-def test_an_answer_that_breaks_the_server_is_asked_for_with_another_seed():
-    seeds = []
-
-    def breaks(request, number):
-        seeds.append(request["seed"])
-        return Reply(status=500) if number == 1 else good(request, number)
-
-    with serve(breaks) as endpoint:
-        found = run(endpoint, CAPTIONS[:2], patience=0)
-    assert len(found) == 2
-    assert seeds[2] == seeds[1] + 1
-
-
-def test_a_caption_that_is_refused_is_rejected():
-    def one(request, number):
-        return Reply("too long", status=400) if caption_of(request) == CAPTIONS[5] else good(request, number)
-
-    with serve(one) as endpoint:
-        found = run(endpoint)
-    assert found[CAPTIONS[5]] == everything("refused")
-    assert len(found) == len(CAPTIONS)
-
-
-def test_an_answer_that_does_not_come_in_time_is_a_failure():
-    with (
-        serve(lambda *_: Reply(edits(), delay=1.0)) as endpoint,
-        pytest.raises(TrainingError, match=r"does not answer .*timed out"),
-    ):
-        run(endpoint, CAPTIONS[:1], timeout=0.2, patience=0)
-
-
-def test_an_answer_that_is_no_json_is_a_failure():
-    with (
-        serve(lambda *_: Reply(body=b'{"choices": [{"mess')) as endpoint,
-        pytest.raises(TrainingError, match="does not answer"),
-    ):
-        run(endpoint, CAPTIONS[:1], patience=0)
-
-
-@pytest.mark.parametrize("status", [400, 401, 403, 404])
-def test_a_call_that_is_refused_from_the_start_is_a_wrong_call(status):
-    with (
-        serve(lambda *_: Reply("the server's own words", status=status)) as endpoint,
-        pytest.raises(InputError, match=r"refuses the request .*the server's own words.*OPENAI_API_KEY"),
-    ):
-        run(endpoint)
 
 
 # --- model, options, identity, cost
@@ -410,7 +301,7 @@ def test_the_key_comes_from_the_environment_alone(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     with serve() as endpoint, degla(endpoint) as generator:
         list(generator.generate(CAPTIONS[:1]))
-        assert generator._client.api_key == "secret"
+        assert generator.endpoint._client.api_key == "secret"
         assert "secret" not in str(generator.identity()) + generator.status()
 
 

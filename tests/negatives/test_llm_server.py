@@ -105,16 +105,66 @@ def test_a_real_server_s_good_answers_become_negatives(served, captions):
 
 
 @pytest.mark.slow
-def test_a_real_server_s_garbage_is_rejected_counted_and_not_asked_for_again(served, captions, capsys):
-    garbage = make(captions, served.url, model=served.random)
-    assert main([*garbage, "--limit", "4"]) == 0
-    assert entries(captions) == dict.fromkeys(CAPTIONS[:4], GARBAGE)
-    assert main(garbage) == 0
-    assert entries(captions) == dict.fromkeys(CAPTIONS, GARBAGE)
-    said = capsys.readouterr()
-    assert said.out.count(f"no_answer {len(CAPTIONS)}") == len(KINDS)
-    assert "4 captions are done already" in said.err
-    assert f"{len(CAPTIONS) - 4} asked again" in said.err
+def test_a_real_server_s_garbage_is_not_recorded(served, captions, capsys):
+    for _ in range(2):
+        with pytest.raises(SystemExit) as stopped:
+            main([*make(captions, served.url, model=served.random), "--limit", "4"])
+        assert stopped.value.code == 1
+        said = capsys.readouterr().err
+        assert f"{served.url} gave no usable answer to 4 captions in a row: " in said
+        assert "captions are done already" not in said
+        assert entries(captions) == {}
+
+
+def test_garbage_is_rejected_counted_and_not_asked_for_again_where_there_are_good_answers(captions, capsys):
+    def good_for_one(request, number):
+        return good(request, number) if CAPTIONS[0] in str(request) else Reply("no")
+
+    with serve(good_for_one) as endpoint:
+        assert main([*make(captions, endpoint.url), "--limit", "4"]) == 0
+        assert [texts for caption, texts in entries(captions).items() if caption != CAPTIONS[0]] == [
+            GARBAGE
+        ] * 3
+        assert main([*make(captions, endpoint.url), "--limit", "6"]) == 0
+        said = capsys.readouterr()
+        assert said.out.count("no_answer 5") == len(KINDS)
+        assert "4 captions are done already" in said.err
+
+
+USELESS = [
+    Reply(body=b'{"error": {"message": "Provider returned error", "code": 429}}'),
+    Reply(body=b'{"choices": null}'),
+    Reply(None, {"reasoning": edits(replace_noun="a b")}),
+    Reply("I cannot help with that."),
+]
+
+
+@pytest.mark.parametrize("reply", USELESS)
+def test_captions_that_got_no_answer_at_all_are_asked_for_again(reply, captions, capsys):
+    with serve(lambda *_: reply) as endpoint, pytest.raises(SystemExit) as stopped:
+        main(make(captions, endpoint.url))
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"open_clip_ext: {endpoint.url} ")
+    assert entries(captions) == {}
+    with serve() as endpoint:
+        assert main(make(captions, endpoint.url)) == 0
+    assert set(endpoint.captions()) == set(entries(captions)) == set(CAPTIONS)
+
+
+def test_after_a_refusal_the_same_store_is_made_with_what_the_sentence_names(captions, capsys):
+    def picky(request, number):
+        return Reply("no seed here", status=422) if "seed" in request else good(request, number)
+
+    with captions.open("a") as file:
+        file.write("<b>no caption</b>\n")  # has an entry of its own, without texts
+    with serve(picky) as endpoint:
+        with pytest.raises(SystemExit) as stopped:
+            main(make(captions, endpoint.url))
+        assert stopped.value.code == 2
+        sentence = capsys.readouterr().err.splitlines()[-1]
+        assert sentence.endswith("""(status 422: no seed here); give --cfg 'extra={"seed": null}'""")
+        assert main(make(captions, endpoint.url, extra='{"seed": null}')) == 0
+    assert set(entries(captions)) == {*CAPTIONS, "<b>no caption</b>"}
 
 
 @pytest.mark.slow
