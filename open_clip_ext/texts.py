@@ -62,6 +62,14 @@ def captions(value: Any) -> list[str]:
     return _strings(value, wanted) or [""]
 
 
+def is_list(text: str) -> bool:
+    """Whether a text that stands for one caption is that of a list, so that `captions` would not keep it."""
+    try:
+        return captions(text) != [text]
+    except ValueError:
+        return True
+
+
 def _strings(value: Any, wanted: str) -> list[str]:
     if not isinstance(value, list | tuple):
         raise ValueError(f"expected {wanted}, got {type(value).__name__} {_shorten(value)}")

@@ -268,6 +268,33 @@ def test_a_quote_that_swallows_rows_is_told(tmp_path):
     ]
 
 
+LISTS = [
+    '"[""a dog"", ""a cat""]"',
+    "\"['a dog'\n 'a cat']\"",
+    "\"('a dog', 'a cat')\"",
+    "\"['a dog' 'a cat', 'a cow']\"",
+]
+
+
+@pytest.mark.parametrize("cell", LISTS)
+def test_a_column_of_lists_of_captions(tmp_path, refused, rows, cell):
+    path = write(tmp_path, [(picture, cell) for picture, _ in rows])
+    text = cell[1:-1].replace('""', '"')
+    assert refused("--train-data", path, "--csv-separator", ",") == (
+        f"{path}, data row 1: the caption is a list, {text!r}; training reads one caption in a row: write a "
+        "row for each"
+    )
+
+
+def test_a_single_list_among_captions_is_told(tmp_path):
+    path = write(tmp_path, [("a.png", "a dog"), ("b.png", "['a cat' 'a cow']"), ("c.png", '(a "big" dog)')])
+    args = arguments(path)
+    assert list(csv_data.doubts(csv_data.read(str(path), args), args)) == [
+        f"{path}: 1 of 3 captions are lists, the first in data row 2: \"['a cat' 'a cow']\"; each is trained "
+        "on as one text: write a row for each caption"
+    ]
+
+
 # --- pictures ---
 
 

@@ -35,7 +35,7 @@ ALLOWED = {
     "run": ["", "armed", "errors", "peers", "settings", "teacher", "towers"],
     "host": [
         *("host", "", "armed", "checkpoints", "csv_files", "data", "errors", "evaluation", "files"),
-        *("negatives", "peers", "run", "settings", "signals", "teacher", "towers"),
+        *("negatives", "peers", "run", "settings", "signals", "teacher", "texts", "towers"),
     ],
     "losses": ["losses", "teacher"],
     "evaluation": [

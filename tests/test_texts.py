@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from open_clip_ext.texts import captions, parse_texts
+from open_clip_ext.texts import captions, is_list, parse_texts
 
 # What could be taken for a part of the list when it is printed.
 STRINGS = ["a b", "it's", 'a "big" dog', 'it\'s "both"', "two\nlines", "", "c ... d', 'e", "caf\u00e9 \\"]
@@ -137,6 +137,8 @@ def test_a_list_that_numpy_shortened_is_refused(show):
 )
 def test_a_caption_is_a_string_and_a_list_is_several(value, texts):
     assert captions(value) == texts
+    if isinstance(value, str):
+        assert is_list(value) == (texts != [value])
 
 
 @pytest.mark.parametrize(
@@ -160,6 +162,8 @@ def test_a_caption_is_a_string_and_a_list_is_several(value, texts):
 def test_anything_else_is_no_caption(value, got):
     with pytest.raises(ValueError, match=f"^expected a text or a list of texts, got {got}"):
         captions(value)
+    if isinstance(value, str):
+        assert is_list(value)
 
 
 def test_no_text_takes_long_to_look_at():

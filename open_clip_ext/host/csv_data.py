@@ -20,6 +20,7 @@ from open_clip_train import data as upstream
 
 from open_clip_ext import csv_files
 from open_clip_ext.errors import InputError
+from open_clip_ext.texts import is_list
 
 # What programs write where there is no caption, in small letters.
 NO_CAPTION = ("", "none", "null", "nan", "na", "n/a", "<na>")
@@ -39,7 +40,8 @@ def read(path: str, args: argparse.Namespace, training: bool = True) -> Any:
         args: upstream's and ours, checked.
         training: whether the rows may carry negatives.
 
-    Raises InputError if pandas cannot read the file, a column is missing, or there is nothing in it.
+    Raises InputError if pandas cannot read the file, a column is missing, there is nothing in it, or most
+    captions are lists.
     """
     columns = {args.csv_img_key: "--csv-img-key", args.csv_caption_key: "--csv-caption-key"}
     if training and getattr(args, "num_negatives", None) and args.negatives is None:
@@ -70,6 +72,14 @@ def read(path: str, args: argparse.Namespace, training: bool = True) -> Any:
         raise InputError(
             f"{path}: column {args.csv_caption_key!r} has a caption in no row{shifted(table)}; name another "
             "one with --csv-caption-key"
+        )
+    captions = table[args.csv_caption_key]
+    lists = _lists(captions)
+    if 2 * lists.sum() > len(captions):
+        row = int(lists.argmax())
+        raise InputError(
+            f"{path}, data row {row + 1}: the caption is a list, {captions.iloc[row][:60]!r}; "
+            "training reads one caption in a row: write a row for each"
         )
     return table
 
@@ -109,6 +119,14 @@ def doubts(table: Any, args: argparse.Namespace) -> Iterator[str]:
             f"missing value, the first in data row {row + 1}: {captions.iloc[row]!r}; they are trained on as "
             "they stand: fill them in or leave out their rows"
         )
+    lists = _lists(captions)
+    if lists.any():
+        row = int(lists.argmax())
+        yield (
+            f"{args.train_data}: {lists.sum()} of {len(captions)} captions are lists, the first in data row "
+            f"{row + 1}: {captions.iloc[row][:60]!r}; each is trained on as one "
+            "text: write a row for each caption"
+        )
     broken = captions.str.strip().str.contains("\n", regex=False).to_numpy()
     if broken.any():
         row = int(broken.argmax())
@@ -126,6 +144,10 @@ def _read(path: str, separator: str, **options: Any) -> Any:
 
 def _no_caption(captions: Any) -> Any:
     return captions.str.strip().str.lower().isin(NO_CAPTION).to_numpy()
+
+
+def _lists(captions: Any) -> Any:
+    return captions.map(is_list).to_numpy(dtype=bool)
 
 
 def _explain(path: str, separator: str) -> None:
