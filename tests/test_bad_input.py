@@ -208,6 +208,18 @@ def test_a_webdataset_s_negatives(tmp_path, stop, negatives, arguments, sentence
     assert stop(*flags, "--loss", "degla", *arguments).endswith(sentence)
 
 
+def test_a_webdataset_whose_captions_are_lists(tmp_path, stop):
+    made = photos(8)
+    for photo in made:
+        photo.caption = "['a dog' 'a cat']"
+    shards = write_shards(tmp_path, made, shards=1)
+    flags = ["--train-data", shards, "--dataset-type", "webdataset", "--train-num-samples", 8]
+    assert stop(*flags, "--loss", "negclip") == (
+        f"{tmp_path}/0.tar: 8 of 8 captions looked at are lists, such as \"['a dog' 'a cat']\"; training "
+        "reads one caption in a txt: write one into each"
+    )
+
+
 def shards_like(folder, change, shards=2, only=None) -> list:
     """Flags of a run on shards of 8 samples, in which `change` gives the files of each file."""
     url = write_shards(folder, photos(8 * shards), shards=shards)

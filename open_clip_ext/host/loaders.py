@@ -34,6 +34,7 @@ from open_clip_ext.host.stream import Indexed, Shards, Source, Stream, index
 from open_clip_ext.host.tally import Tally, where
 from open_clip_ext.negatives.store import Store
 from open_clip_ext.settings import NEGATIVES, Settings
+from open_clip_ext.texts import is_list
 
 # Samples that are looked at before training: in all, and of a shard; shards that they come from at most;
 # and how many of them are decoded.
@@ -291,6 +292,12 @@ def _lead_webdataset(info: Any, feed: Feed, settings: Settings, args: argparse.N
     packer = PackSample(settings.sources)
     look = Look(args.train_data, packer, stages[index(stages, _decode)])
     captions = [packer.caption(sample) for sample in look.samples]
+    lists = list(filter(is_list, captions))
+    if 2 * len(lists) > len(captions):
+        raise InputError(
+            f"{look.where}: {len(lists)} of {len(captions)} captions looked at are lists, such as "
+            f"{lists[0][:60]!r}; training reads one caption in a txt: write one into each"
+        )
     if feed.lookup is not None:
         feed.summary = _cover(captions, feed, feed.lookup, settings, look.where)
         loader.collate_fn = Unpack(feed.collate, batched=True, companions=feed.lookup)
