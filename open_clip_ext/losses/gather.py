@@ -94,7 +94,7 @@ class _GatherWithGrad(torch.autograd.Function):
             return own, None
         received = torch.empty_like(grad)
         dist.all_to_all_single(received, grad)
-        return received.unflatten(0, (ctx.world_size, -1)).sum(0), None
+        return torch.stack(received.chunk(ctx.world_size)).sum(0), None
 
 
 def _slices(x: Tensor, world_size: int) -> list[Tensor]:
