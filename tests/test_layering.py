@@ -26,7 +26,7 @@ ALLOWED = {
     "teacher": ["", "checkpoints", "errors"],
     "armed": ["data"],
     "peers": ["errors"],
-    "towers": [],
+    "towers": ["precision"],
     "precision": [],
     "tables": [],
     "plugins": ["errors"],

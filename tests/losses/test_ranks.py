@@ -254,7 +254,7 @@ def test_gather_gives_each_rank_the_sum_of_the_gradients_whatever_their_strides(
 def test_no_rank_warns(ranks):
     """Nor should open_clip: its own loss gathers by a function that torch calls deprecated."""
     ours = [case for case in CASES if "open_clip" not in case]
-    assert [message for r in ranks for case in ours for message in r["warned", *case]] == []
+    assert [message for r in ranks for case in ours for message in r[("warned", *case)]] == []
 
 
 def test_one_process_does_not_communicate():
