@@ -5,8 +5,11 @@ from __future__ import annotations
 import open_clip
 import pytest
 import torch
+from support import train_here
 
-from open_clip_ext.losses import CECLIPLoss, DeGLALoss
+from open_clip_ext import registry
+from open_clip_ext.errors import InputError
+from open_clip_ext.losses import CECLIPLoss, CLIPLoss, DeGLALoss
 from open_clip_ext.run import Run
 from open_clip_ext.settings import Settings
 
@@ -83,3 +86,51 @@ def test_a_step_that_fp16_s_scaler_skips_moves_neither_teacher_nor_thresholds(st
     assert (degla.steps, ce_clip.steps) == (1, 1)
     assert teacher.item() == pytest.approx((before + weight.item()) / 2)
     assert ce_clip.loss.thresholds.tolist() == [10]
+
+
+class Learned(CLIPLoss):
+    def __init__(self, **distributed):
+        super().__init__(**distributed)
+        self.scale = torch.nn.Parameter(torch.ones(()))
+        self.head = torch.nn.Linear(2, 2, bias=False)
+
+
+class Frozen(Learned):
+    def __init__(self, **distributed):
+        super().__init__(**distributed)
+        self.requires_grad_(False)
+
+
+class LearnedOnceSized(CLIPLoss):
+    def configure(self, companions):
+        self.margins = torch.nn.Parameter(torch.zeros(companions["neg"]))
+
+
+UNTRAINED = (
+    "--loss theirs: it has parameters of its own ({}), which would never be trained: upstream's optimizer "
+    "holds the model's alone; make them options, or buffers that commit() moves"
+)
+
+
+def test_a_loss_with_parameters_of_its_own_is_refused_at_start(
+    tmp_path, model, csv_data, monkeypatch, capsys
+):
+    """Upstream makes the optimizer before the loss."""
+    entry = registry.EntryPoint("theirs", f"{__name__}:Learned", registry.GROUP)
+    monkeypatch.setattr(registry, "entries", lambda: {"theirs": entry})
+    with pytest.raises(SystemExit, match="2"):
+        train_here(tmp_path, "--model", model, "--train-data", csv_data, "--loss", "theirs")
+    sentence = capsys.readouterr().err.strip().splitlines()[-1]
+    assert sentence == f"open_clip_ext: {UNTRAINED.format('scale, head.weight')}"
+    assert not (tmp_path / "logs").exists()
+
+
+def test_parameters_that_come_with_the_number_of_negatives_are_refused_too():
+    settings = Settings("theirs", LearnedOnceSized, {}, {"neg": 4}, {"neg": "negatives"}, {})
+    with pytest.raises(InputError) as refused:
+        Run(settings).build_loss(torch.device("cpu"))
+    assert str(refused.value) == UNTRAINED.format("margins")
+
+
+def test_frozen_parameters_are_nobody_s_loss():
+    assert registry.parse_options("theirs", Frozen, ()) == {}
