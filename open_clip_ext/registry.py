@@ -91,10 +91,10 @@ def parse_options(name: str, loss: type[nn.Module], pairs: Sequence[str]) -> dic
 
 def check_parameters(name: str, loss: nn.Module) -> None:
     """Raise InputError if `loss` has something to learn, which nobody would train."""
-    learned = [parameter for parameter, p in loss.named_parameters() if p.requires_grad]
+    learned = ", ".join(parameter for parameter, p in loss.named_parameters() if p.requires_grad)
     if learned:
         raise InputError(
-            f"--loss {name}: it has parameters of its own ({', '.join(learned)}), which would never be trained: "
+            f"--loss {name}: it has parameters of its own ({learned}), which would never be trained: "
             "upstream's optimizer holds the model's alone; make them options, or buffers that commit() moves"
         )
 
