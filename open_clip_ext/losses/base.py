@@ -26,7 +26,8 @@ class Loss(nn.Module):
     * `companions`: kinds of companion texts wanted for each caption, with the default count of
       each, and `paper`: one line of citation;
     * `__init__` names every option as an annotated keyword with a default, next to the distributed
-      arguments of `open_clip.ClipLoss`, and raises ValueError on a bad value;
+      arguments of `open_clip.ClipLoss`, and raises ValueError on a bad value; nothing in it requires
+      a gradient, as upstream's optimizer would not know of it;
     * `forward(..., output_dict=True)` returns weighted terms named `*_loss` that sum to the total.
 
     and calls these where a loss has them:
