@@ -73,18 +73,30 @@ def parse_options(name: str, loss: type[nn.Module], pairs: Sequence[str]) -> dic
     """`["key=value", ...]` as typed options of `loss`, the others at their defaults.
 
     Raises InputError on anything that cannot count: an unknown key, a wrong type, an option without
-    effect.
+    effect, a parameter of the loss's own.
     """
     known = options(loss)
     chosen = plugins.parse_options(known, pairs, FLAG, f"--loss {name}")
     try:
-        idle: Mapping[str, str] = getattr(loss(**chosen), "idle_options", dict)()
+        built = loss(**chosen)
+        idle: Mapping[str, str] = getattr(built, "idle_options", dict)()
     except (TypeError, ValueError) as error:
         raise InputError(f"--loss {name}: {error}") from error
+    check_parameters(name, built)
     for key in chosen:
         if key in idle:
             raise InputError(f"{FLAG} {key}: it has no effect because {idle[key]}; leave it out")
     return {option.name: option.default for option in known.values()} | chosen
+
+
+def check_parameters(name: str, loss: nn.Module) -> None:
+    """Raise InputError if `loss` has something to learn, which nobody would train."""
+    learned = ", ".join(parameter for parameter, p in loss.named_parameters() if p.requires_grad)
+    if learned:
+        raise InputError(
+            f"--loss {name}: it has parameters of its own ({learned}), which would never be trained: "
+            "upstream's optimizer holds the model's alone; make them options, or buffers that commit() moves"
+        )
 
 
 def _accepts_any(parameters: Mapping[str, inspect.Parameter]) -> bool:

@@ -164,8 +164,8 @@ class Run:
         if reason is None and self.teacher is not None:
             reason = trim(self.teacher.module, evaluation=True)
         if reason is not None:
-            length = getattr(self.model, "context_length", "all")
-            logging.info(f"open_clip_ext: texts stay at {length} tokens: {reason}")
+            # How long that is, the tokenizer knows: to a Hugging Face tower it is what it could take.
+            logging.info(f"open_clip_ext: texts stay at full length: {reason}")
 
     def _load(self) -> None:
         state = self._restored

@@ -52,6 +52,7 @@ class Settings:
         loss: nn.Module = self.loss_class(**self.options, **distributed)
         if callable(configure := getattr(loss, "configure", None)):
             configure(self.companions)
+            registry.check_parameters(self.loss, loss)
         return loss
 
     def identity(self) -> dict[str, Any]:

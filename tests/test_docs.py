@@ -35,6 +35,22 @@ def test_a_command_can_be_called(page, command):
         plugins.parse_options(plugins.options(generator), args.cfg or (), "--cfg", recipe)
 
 
+def test_the_tests_that_losses_names_exist():
+    """(`test_clip`, `test_ranks: this, that`, `and_that`): a file, and what names of its tests contain."""
+    named = []
+    for group in re.findall(r"\((`(?:tests/)?test_[^()]*)\)", (DOCS / "losses.md").read_text()):
+        file = ""
+        for part in re.split(r",\s*", group.replace("`", "")):
+            if found := re.match(r"((?:tests/)?test_\w+):?\s*", part):
+                file = found.group(1) if "/" in found.group(1) else f"tests/losses/{found.group(1)}"
+                part = part[found.end() :]
+            if re.fullmatch(r"\w*", part):  # else a remark such as "all modes"
+                named.append((file, part))
+    assert len(named) > 40
+    for file, test in named:
+        assert re.search(rf"def test_\w*{test}", (ROOT / f"{file}.py").read_text()), (file, test)
+
+
 @pytest.mark.slow
 def test_the_loss_of_add_a_loss_trains(tmp_path, model, csv_data):
     site = tmp_path / "site"

@@ -26,7 +26,8 @@ ALLOWED = {
     "teacher": ["", "checkpoints", "errors"],
     "armed": ["data"],
     "peers": ["errors"],
-    "towers": [],
+    "towers": ["precision"],
+    "precision": [],
     "tables": [],
     "plugins": ["errors"],
     "registry": ["errors", "plugins"],
@@ -35,9 +36,9 @@ ALLOWED = {
     "run": ["", "armed", "errors", "peers", "settings", "teacher", "towers"],
     "host": [
         *("host", "", "armed", "checkpoints", "csv_files", "data", "errors", "evaluation", "files"),
-        *("negatives", "peers", "run", "settings", "signals", "teacher", "texts", "towers"),
+        *("negatives", "peers", "precision", "run", "settings", "signals", "teacher", "texts", "towers"),
     ],
-    "losses": ["losses", "teacher"],
+    "losses": ["losses", "precision", "teacher"],
     "evaluation": [
         *("evaluation", "", "checkpoints", "errors", "files", "plugins", "tables", "texts", "towers"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import email
 import json
 import pkgutil
 import shutil
@@ -44,14 +45,25 @@ print(json.dumps({
 
 
 @pytest.fixture(scope="module")
-def sdist_wheel(tmp_path_factory) -> Path:
-    """The wheel that comes out of the source distribution."""
+def built(tmp_path_factory) -> tuple[Path, str]:
+    """The wheel that comes out of the source distribution, and all that was said meanwhile."""
     folder = tmp_path_factory.mktemp("sdist")
     source = environments.copy_source(folder / "source")
     command = ["-m", "build", "--no-isolation", "--outdir", folder, source]
-    subprocess.run([sys.executable, *map(str, command)], check=True, stdout=subprocess.DEVNULL)
+    made = subprocess.run(
+        [sys.executable, *map(str, command)],
+        check=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
     assert list(folder.glob("*.tar.gz"))
-    return next(folder.glob("*.whl"))
+    return next(folder.glob("*.whl")), made.stdout
+
+
+@pytest.fixture(scope="module")
+def sdist_wheel(built) -> Path:
+    return built[0]
 
 
 @pytest.fixture(scope="module", params=["wheel", "sdist", "source", "editable", "strict"])
@@ -104,9 +116,28 @@ def test_uninstalling_leaves_nothing(installed, tmp_path):
 # The files themselves
 
 
+def test_building_warns_of_nothing_that_ends(built):
+    """setuptools says so of metadata in a form that it will refuse, `license = {text = ...}` among them."""
+    said = [line for line in built[1].splitlines() if "deprecated" in line.lower()]
+    assert said == []
+
+
+def test_the_wheel_tells_its_license_and_has_types(wheel, sdist_wheel):
+    for made in (wheel, sdist_wheel):
+        with zipfile.ZipFile(made) as archive:
+            names = archive.namelist()
+            assert "open_clip_ext/py.typed" in names
+            (metadata,) = [name for name in names if name.endswith(".dist-info/METADATA")]
+            assert metadata.replace("METADATA", "licenses/LICENSE") in names
+            about = email.message_from_bytes(archive.read(metadata))
+        assert about["License-Expression"] == "MIT"
+        assert not any("License ::" in classifier for classifier in about.get_all("Classifier"))
+        assert len(about.get_all("Project-URL")) == 4
+
+
 def test_the_wheel_holds_both_files_at_its_root(wheel, sdist_wheel):
-    for built in (wheel, sdist_wheel):
-        with zipfile.ZipFile(built) as archive:
+    for made in (wheel, sdist_wheel):
+        with zipfile.ZipFile(made) as archive:
             assert {name for name in archive.namelist() if name.endswith((".pth", ".start"))} == {
                 "open_clip_ext.pth",
                 "open_clip_ext.start",

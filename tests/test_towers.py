@@ -257,12 +257,13 @@ def test_what_is_not_known_keeps_its_length(tmp_path):
     assert "not causal" in towers.trim(clip)
 
 
-def test_the_self_test_finds_what_nobody_thought_of(tmp_path, custom):
+@pytest.mark.parametrize("share", [1, 0.01])
+def test_the_self_test_finds_what_nobody_thought_of(tmp_path, custom, share):
     class Mean(torch.nn.Module):
         """A last norm that mixes tokens."""
 
         def forward(self, x):
-            return x + x.mean(1, keepdim=True)
+            return x + share * x.mean(1, keepdim=True)
 
     clip = create(tmp_path, custom)
     (clip.text if custom else clip).ln_final = Mean()
@@ -283,8 +284,42 @@ def test_one_line_says_why(tmp_path, csv_data):
     )
     flags = ["--model", model, "--train-data", csv_data, "--csv-separator", ",", "--loss", "degla"]
     run = train_here(tmp_path, *flags)
-    assert run.output.count("open_clip_ext: texts stay at 40 tokens: it has no causal mask") == 1
+    assert run.output.count("open_clip_ext: texts stay at full length: it has no causal mask") == 1
     assert len(run.values("loss")) == 4
+
+
+def test_a_hugging_face_tower_is_not_said_to_have_texts_of_the_length_it_could_take(tmp_path, caplog):
+    """Its `context_length` is 512; the tokenizer makes 77 tokens of a text."""
+    transformers = pytest.importorskip("transformers")
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    transformers.BertConfig(vocab_size=100, **small).save_pretrained(tmp_path / "bert")
+    text = {"hf_model_name": str(tmp_path / "bert")}
+    text |= {"hf_proj_type": "linear", "hf_pooler_type": "mean_pooler"}
+    clip = open_clip.create_model(support.write_model(tmp_path / "m", text_cfg=text), pretrained_hf=False)
+    assert clip.context_length == 512
+    with caplog.at_level("INFO"):
+        armed_run(clip, pad_text=False)
+    line = "open_clip_ext: texts stay at full length: its text tower HFTextEncoder is not known to allow less"
+    assert line in caplog.messages
+
+
+def test_the_self_test_is_made_without_tf32(tmp_path, monkeypatch):
+    """Upstream allows it; its rounding alone would move a tower of twelve layers by more than is allowed."""
+    allowed, run = [], towers._Tower.run
+
+    def watched(self, text, normalize):
+        allowed.append(torch.backends.cuda.matmul.allow_tf32)
+        return run(self, text, normalize)
+
+    monkeypatch.setattr(towers._Tower, "run", watched)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        assert towers.trim(create(tmp_path)) is None
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+    assert allowed
+    assert not any(allowed)
 
 
 # ---- the teacher, and the real trainer

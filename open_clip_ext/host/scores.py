@@ -20,6 +20,7 @@ from open_clip_ext.evaluation import catalogue, run
 from open_clip_ext.evaluation.encode import Encoder
 from open_clip_ext.evaluation.items import Benchmark
 from open_clip_ext.host import chance
+from open_clip_ext.precision import without_tf32
 from open_clip_ext.settings import Scored
 from open_clip_ext.teacher import unwrap
 
@@ -77,7 +78,7 @@ class Scores:
     def score(self, model: Any, tokenizer: Any, precision: str) -> dict[str, float]:
         """`{"sugarcrepe-micro": 0.77, ...}`; nothing else that a run depends on is changed.
 
-        As `eval run` by default, without autocast: `amp` weights are fp32.
+        As `eval run` by default, without autocast and TF32: `amp` weights are fp32.
 
         Raises InputError if a picture does not decode, or the model's features are not finite.
         """
@@ -87,7 +88,7 @@ class Scores:
         encoding.__class__ = next((cls for cls in type(encoding).__mro__ if cls in STOCK), type(encoding))
         towers.trim(encoding, evaluation=True)
         precision = "fp32" if precision.startswith("amp") else precision
-        with chance.undisturbed():
+        with chance.undisturbed(), without_tf32():
             results = run.evaluate(
                 Encoder(encoding, self.preprocess, tokenizer, precision=precision),
                 self.benchmarks,

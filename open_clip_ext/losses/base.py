@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from open_clip_ext.losses.functional import Batch
 from open_clip_ext.losses.gather import average, gather
+from open_clip_ext.precision import without_tf32
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,7 +26,8 @@ class Loss(nn.Module):
     * `companions`: kinds of companion texts wanted for each caption, with the default count of
       each, and `paper`: one line of citation;
     * `__init__` names every option as an annotated keyword with a default, next to the distributed
-      arguments of `open_clip.ClipLoss`, and raises ValueError on a bad value;
+      arguments of `open_clip.ClipLoss`, and raises ValueError on a bad value; nothing in it requires
+      a gradient, as upstream's optimizer would not know of it;
     * `forward(..., output_dict=True)` returns weighted terms named `*_loss` that sum to the total.
 
     and calls these where a loss has them:
@@ -116,10 +118,10 @@ class Loss(nn.Module):
 
 
 def in_fp32(forward: Callable[P, R]) -> Callable[P, R]:
-    """Run `forward` without autocast on fp32 copies of its fp16 and bf16 arguments; fp64 stays.
+    """Run `forward` without autocast and TF32, on fp32 copies of its fp16 and bf16 arguments; fp64 stays.
 
     At a logit scale of 100 the spacing of fp16 logits is about that of the differences that
-    hard negatives are made of.
+    hard negatives are made of. TF32 has as many bits as fp16.
     """
 
     def up(x: Any) -> Any:
@@ -129,7 +131,7 @@ def in_fp32(forward: Callable[P, R]) -> Callable[P, R]:
     @wraps(forward)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         devices = (x.device.type for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
-        with torch.autocast(next(devices, "cpu"), enabled=False):
+        with torch.autocast(next(devices, "cpu"), enabled=False), without_tf32():
             return forward(*map(up, args), **{k: up(x) for k, x in kwargs.items()})  # type: ignore[arg-type]
 
     return wrapped

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_nn
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 def gather(
@@ -37,13 +39,8 @@ def gather(
     if x.dtype == torch.bool:  # not every backend moves bools
         return gather(x.to(torch.uint8), rank=rank, world_size=world_size).bool()
     if gather_with_grad and x.requires_grad:
-        whole: Tensor = torch.cat(dist_nn.all_gather(x), dim=0)  # type: ignore[no-untyped-call]
-        # On gloo, torch sends a gradient in the order of its memory and reads it in that of its strides.
-        whole.register_hook(Tensor.contiguous)  # type: ignore[no-untyped-call]
-        return whole
-    x = x.contiguous()
-    slices = [torch.empty_like(x) for _ in range(world_size)]
-    dist.all_gather(slices, x.detach())
+        return _GatherWithGrad.apply(x, world_size)  # type: ignore[no-any-return, no-untyped-call]
+    slices = _slices(x, world_size)
     if not local_loss:
         slices[rank] = x
     return torch.cat(slices, dim=0)
@@ -73,3 +70,36 @@ def average(
     dist.all_reduce(mean)
     live = x if gather_with_grad else x / world_size
     return live + (mean / world_size - live).detach()
+
+
+class _GatherWithGrad(torch.autograd.Function):
+    """All ranks' rows, live: each rank gets the sum of the gradients that all ranks have for its rows.
+
+    torch's own functions for this were renamed twice between the versions that this package runs on.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, world_size: int) -> Tensor:
+        ctx.world_size = world_size
+        return torch.cat(_slices(x, world_size), dim=0)
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        grad = grad.contiguous()  # a collective sends memory as it lies, whatever the strides say
+        if dist.get_backend() in ("nccl", "xccl"):
+            parts = grad.chunk(ctx.world_size)
+            own = torch.empty_like(parts[0])
+            dist.reduce_scatter(own, list(parts))
+            return own, None
+        received = torch.empty_like(grad)
+        dist.all_to_all_single(received, grad)
+        return torch.stack(received.chunk(ctx.world_size)).sum(0), None
+
+
+def _slices(x: Tensor, world_size: int) -> list[Tensor]:
+    """`x` of every rank, as constants."""
+    x = x.detach().contiguous()
+    slices = [torch.empty_like(x) for _ in range(world_size)]
+    dist.all_gather(slices, x)
+    return slices

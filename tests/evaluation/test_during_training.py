@@ -66,6 +66,28 @@ def test_in_other_precisions(tmp_path, flags, asked, crepe, precision):
     assert 0 < row["sugarcrepe-micro"] <= 1
 
 
+@pytest.fixture
+def tf32():
+    """Allowed, as upstream does where there is a GPU."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@pytest.mark.usefixtures("tf32")
+def test_tf32_which_upstream_allows_is_off_as_in_eval_run(tmp_path, flags, asked, monkeypatch):
+    allowed, evaluate = [], run.evaluate
+
+    def watched(*args, **kwargs):
+        allowed.append(torch.backends.cuda.matmul.allow_tf32)
+        return evaluate(*args, **kwargs)
+
+    monkeypatch.setattr(run, "evaluate", watched)
+    train_here(tmp_path, *flags, *asked)
+    assert allowed == [False]
+    assert torch.backends.cuda.matmul.allow_tf32
+
+
 def test_upstream_s_frequency_is_ours(tmp_path, flags, asked):
     done = train_here(tmp_path, *flags, *asked, "--epochs", 3, "--val-frequency", 2)
     assert [row["epoch"] for row in results(done.folder)] == [2, 3]

@@ -1,0 +1,101 @@
+"""The defaults are the published ones: each with where it was read, and none without."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+import torch
+
+from open_clip_ext.losses import CECLIPLoss, CLIPLoss, DeGLALoss, NegCLIPLoss, functional
+from open_clip_ext.losses.base import Loss
+from open_clip_ext.teacher import EMATeacher
+
+CE_CLIP = "lezhang7/Enhance-FineGrained"
+DEGLA = "xiaoxing2001/DeGLA@1c5e960"
+PUBLISHED = [
+    (CECLIPLoss, "cmr_weight", 0.2, f"{CE_CLIP}@c7b8dd7, scripts"),
+    (CECLIPLoss, "imc_weight", 0.2, f"{CE_CLIP}@c7b8dd7, scripts; later ones: 0.3"),
+    (CECLIPLoss, "threshold", "mean", f"{CE_CLIP}@ef87eb7, scripts: --threshold-type"),
+    (CECLIPLoss, "threshold_cap", 10.0, f"{CE_CLIP}@ef87eb7, src/training/params.py: --upper-bound"),
+    (CECLIPLoss, "imc", "paper", f"{CE_CLIP}@7f4433a, src/open_clip/loss.py"),
+    (DeGLALoss, "igc_weight", 0.1, f"{DEGLA}, src/open_clip/loss.py"),
+    (DeGLALoss, "tgc_weight", 0.1, f"{DEGLA}, src/open_clip/loss.py"),
+    (DeGLALoss, "distill_weight", 0.005, f"{DEGLA}, src/open_clip/loss.py; for a batch of 256"),
+    (DeGLALoss, "tgc_scale", 10.0, f"{DEGLA}, src/open_clip/loss.py"),
+    (DeGLALoss, "ema_decay", 0.9996, f"{DEGLA}, src/training/train.py"),
+    (DeGLALoss, "tgc", "paper", "arXiv 2504.16801: a caption's own negatives"),
+    (DeGLALoss, "teacher_checkpoint", "", "ours: the student's weights; theirs: always OpenAI's"),
+    (EMATeacher, "decay", 0.9996, f"{DEGLA}, src/training/train.py"),
+    (EMATeacher, "checkpoint", None, "as teacher_checkpoint"),
+    (functional.text_grounded, "scale", 10.0, "as tgc_scale"),
+    (functional.adaptive_thresholds, "rule", "mean", "as threshold"),
+    (functional.adaptive_thresholds, "cap", 10.0, "as threshold_cap"),
+    (functional.cross_modal_rank, "rule", "mean", "as threshold"),
+    (functional.cross_modal_rank, "cap", 10.0, "as threshold_cap"),
+    (functional.intra_modal, "form", "paper", "as imc"),
+]
+NEGATIVES = [
+    (NegCLIPLoss, {"neg": 4}, "ours, as many as the others have: vinid/neg_clip@e680f8e takes one"),
+    (CECLIPLoss, {"neg": 4}, f"{CE_CLIP}@ef87eb7: relation, attribute, object, action"),
+    (DeGLALoss, {"neg": 4}, f"{DEGLA}, src/training/data.py: the first four of five"),
+]
+
+
+def defaults(of):
+    """Those that say something: without the distributed arguments, and what may be left out."""
+    found = {name: p.default for name, p in inspect.signature(of).parameters.items()}
+    ignored = {*inspect.signature(Loss).parameters, "valid", "columns"}
+    return {n: d for n, d in found.items() if d is not inspect.Parameter.empty and n not in ignored}
+
+
+@pytest.mark.parametrize(
+    ("of", "name", "value"), [row[:3] for row in PUBLISHED], ids=lambda x: getattr(x, "__name__", x)
+)
+def test_a_default_is_the_published_value(of, name, value):
+    assert defaults(of)[name] == value
+
+
+@pytest.mark.parametrize(("loss", "companions"), [row[:2] for row in NEGATIVES])
+def test_as_many_negatives_as_published(loss, companions):
+    assert loss.companions == companions
+
+
+def test_every_default_is_in_the_table():
+    blocks = [f for _, f in inspect.getmembers(functional, inspect.isfunction)]
+    ours = [f for f in blocks if f.__module__ == functional.__name__ and not f.__name__.startswith("_")]
+    every = {(of, name) for of in (*Loss.__subclasses__(), EMATeacher, *ours) for name in defaults(of)}
+    listed = {(of, name) for of, name, *_ in PUBLISHED}
+    assert {(of, name) for of, name in every if of.__module__.startswith("open_clip_ext.")} == listed
+
+
+AHEAD = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([[[-1.0, 0.0]]])
+
+
+def test_a_caption_far_ahead_has_a_margin_of_ten_logits():
+    """At the greatest logit scale, 100, a cosine of 0.1."""
+    v, t, n = AHEAD
+    s = torch.tensor(100.0)
+    nothing = torch.zeros(1)
+    assert functional.adaptive_thresholds(v, t, n, s, nothing).tolist() == [10]
+    assert functional.cross_modal_rank(v, t, n, s, nothing)[1].tolist() == [10]
+    for rule in ("mean", "max"):
+        loss = CECLIPLoss(threshold=rule)
+        loss(v, t, s, n)
+        loss.commit()
+        assert loss.thresholds.tolist() == [10]
+
+
+def test_thresholds_start_at_zero():
+    """CE-CLIP's trainer starts every epoch so; here, the first."""
+    loss = CECLIPLoss()
+    loss.configure({"neg": 3})
+    assert loss.thresholds.tolist() == [0, 0, 0]
+    lazy = CECLIPLoss()
+    lazy(*AHEAD[:2], torch.tensor(100.0), AHEAD[2])
+    assert lazy.thresholds.tolist() == [0]
+
+
+def test_the_clip_loss_has_nothing_to_publish():
+    assert defaults(CLIPLoss) == {}
+    assert dict(CLIPLoss.companions) == {}
