@@ -10,6 +10,9 @@
 : "${TRAINER:=-m -- open_clip_train.main}"      # what torchrun starts; `-m -- open_clip_ext` where start-up files are not read
 
 stop() { echo "open_clip_ext: $(uname -n): $*" >&2; exit 2; }
+refused() { # whatever the status: upstream ends over some flags with 0
+  [[ ! -f $OPEN_CLIP_EXT_REFUSED ]] || stop "no restart, the same input would fail again: $(<"$OPEN_CLIP_EXT_REFUSED")"
+}
 
 restart=${SLURM_RESTART_COUNT:-0}
 if [[ -n ${SLURM_JOB_ID:-} ]]; then
@@ -53,14 +56,17 @@ export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
 export OPEN_CLIP_EXT_REFUSED=$LOGS/$NAME.refused      # where a rank writes why its input is wrong: not to be tried again
 
 if [[ -z ${SLURM_JOB_ID:-} ]]; then
-  "${doctor[@]}" -- "${flags[@]}"
+  "${doctor[@]}" -- "${flags[@]}" || exit 2
+  told=
+  trap 'told=1' INT TERM
   for ((restart = 0; ; restart++)); do
     rm -f "$LOGS/$NAME/stopped" "$OPEN_CLIP_EXT_REFUSED"
     rc=0
     # shellcheck disable=SC2086
     "${train[@]}" --standalone --max-restarts 0 $TRAINER "${flags[@]}" || rc=$?
-    ((rc)) && [[ ! -f $OPEN_CLIP_EXT_REFUSED ]] || exit "$((rc ? 2 : 0))"                   # done, or not to be done
-    [[ ! -f $LOGS/$NAME/stopped ]] && ((restart < MAX_RESTARTS)) || exit "$rc"            # told to stop, or given up
+    refused
+    ((rc)) || exit 0
+    [[ ! $told && ! -f $LOGS/$NAME/stopped ]] && ((restart < MAX_RESTARTS)) || exit "$rc"   # told to stop, or given up
     echo "restart $((restart + 1)) of at most $MAX_RESTARTS: the step ended with status $rc"
   done
 fi
@@ -102,8 +108,8 @@ while kill -0 "$step" 2>/dev/null; do
 done
 rc=0
 wait "$step" || rc=$?
+refused
 ((rc)) || exit 0
-[[ ! -f $OPEN_CLIP_EXT_REFUSED ]] || stop "no requeue, the same input would fail again: $(<"$OPEN_CLIP_EXT_REFUSED")"
 why="the step ended with status $rc"
 [[ ! -f $LOGS/$NAME/stopped ]] || why="saved and stopped on $(<"$LOGS/$NAME/stopped")"
 again "$why" || exit "$rc"

@@ -102,7 +102,7 @@ def _run(flags: Sequence[str], args: argparse.Namespace) -> Iterator[tuple[str, 
         with contextlib.redirect_stderr(printed):
             run, settings = preflight.parse(flags)
     except SystemExit:  # with the sentence in its last line
-        last = printed.getvalue().strip().splitlines()[-1]
+        last = (printed.getvalue().strip().splitlines() or ["they ask for help, not for a run"])[-1]
         yield "flags", last.removeprefix("open_clip_ext: ").rpartition(": error: ")[2]
         return
     yield "flags", ""
@@ -112,7 +112,8 @@ def _run(flags: Sequence[str], args: argparse.Namespace) -> Iterator[tuple[str, 
         seen = torch.cuda.device_count()
         few = f"torch sees {seen} GPU(s), and {args.processes} process(es) would start; look at the driver"
         yield "GPUs", few if seen < args.processes else ""
-    for problem in preflight.problems(run, args.nodes * args.processes):
+    problems = list(preflight.problems(run, args.nodes * args.processes))
+    for problem in problems or preflight.samples(run, settings):
         yield "run", problem
     if args.node == 0:
         for problem in preflight.checkpoint(run, settings):

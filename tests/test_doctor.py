@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import torch
-from support import train_here
+from support import photos, train_here, write_shards
 
 from open_clip_ext import _startup, cli, meeting
 
@@ -78,6 +78,50 @@ def test_fewer_shards_than_workers_of_all_nodes(doctor, shards):
     assert doctor(*flags) == []
     few = doctor(*flags, options=["--nodes", 2, "--processes", 2])
     assert few[0].startswith(f"run: --train-data {shards}: 2 shards are too few for 4 processes of 1 workers")
+
+
+def test_shards_whose_first_samples_cannot_be_trained_on(doctor, tmp_path):
+    url = write_shards(tmp_path, photos(8), shards=1)
+    flags = ["--train-data", url, "--dataset-type", "webdataset", "--train-num-samples", 8, "--workers", 1]
+    assert doctor(*flags) == []
+    assert doctor(*flags, "--negatives-key", "others")[0].startswith(
+        f"run: {tmp_path / '0.tar'}: none of its first 8 samples has a field others.json"
+    )
+    (tmp_path / "0.tar").write_bytes(b"")
+    assert doctor(*flags) == [
+        f"run: --train-data {url}: in {tmp_path / '0.tar'} there is no sample that can be read; the first "
+        f"problem: {tmp_path / '0.tar'}: empty file; repair these files or leave them out"
+    ]
+
+
+def test_an_epoch_of_shards_without_a_size(doctor, tmp_path):
+    url = write_shards(tmp_path, photos(8), shards=1)
+    flags = ["--train-data", url, "--dataset-type", "webdataset", "--workers", 1]
+    asked = f"run: --train-data {url}: give --train-num-samples, the size of an epoch; "
+    assert doctor(*flags) == [f"{asked}there is no sizes.json with the shards that says it"]
+    assert doctor(*flags, "--train-num-samples", 0) == [
+        "run: --train-num-samples 0: an epoch has at least 1 sample"
+    ]
+    (tmp_path / "sizes.json").write_text('{"1.tar": 8}')
+    assert doctor(*flags) == [
+        f"{asked}sizes.json or __len__ with the shards cannot be read (KeyError('0.tar'))"
+    ]
+    (tmp_path / "sizes.json").write_text('{"0.tar": 8}')
+    assert doctor(*flags) == []
+    assert doctor("--dataset-type", "synthetic") == [
+        "run: --dataset-type synthetic: give --train-num-samples, the size of an epoch"
+    ]
+
+
+def test_validation_shards_that_are_not_on_this_node(doctor, shards, tmp_path):
+    flags = ["--train-data", shards, "--dataset-type", "webdataset", "--train-num-samples", 8, "--workers", 1]
+    assert doctor(*flags, "--val-data", tmp_path / "{0..1}.tar") == [
+        f"run: --val-data {tmp_path}/{{0..1}}.tar: there is no file {tmp_path}/0.tar on this node"
+    ]
+
+
+def test_flags_that_ask_for_help_are_no_run(doctor, data):
+    assert doctor(*data, "--help") == ["flags: they ask for help, not for a run"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

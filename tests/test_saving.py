@@ -18,6 +18,7 @@ import support
 from support import COMMON, ENVIRONMENT, Finished, assert_same, train, train_here
 
 from open_clip_ext.files import sweep, write_whole
+from open_clip_ext.host import chance
 from open_clip_ext.run import Run
 
 SHORT = ("--batch-size", 4, "--epochs", 2)  # 8 batches in an epoch of 32 photos
@@ -104,7 +105,7 @@ def test_every_loss_goes_on(tmp_path, flags, stop, loss):
 def broken_shards(tmp_path_factory) -> str:
     """Some images cannot be decoded, and some negatives cannot be read."""
     made = support.photos(48)
-    for i in (3, 9, 30):  # not in the first shard, which is looked at before training
+    for i in (3, 9, 30):
         made[i].negatives = {"not": "a list"}
     url = support.write_shards(tmp_path_factory.mktemp("broken"), made, shards=4)
     folder = Path(url).parent
@@ -144,6 +145,56 @@ def test_stopped_webdataset_run_goes_on_to_the_bit(tmp_path, model, broken_shard
     stop(*flags, step=first)
     stop(*flags, "--resume", "latest", step=second)
     assert_goes_on(unstopped, train_here(tmp_path, *flags, "--resume", "latest"))
+
+
+@pytest.fixture
+def stall(monkeypatch):
+    """Let a run's data come no further than so many samples, and a signal come then."""
+
+    def stall(after: int, by: int = signal.SIGTERM) -> None:
+        seed, run, samples = chance.seed_sample, os.getpid(), iter(range(after))
+
+        def seeded(*place):
+            seed(*place)
+            if next(samples, None) is None:
+                os.kill(run, by)
+                time.sleep(300)
+
+        monkeypatch.setattr(chance, "seed_step", seed)
+        monkeypatch.setattr(chance, "seed_sample", seeded)
+
+    return stall
+
+
+WAITS = {
+    "for the first batch": (0, 0),
+    "for a batch": (9, 2),
+    "in a loader worker": (5, None, "--workers", 2),
+    "within a step": (13, 1, "--accum-freq", 2),
+}
+
+
+@pytest.mark.parametrize("waits", WAITS.values(), ids=WAITS)
+@pytest.mark.parametrize("data", ["csv", "shards"])
+def test_run_that_waits_for_data_stops_at_once(
+    tmp_path, flags, model, shards, stall, monkeypatch, waits, data
+):
+    """The loader may bring nothing any more."""
+    after, step, *extra = waits
+    flags = [*flags, "--epochs", 1, *extra]
+    if data == "shards":
+        flags += ["--train-data", shards, "--dataset-type", "webdataset", "--train-num-samples", 32]
+    unstopped = train_here(tmp_path, *flags, name="unstopped")
+    stall(after)
+    began = time.monotonic()
+    with pytest.raises(SystemExit, match="85"):
+        train_here(tmp_path, *flags)
+    assert time.monotonic() - began < 200
+    monkeypatch.undo()
+    name, at = re.match(r"(\w+) step (\d+) ", (tmp_path / "logs" / "run" / "stopped").read_text()).groups()
+    assert name == "SIGTERM"
+    assert step is None or int(at) == step
+    assert_goes_on(unstopped, train_here(tmp_path, *flags, "--resume", "latest"), "epoch_1.pt")
 
 
 def test_stopped_synthetic_run_goes_on_to_the_bit(tmp_path, model, stop):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_train import params
-from open_clip_train.data import expand_urls
+from open_clip_train.data import expand_urls, get_dataset_size
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.host import csv_data, pictures, released, start
@@ -57,12 +57,18 @@ def problems(args: argparse.Namespace, world_size: int, writes: bool = True) -> 
     one and not on another; whether the output folder is as it must be, only where a process `writes`.
     """
     if args.train_data and args.dataset_type != "synthetic":
-        if args.dataset_type == "webdataset" or args.train_data.endswith(".tar"):
+        if _is_webdataset(args, args.train_data):
             yield from _shards(args, world_size)
         else:
             yield from _csv(args, "train_data")
     if args.val_data and _is_csv(args, args.val_data):
         yield from _csv(args, "val_data")
+    elif args.val_data and _is_webdataset(args, args.val_data):
+        yield from _missing(args, "val_data")
+    if args.train_num_samples is not None and args.train_num_samples < 1:
+        yield f"--train-num-samples {args.train_num_samples}: an epoch has at least 1 sample"
+    elif args.dataset_type == "synthetic" and args.train_num_samples is None:
+        yield "--dataset-type synthetic: give --train-num-samples, the size of an epoch"
     yield from start.problems(args)
     yield from _imagenet(args)
     if writes and args.logs and args.logs.lower() != "none":
@@ -111,12 +117,52 @@ def _pictures(table: Any, path: str, args: argparse.Namespace, training: bool) -
     )
 
 
-def _shards(args: argparse.Namespace, world_size: int) -> Iterator[str]:
-    shards = [url for part in args.train_data.split("::") for url in expand_urls(part)[0]]
+def samples(args: argparse.Namespace, settings: Settings | None) -> Iterator[str]:
+    """What is wrong with the first samples of the shards that a run would be trained on."""
+    if settings is None or not (args.train_data and _is_webdataset(args, args.train_data)):
+        return
+    import webdataset as wds
+
+    from open_clip_ext.host.loaders import Look, PackSample
+
+    try:
+        look = Look(args.train_data, PackSample(settings.sources), wds.decode("pilrgb"))
+        if settings.sources:
+            look.require(settings)
+    except InputError as error:
+        yield str(error)
+
+
+def _is_webdataset(args: argparse.Namespace, path: str) -> bool:
+    return args.dataset_type == "webdataset" or (args.dataset_type == "auto" and path.endswith(".tar"))
+
+
+def _missing(args: argparse.Namespace, option: str) -> Iterator[str]:
+    shards = _urls(getattr(args, option))
     local = (shard for shard in shards if ":" not in shard)  # not pipe:, s3:// and the like
     missing = next((shard for shard in local if not os.path.isfile(shard)), None)
     if missing is not None:
-        yield f"--train-data {args.train_data}: there is no file {missing} on this node"
+        flag = option.replace("_", "-")
+        yield f"--{flag} {getattr(args, option)}: there is no file {missing} on this node"
+
+
+def _urls(shards: str) -> list[str]:
+    return [url for part in shards.split("::") for url in expand_urls(part)[0]]
+
+
+def _shards(args: argparse.Namespace, world_size: int) -> Iterator[str]:
+    shards = _urls(args.train_data)
+    yield from _missing(args, "train_data")
+    if args.train_num_samples is None:
+        try:
+            size = get_dataset_size(args.train_data)[0]
+        except Exception as error:  # of a file that upstream reads the size from
+            size = None
+            why = f"sizes.json or __len__ with the shards cannot be read ({error!r})"
+        else:
+            why = "there is no sizes.json with the shards that says it"
+        if not size:
+            yield f"--train-data {args.train_data}: give --train-num-samples, the size of an epoch; {why}"
     workers = max(1, args.workers)
     if len(shards) < workers * world_size and not args.dataset_resampled:
         yield (

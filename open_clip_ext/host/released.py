@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from open_clip_ext import errors
 from open_clip_ext.errors import InputError, reported
 from open_clip_ext.host import seams
 from open_clip_ext.settings import Scored, Settings, add_flags, settle, settle_benchmarks
@@ -52,6 +53,7 @@ class Adapter:
     def parse_args(self, upstream: Upstream, args: Any) -> argparse.Namespace:
         """Add our flags to upstream's parser; begin a run if `--loss` is among them, read benchmarks."""
         self.run = self.saver = self.scores = None
+        errors.start()
         namespace, settings, scored = parse(upstream, args)
         if settings is not None:
             # A plain run loads nothing of this.
@@ -69,6 +71,8 @@ class Adapter:
             self.signals = Signals()
             if namespace.train_data or namespace.dataset_type == "synthetic":
                 self.signals.listen()
+            else:
+                errors.started()  # it evaluates
             self.run = Run(settings)
         if scored is not None:
             from open_clip_ext.host.scores import Scores
@@ -163,9 +167,10 @@ class Adapter:
     def create_loss(self, upstream: Upstream, args: argparse.Namespace) -> torch.nn.Module:
         """The registered loss, with the distributed options that upstream's own takes."""
         if self.run is None:
+            errors.started()
             return upstream(args)  # type: ignore[no-any-return]
         with reported():
-            return self.run.build_loss(
+            loss = self.run.build_loss(
                 torch.device(args.device),
                 local_loss=args.local_loss,
                 gather_with_grad=args.gather_with_grad,
@@ -173,6 +178,8 @@ class Adapter:
                 rank=args.rank,
                 world_size=args.world_size,
             )
+        errors.started()  # upstream's epochs follow
+        return loss
 
     def train_one_epoch(
         self,

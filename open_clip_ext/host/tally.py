@@ -40,13 +40,14 @@ class Tally:
         patience: float = math.inf,
     ) -> None:
         self.what, self.handler, self.batch_size, self.patience = what, handler, batch_size, patience
+        self.shard = self.place = ""
         self.begin()
 
     def begin(self) -> None:
         """Count from here."""
         self.shards = self.samples = self.shuffled = self.whole = self.usable = 0
         self.fields: set[str] = set()
-        self.shard = self.first = self.place = ""
+        self.first = ""
 
     def draw(self, shards: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Count shards."""

@@ -229,7 +229,13 @@ REFUSE = 'mkdir -p logs; echo "captions.csv has no column title" > "$OPEN_CLIP_E
 def test_a_wrong_input_is_not_requeued(launch):
     run = launch(STEP=REFUSE, STATUS=1)
     assert (run.status, run.called("requeue")) == (2, None)
-    assert "no requeue, the same input would fail again: captions.csv has no column title" in run.output
+    assert "no restart, the same input would fail again: captions.csv has no column title" in run.output
+
+
+def test_a_run_that_upstream_ended_before_training_is_not_done(launch):
+    """Over some flags upstream prints a message and ends with status 0."""
+    assert launch(STEP=REFUSE, STATUS=0).status == 2
+    assert launch(LAUNCH / "local.sh", "degla", GPUS=2, STEP=REFUSE, STATUS=0).status == 2
 
 
 def test_an_earlier_refusal_does_not_keep_a_failed_step_down(launch, tmp_path):
@@ -326,6 +332,28 @@ def test_local_does_not_start_again_what_was_told_to_stop(launch):
 def test_local_does_not_try_a_wrong_input_again(launch):
     run = launch(LAUNCH / "local.sh", "degla", GPUS=2, STEP=REFUSE, STATUS=1)
     assert run.status == 2
+    assert run.output.endswith(
+        ": no restart, the same input would fail again: captions.csv has no column title\n"
+    )
+
+
+def test_local_with_a_failed_preflight_starts_nothing(launch):
+    run = launch(LAUNCH / "local.sh", "degla", GPUS=2, PREFLIGHT=1)
+    assert run.status == 2
+    assert run.called("torchrun") is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_local_that_is_interrupted_starts_nothing_again(launch, number):
+    def interrupt(process):
+        folder = Path(os.readlink(f"/proc/{process.pid}/cwd"))
+        while not (folder / "started").exists():
+            assert process.poll() is None
+        os.killpg(process.pid, number)
+
+    step = f"trap 'exit 1' {number.name}; touch started; sleep 30"
+    run = launch(LAUNCH / "local.sh", "degla", GPUS=2, STEP=step, then=interrupt)
+    assert run.status == 1
     assert "restart" not in run.output
 
 
