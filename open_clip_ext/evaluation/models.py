@@ -116,6 +116,7 @@ def load(
         name = _noted_model(run, file)
     config = model_config(name)
     quick = _quick_gelu(name, pretrained, file, config, run, activation)
+    as_trained = _as_trained(run)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with _quiet(), _one_sentence(f"--model {name}"), checkpoints.loading(f"--model {name}"):
         model = open_clip.create_model(
@@ -126,9 +127,10 @@ def load(
             load_weights=file is None,
             require_pretrained=file is None,
             quick_gelu=quick,
-            **_as_trained(run),
+            **as_trained,
         )
-        tokenizer = open_clip.get_tokenizer(name, context_length=model.context_length)
+        # As upstream's trainer: what a Hugging Face tower calls its length is what it could take.
+        tokenizer = open_clip.get_tokenizer(name, context_length=as_trained.get("force_context_length"))
     if file:
         checkpoints.load(model, file, name, resize=False)
     model.eval()

@@ -115,6 +115,32 @@ def test_every_precision_gives_fp32_features_that_are_close(model, weights, pict
         torch.testing.assert_close(found, expected, atol=0.02, rtol=0)
 
 
+def test_texts_of_a_hugging_face_tower_are_as_long_as_in_training(tmp_path):
+    """Its `context_length` is the 512 tokens that it could take."""
+    transformers = pytest.importorskip("transformers")
+    bert = tmp_path / "bert"
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "square"]
+    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = transformers.BertConfig(vocab_size=len(words), **small)
+    transformers.BertModel(config, add_pooling_layer=False).save_pretrained(bert)
+    (bert / "vocab.txt").write_text("\n".join(words))
+    text = {"hf_model_name": str(bert), "hf_tokenizer_name": "beside it", "hf_pooler_type": "mean_pooler"}
+    model = support.write_model(tmp_path / "m", text_cfg=text | {"hf_proj_type": "linear"})
+    transformers.BertTokenizer(str(bert / "vocab.txt")).save_pretrained(tmp_path / "m")
+    path = tmp_path / "weights.pt"
+    torch.save({"state_dict": open_clip.create_model(model).state_dict()}, path)
+    loaded = models.load(model, str(path), activation="gelu")
+    assert loaded.model.context_length == 512
+    assert loaded.tokenizer(TEXTS).shape == open_clip.get_tokenizer(model)(TEXTS).shape == (2, 77)
+
+
+def test_a_context_length_that_training_forced_is_that_of_the_texts(tmp_path, model, csv_data):
+    flags = ["--model", model, "--train-data", csv_data, "--csv-separator", ",", "--loss", "clip"]
+    run = train_here(tmp_path, *flags, "--force-context-length", 12)
+    loaded = models.load(None, str(run.folder / "checkpoints" / "epoch_1.pt"))
+    assert loaded.tokenizer(TEXTS).shape == (2, 12)
+
+
 def test_without_a_file_the_sha256_is_that_of_the_weights(tmp_path):
     folder = tmp_path / "folder"
     support.write_model(folder)
