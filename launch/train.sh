@@ -12,6 +12,8 @@
 stop() { echo "open_clip_ext: $(uname -n): $*" >&2; exit 2; }
 refused() { # whatever the status: upstream ends over some flags with 0
   [[ ! -f $OPEN_CLIP_EXT_REFUSED ]] || stop "no restart, the same input would fail again: $(<"$OPEN_CLIP_EXT_REFUSED")"
+  # Of ranks that fail torchrun makes status 1.
+  [[ $rc != 2 && $rc != 12[67] ]] || stop "no restart, torchrun cannot be started so (status $rc, TRAINER=$TRAINER); see above"
 }
 
 restart=${SLURM_RESTART_COUNT:-0}

@@ -238,6 +238,17 @@ def test_a_run_that_upstream_ended_before_training_is_not_done(launch):
     assert launch(LAUNCH / "local.sh", "degla", GPUS=2, STEP=REFUSE, STATUS=0).status == 2
 
 
+@pytest.mark.parametrize("status", [2, 127])
+def test_a_call_that_torchrun_does_not_take_is_not_tried_again(launch, status):
+    sentence = f"no restart, torchrun cannot be started so (status {status}, TRAINER=nowhere.py); see above"
+    run = launch(STATUS=status, TRAINER="nowhere.py")
+    assert (run.status, run.called("requeue")) == (2, None)
+    assert sentence in run.output
+    run = launch(LAUNCH / "local.sh", "degla", GPUS=2, STATUS=status, TRAINER="nowhere.py")
+    assert run.status == 2
+    assert sentence in run.output
+
+
 def test_an_earlier_refusal_does_not_keep_a_failed_step_down(launch, tmp_path):
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "degla.refused").write_text("of the run before\n")
