@@ -38,6 +38,20 @@ def test_a_launcher_is_told_not_to_try_again(stop, tmp_path, monkeypatch):
     assert (tmp_path / "logs" / "refused").read_text() == f"{sentence}\n"
 
 
+@pytest.mark.slow
+def test_a_launcher_is_told_of_what_upstream_ends_before_training(tmp_path, model, csv_data):
+    refused = tmp_path / "refused"
+    env = {"OPEN_CLIP_EXT_REFUSED": str(refused)}
+    flags = ["--model", model, "--train-data", csv_data, "--csv-separator", ",", "--loss", "clip"]
+    assert train(tmp_path, *flags, env=env).status == 0
+    assert not refused.exists()
+    run = train(tmp_path, *flags, "--lr-scheduler", "none", name="again", env=env)
+    assert run.status == 1
+    assert (
+        refused.read_text() == "it ended before training, for the reason printed above; correct the flags\n"
+    )
+
+
 @pytest.fixture
 def flags(csv_data):
     return ["--train-data", csv_data, "--csv-separator", ","]
