@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import types
 
@@ -10,6 +11,7 @@ import open_clip_train.zero_shot
 import pytest
 import support
 import torch
+from safetensors.torch import save_file
 from support import assert_same, train, train_here
 
 from open_clip_ext import _startup, cli
@@ -234,6 +236,25 @@ def test_a_checkpoint_of_another_trainer_is_not_resumed_from(tmp_path, flags, mo
         f"give --pretrained {path}, not --resume"
     )
     train_here(tmp_path, *flags, "--model", model, "--pretrained", path, name="anew")
+
+
+def test_a_file_to_resume_that_cannot_be_read_is_not_to_be_deleted(tmp_path, flags, model, weights, capsys):
+    """Only a run's own newest checkpoint has another one before it."""
+    state = torch.load(weights, weights_only=True)["state_dict"]
+    whole, cut, more = tmp_path / "whole.safetensors", tmp_path / "cut.pt", tmp_path / "more.ckpt"
+    save_file(state, whole)
+    cut.write_bytes(weights.read_bytes()[:-1000])
+    torch.save({"epoch": 1, "state_dict": state, "hparams": argparse.Namespace()}, more)
+    for path, sentence in {
+        whole: "holds no run of open_clip's trainer to resume; to start from its weights, give --pretrained",
+        cut: "is cut off, for the end of its archive is missing; copy it again",
+        more: "holds objects besides weights (argparse.Namespace), not read because that can run code",
+    }.items():
+        with pytest.raises(SystemExit, match="2"):
+            train_here(tmp_path, *flags, "--model", model, "--resume", path, name=path.stem)
+        last = capsys.readouterr().err.strip().splitlines()[-1]
+        assert last.startswith(f"open_clip_ext: {path}: {sentence}")
+    train_here(tmp_path, *flags, "--model", model, "--pretrained", whole, name="anew")
 
 
 # --- upstream's ImageNet --------------------------------------------------------------------------------

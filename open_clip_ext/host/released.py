@@ -107,11 +107,7 @@ class Adapter:
             try:
                 checkpoint = upstream(file_path, map_location=map_location)
             except Exception as error:
-                reason = str(error).splitlines()[0]
-                raise InputError(
-                    f"{file_path}: cannot be read as a checkpoint ({reason}); if it was cut off while it "
-                    "was written, delete it: --resume latest then takes the one before it"
-                ) from error
+                raise start.unreadable(file_path, error, latest=self.latest) from error
             optimizer = checkpoint.get("optimizer") if isinstance(checkpoint, dict) else None
             self.run.restore(optimizer, file_path, latest=self.latest)
             return start.resumed(checkpoint, file_path, wrapped=self.args.distributed)

@@ -58,6 +58,27 @@ def create(
     return made
 
 
+def unreadable(path: str, error: Exception, *, latest: bool) -> InputError:
+    """What to raise for a checkpoint to resume that upstream could not read.
+
+    Args:
+        path: where it is.
+        error: torch's.
+        latest: whether it is the newest one of the run itself, and not a file that the user named.
+    """
+    if latest:
+        return InputError(
+            f"{path}: cannot be read as a checkpoint ({checkpoints.first_line(error)}); if it was cut off "
+            "while it was written, delete it: --resume latest then takes the one before it"
+        )
+    if "://" not in path:
+        try:
+            checkpoints.read(path)
+        except InputError as found:
+            return found
+    return InputError(_no_run(path))
+
+
 def resumed(checkpoint: Any, path: str, *, wrapped: bool) -> dict[str, Any]:
     """A checkpoint that upstream can resume from, on one process or several, whatever wrote it.
 
@@ -72,9 +93,13 @@ def resumed(checkpoint: Any, path: str, *, wrapped: bool) -> dict[str, Any]:
     of_run = isinstance(checkpoint, Mapping) and "epoch" in checkpoint
     state = checkpoint.get("state_dict") if of_run else checkpoint
     if not checkpoints.is_state(state) or (of_run and "optimizer" not in checkpoint):
-        raise InputError(
-            f"{path}: holds no run of open_clip's trainer to resume; to start from its weights, give "
-            f"--pretrained {path}, not --resume"
-        )
+        raise InputError(_no_run(path))
     weights = {"module." * wrapped + key: value for key, value in checkpoints.named(state, path).items()}
     return {**checkpoint, "state_dict": weights} if of_run else weights
+
+
+def _no_run(path: str) -> str:
+    return (
+        f"{path}: holds no run of open_clip's trainer to resume; to start from its weights, give "
+        f"--pretrained {path}, not --resume"
+    )
