@@ -53,9 +53,11 @@ def check(path: str | Path, separator: str) -> list[str]:
             for _ in file:
                 pass
         try:
-            return re.split(separator, header.rstrip("\r\n"))
+            columns = re.split(separator, header.rstrip("\r\n"))
         except re.error as error:
             raise InputError(f"--csv-separator {separator!r}: not a regular expression ({error})") from error
+        _require_columns(path, columns, separator)
+        return columns
     found = rows(path, separator, index=True)
     _, columns = next(found)
     for _ in found:
@@ -76,11 +78,7 @@ def rows(path: str | Path, separator: str, index: bool = False) -> Iterator[tupl
     """
     found = _rows(path, separator, index)
     line, header = next(found)
-    if len(header) == 1 and (others := [char for char in SEPARATORS if char in header[0]]):
-        raise InputError(
-            f"{path}: with {_name(separator)} as separator its only column is {header[0][:80]!r}; "
-            f"give --csv-separator {_options(others)}"
-        )
+    _require_columns(path, header, separator)
     yield line, header
     yield from found
 
@@ -136,6 +134,15 @@ def not_utf8(path: str | Path) -> InputError:
                 )
             before += len(line)
     return InputError(f"{path}: not UTF-8 text; convert it to UTF-8")
+
+
+def _require_columns(path: str | Path, header: Sequence[str], separator: str) -> None:
+    """Stop if a header has one column, and would have more with another separator."""
+    if len(header) == 1 and (others := [char for char in SEPARATORS if char in header[0]]):
+        raise InputError(
+            f"{path}: with {_name(separator)} as separator its only column is {header[0][:80]!r}; "
+            f"give --csv-separator {_options(others)}"
+        )
 
 
 def _rows(path: str | Path, separator: str, index: bool = False) -> Iterator[tuple[int, list[str]]]:

@@ -110,6 +110,11 @@ def test_a_separator_of_several_characters_is_pandas_own_matter(tmp_path):
         check(written(tmp_path / "d.csv", b"a || \xe9\n"), r"\s*\|\|\s*")
     with pytest.raises(InputError, match=r"--csv-separator '\*\*': not a regular expression"):
         check(path, "**")
+    with pytest.raises(InputError) as stopped:
+        check(written(tmp_path / "e.csv", "a,b\n1,x\n"), ", ")
+    assert str(stopped.value) == (
+        f"{tmp_path}/e.csv: with ', ' as separator its only column is 'a,b'; give --csv-separator ','"
+    )
 
 
 @pytest.mark.parametrize(
