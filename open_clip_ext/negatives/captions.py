@@ -81,7 +81,9 @@ def _csv(path: Path, keys: Keys) -> Iterator[Row]:
     for line, fields in rows:
         where = f"{path}, line {line}"
         if len(fields) <= at:
-            raise InputError(f"{where}: fewer fields than the header has columns")
+            raise InputError(
+                f"{where}: fewer fields than the header has columns; complete the row or leave it out"
+            )
         name = fields[named] if named is not None and named < len(fields) else ""
         yield from _rows(fields[at], name, where, caption)
 
@@ -102,11 +104,11 @@ def _json(path: Path, keys: Keys) -> Iterator[Row]:
     for number, picture in enumerate(pictures, start=1):
         where = f"{path}, image {number}"
         found = _object(picture, where)
-        names[_name(found.get("id"), where, "id")] = _name(found.get("file_name"), where, "file_name")
+        names[_id(found.get("id"), where, "id")] = _name(found.get("file_name"), where, "file_name")
     for number, item in enumerate(items, start=1):
         where = f"{path}, item {number}"
         found = _object(item, where)
-        usual = names.get(_name(found.get("image_id"), where, "image_id"), "") if names else ""
+        usual = names.get(_id(found.get("image_id"), where, "image_id"), "") if names else ""
         yield from _from_object(found, keys, where, usual)
 
 
@@ -227,6 +229,12 @@ def _name(value: Any, where: str, key: str) -> str:
     raise InputError(
         f"{where}, {key}: expected the name of a picture, got {type(value).__name__} {value!r:.40}"
     )
+
+
+def _id(value: Any, where: str, key: str) -> str:
+    """The id of a picture; pandas makes 7.0 of a 7 in a column in which others are missing."""
+    whole = isinstance(value, float) and value.is_integer()
+    return _name(int(value) if whole else value, where, key)
 
 
 def _columns(path: Path, there: Sequence[str], keys: Keys) -> tuple[str, str]:

@@ -130,7 +130,7 @@ def broken_shard(path):
         (
             "c.csv",
             lambda p: p.write_text("filepath,title\na.jpg,a dog\nb.jpg\n"),
-            "{}, line 3: fewer fields than the header has columns",
+            "{}, line 3: fewer fields than the header has columns; complete the row or leave it out",
         ),
         (
             "c.csv",
@@ -260,6 +260,15 @@ def write_cells(path, values, show=json.dumps):
 def test_a_list_is_so_many_captions_of_one_picture(tmp_path, name, write):
     write(tmp_path / name, LISTS)
     assert list(read(str(tmp_path / name))) == OF_LISTS
+
+
+def test_ids_that_pandas_has_made_decimal(tmp_path):
+    """One missing value makes a column of whole numbers one of floats."""
+    path = tmp_path / "c.json"
+    images = [{"id": 7, "file_name": "a.jpg"}, {"id": 8.0, "file_name": "b.jpg"}]
+    annotations = [{"image_id": 7.0, "caption": "A dog."}, {"image_id": 8, "caption": "A cat."}]
+    path.write_text(json.dumps({"images": images, "annotations": annotations}))
+    assert list(read(str(path))) == [Row("A dog.", "a.jpg"), Row("A cat.", "b.jpg")]
 
 
 @pytest.mark.parametrize("kind", ["string", "binary"])
