@@ -14,12 +14,12 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from open_clip_ext.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # What `torch.compile`, FSDP and activation checkpointing put into the names of what they wrap.
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -217,6 +217,8 @@ def of_folder(path: Path) -> str:
 
 def _content(path: Path) -> Any:
     """What a file of torch or safetensors holds, told apart by its content."""
+    import torch
+
     examine(path)
     with path.open("rb") as file:
         head = file.read(9)
@@ -244,6 +246,8 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _code(path: Path) -> str:
     """A sentence on a file with more in it than tensors and plain types."""
+    import torch
+
     try:
         found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         names = sorted(name for name in found if not name.startswith("builtins."))
@@ -283,6 +287,8 @@ def _state(content: Any, path: Path) -> Mapping[str, Tensor]:
 
 def is_state(value: Any) -> bool:
     """Whether this is a state dict: tensors by name, and nothing else."""
+    from torch import Tensor
+
     return (
         isinstance(value, Mapping)
         and len(value) > 0
