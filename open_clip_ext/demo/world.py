@@ -2,7 +2,7 @@
 
 Choices that matter, most of them learned the hard way:
 
-* One object per cell of a 3x3 grid that coincides with the patches of the image tower, and a black outline
+* One object per cell of a 2x2 grid that coincides with the patches of the image tower, and a black outline
   around each object: a tiny tower learns shapes only then.
 * A pair never shares a shape or a colour, or exchanging two words would give the same caption.
 * The relation is one of size. "Left of" stayed at chance in a base of this size, and so after
@@ -17,6 +17,7 @@ import hashlib
 import io
 import json
 import random
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from PIL import Image, ImageDraw
 
 COLOURS = {
     "red": (215, 30, 30), "green": (30, 150, 50), "blue": (35, 70, 215), "yellow": (245, 220, 30),
-    "purple": (135, 40, 165), "orange": (250, 135, 20), "pink": (250, 130, 190), "cyan": (40, 200, 215),
+    "purple": (135, 40, 165), "orange": (250, 135, 20), "pink": (250, 130, 190), "teal": (40, 200, 215),
 }  # fmt: skip
 SHAPES = ("circle", "square", "triangle", "diamond", "star", "cross", "ring", "heart")
 BACKGROUNDS = {
@@ -44,7 +45,7 @@ RELATIONS = {
     "smaller": ("smaller than", "tinier than"),
 }
 
-GRID, CELL = 3, 16
+GRID, CELL = 2, 16
 PIXELS = GRID * CELL
 
 # Fine-tuning and evaluation phrase a relation differently; pretraining uses all of these.
@@ -356,6 +357,21 @@ def edit(kind: str, true: Statement, scene: Scene, rng: random.Random) -> Statem
     raise ValueError(kind)
 
 
+def words() -> list[str]:
+    """Every word that a caption or a prompt can hold."""
+    phrases = (
+        *RELATIONS["larger"],
+        *RELATIONS["smaller"],
+        *TRAIN_FRAMES,
+        *TEST_FRAMES,
+        "picture of and on shape",
+    )
+    shapes = [noun for shape in (*SHAPES, "shape") for noun in (shape, _plural(shape))]
+    named = (*COLOURS, *BACKGROUNDS, *TEXTURES, *STYLES, *SIZES, *NUMBERS)
+    found = {*named, *shapes, "a", "an", *re.findall("[a-z]{2,}", " ".join(phrases))}
+    return sorted(found)
+
+
 # --- training data ----------------------------------------------------------------------------------------
 
 
@@ -442,6 +458,10 @@ class Evaluation:
 # Of the zero-shot sets, those that the captions of fine-tuning name, and those that they never mention.
 NAMED = ("shape", "colour", "size")
 UNMENTIONED = ("background", "texture", "style", "count")
+CLASSES: dict[str, tuple[str, ...]] = {
+    "shape": SHAPES, "colour": tuple(COLOURS), "size": SIZES,
+    "background": tuple(BACKGROUNDS), "texture": TEXTURES, "style": STYLES, "count": NUMBERS,
+}  # fmt: skip
 
 
 def evaluation(seed: int, size: int) -> Evaluation:
@@ -458,43 +478,31 @@ def evaluation(seed: int, size: int) -> Evaluation:
     counted = [count_scene(rng, index % 4 + 1) for index in range(size)]
     mixed = (singles + scenes)[:: 2 if size > 1 else 1]
 
-    def labelled(
-        among: list[Scene],
-        label: Callable[[Scene], str],
-        classes: Sequence[str],
-        templates: Sequence[str],
-    ) -> Labelled:
-        prompts = [[template.format(name) for template in templates] for name in classes]
-        return Labelled(among, [list(classes).index(label(scene)) for scene in among], prompts)
+    def labelled(name: str, among: list[Scene], label: Callable[[Scene], str], *templates: str) -> Labelled:
+        classes = CLASSES[name]
+        prompts = [[template.format(word) for template in templates] for word in classes]
+        return Labelled(among, [classes.index(label(scene)) for scene in among], prompts)
 
     things = ("a {} shape", "{} shapes")
+    sets = {
+        "shape": labelled("shape", singles, lambda s: s.things[0].shape, "a {}", "a picture of a {}"),
+        "colour": labelled("colour", singles, lambda s: s.things[0].colour, *things),
+        "background": labelled(
+            "background", mixed, lambda s: s.background, "a picture of a shape on {}", "shapes on {}"
+        ),
+        "texture": labelled("texture", mixed, lambda s: s.texture, *things),
+        "style": labelled(
+            "style", mixed, lambda s: s.style, "a {} picture of a shape", "a {} picture of shapes"
+        ),
+        "size": labelled("size", singles, lambda s: s.things[0].size, *things),
+        "count": labelled(
+            "count", counted, lambda s: NUMBERS[len(s.things) - 1], "{} shapes", "a picture of {} shapes"
+        ),
+    }
     return Evaluation(
         pairs=scenes,
         captions=list(pairs),
         false=false,
         web=[web_caption(scene, rng, whole=True) for scene in scenes],
-        zero_shot={
-            "shape": labelled(singles, lambda s: s.things[0].shape, SHAPES, ("a {}", "a picture of a {}")),
-            "colour": labelled(singles, lambda s: s.things[0].colour, list(COLOURS), things),
-            "background": labelled(
-                mixed,
-                lambda s: s.background,
-                list(BACKGROUNDS),
-                ("a picture of a shape on {}", "shapes on {}"),
-            ),
-            "texture": labelled(mixed, lambda s: s.texture, TEXTURES, things),
-            "style": labelled(
-                mixed,
-                lambda s: s.style,
-                STYLES,
-                ("a {} picture of a shape", "a {} picture of shapes"),
-            ),
-            "size": labelled(singles, lambda s: s.things[0].size, SIZES, things),
-            "count": labelled(
-                counted,
-                lambda s: NUMBERS[len(s.things) - 1],
-                NUMBERS,
-                ("{} shapes", "a picture of {} shapes"),
-            ),
-        },
+        zero_shot=sets,
     )
