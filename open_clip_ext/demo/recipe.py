@@ -25,7 +25,7 @@ MODEL = {
         },
         "text_cfg": {
             "context_length": 20, "layers": 2, "width": 64, "heads": 2,
-            "vocab_size": 685, "tokenizer_kwargs": {"bpe_path": vocabulary.FILE},
+            "vocab_size": 665, "tokenizer_kwargs": {"bpe_path": vocabulary.FILE},
         },
     },
     "preprocess_cfg": {
@@ -91,7 +91,7 @@ class Recipe:
     at_once: int = 2
     world_seed: int = 0
     pretraining: Schedule = Schedule(samples=12_800, epochs=5, batch=64, lr=2e-3, warmup=60)
-    fine_tuning: Schedule = Schedule(samples=2_560, epochs=6, batch=32, lr=1e-3, warmup=20)
+    fine_tuning: Schedule = Schedule(samples=2_560, epochs=6, batch=32, lr=6e-4, warmup=20)
     lr: Mapping[str, float] = field(default_factory=dict)
     select_lr: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
     dev_seed: int = 1
@@ -169,7 +169,7 @@ def command(
         "--lr", schedule.lr, "--warmup", schedule.warmup, "--wd", 0.1,
         "--beta1", 0.9, "--beta2", 0.98, "--eps", 1e-6, "--grad-clip-norm", 1.0,
         # The whole picture: a cropped cell is no longer a patch.
-        "--aug-cfg", "scale=(1.0,1.0)", "ratio=(1.0,1.0)",
+        "--aug-cfg", "scale=(1.0,1.0)",
         "--device", "cpu", "--precision", "fp32", "--seed", seed,
         "--save-frequency", save_frequency, "--log-every-n-steps", 5,
         "--logs", logs, "--name", name, "--loss", loss,

@@ -34,7 +34,7 @@ class Row:
         alpha: share of the fine-tuned weights; the rest is the base's.
         scores: per base, one for each fine-tuning seed.
         steps: optimizer steps of a fine-tuning.
-        seconds: wall time of each fine-tuning, start-up excluded.
+        seconds: processor time of each fine-tuning, start-up included.
     """
 
     loss: str
@@ -104,7 +104,7 @@ def _tables(rows: Sequence[Row]) -> list[tuple[str, list[str], list[list[str]]]]
         + ([str(r.steps), f"{statistics.fmean(r.seconds):.0f}"] if r.seconds else ["", ""])
         for r in rows
     ]
-    found = [(f"Summary, in percent ({counted}{spread})", ["", *SUMMARIES, "steps", "seconds"], main)]
+    found = [(f"Summary, in percent ({counted}{spread})", ["", *SUMMARIES, "steps", "CPU seconds"], main)]
     for title, columns in (
         ("Composition on held-out pairs, by kind of false caption; chance is 50", KINDS),
         (f"Zero-shot; the first {len(world.UNMENTIONED)} are never mentioned in fine-tuning", SETS),
@@ -367,8 +367,8 @@ was upstream's trainer; `commands.sh` has the commands and `recipe.json` the set
 
 Each figure of a single kind or set comes from {n} items per base ({len(recipe.test_seeds)} evaluation
 seeds of {recipe.test_size}; R@1 from both directions, among {recipe.test_size} candidates).
-*Composition* is the mean of the families replace, swap and add; *seconds* are those of the training loop
-on one thread, {recipe.at_once} runs at a time. The indented rows are the control: the weights of the
+*Composition* is the mean of the families replace, swap and add; *CPU seconds* are the processor time of
+one run with its start. The indented rows are the control: the weights of the
 fine-tuned model mixed with those of the base, without training. *Zero-shot unmentioned* is the mean of
 {", ".join(world.UNMENTIONED)}, which the fine-tuning captions never name.
 
@@ -404,10 +404,10 @@ table above uses:
 * Learning rates: {rates}. {chosen} All tables are measured on seeds
   {", ".join(map(str, recipe.test_seeds))}.
 * The bases' logit scales are {", ".join(f"{scale:.1f}" for scale in scales)}, not 100, and the batch
-  {recipe.fine_tuning.batch}, not 256. Rescaled for that: {tuned or "nothing, in the methods that ran"}. CE-CLIP's cap
-  is in logits, so it shrinks with the scale; DeGLA's distillation is a sum over the batch, so its weight
-  grows as the batch shrinks; its teacher keeps the same share of the initial weights at the end as in the
-  published run. All other options are the defaults.
+  {recipe.fine_tuning.batch}, not 256. Rescaled for that: {tuned or "nothing, in the methods that ran"}.
+  CE-CLIP's cap is in logits, so it shrinks with the scale; DeGLA's distillation is a sum over the batch, so
+  its weight grows as the batch shrinks; its teacher keeps the same share of the initial weights at the end
+  as in the published run. All other options are the defaults.
 
 ## Time
 

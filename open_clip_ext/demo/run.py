@@ -447,7 +447,7 @@ class Demo:
                         [score(base, train.mix(starts[base], path, alpha)) for path in paths]
                         for base, paths in enumerate(tuned)
                     ]
-                    seconds = [note["seconds_training"] for note in notes] if alpha == 1 else []
+                    seconds = [note["cpu_seconds"] for note in notes] if alpha == 1 else []
                     curve.append(Row(loss, alpha, scores, notes[0]["steps"], seconds))
                 curves[loss] = curve
                 rows += [curve[-1], *(row for row in curve[1:-1] if row.alpha == recipe.alpha)]
@@ -503,7 +503,7 @@ class Demo:
                             "loss": row.loss,
                             "alpha": row.alpha,
                             "steps": row.steps,
-                            "seconds": list(row.seconds),
+                            "cpu_seconds": list(row.seconds),
                             "scores": [[counts(scores) for scores in seeds] for seeds in row.scores],
                         }
                         for row in everything

@@ -25,7 +25,6 @@ EARLIER = "epoch_{}.safetensors"
 PROGRESS = re.compile(r"Train Epoch: (\d+) \[ *(\d+)/(\d+)")
 LOSS = re.compile(r"(?:^|\s)Loss: ([-+.\deE]+|nan|inf)")
 ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")
-LOSS_STARTED = re.compile(r"Start epoch (\d+)")
 
 
 def new_folder(target: Path) -> Path:
@@ -115,8 +114,6 @@ def run(out: Path, words: list[str], schedule: Schedule, label: str, target: Pat
     folder.parent.mkdir(parents=True, exist_ok=True)
     printed = folder.with_name(name + ".txt")
     started = time.monotonic()
-    first_step = last_step = 0.0
-    seconds_before = 0.0
     with (
         printed.open("w") as stream,
         tqdm(total=schedule.steps, desc=label, unit="step", disable=None, position=place) as bar,
@@ -131,24 +128,23 @@ def run(out: Path, words: list[str], schedule: Schedule, label: str, target: Pat
         try:
             log, position = folder / "out.log", 0
             while True:
-                over = process.poll() is not None
+                # Not `poll`: this says what the run, with its loader, took of the processor.
+                ended, status, used = os.wait4(process.pid, os.WNOHANG)
+                if ended:
+                    process.returncode = os.waitstatus_to_exitcode(status)
                 if log.exists():
                     with log.open(errors="replace") as lines:
                         lines.seek(position)
                         new = lines.read()
                         position = lines.tell()
-                    if not first_step and LOSS_STARTED.search(new):
-                        first_step = time.monotonic()
-                        seconds_before = first_step - started
                     reports = PROGRESS.findall(new)
                     if reports:
                         epoch, done, size = map(int, reports[-1])
-                        last_step = time.monotonic()
                         bar.update(min(schedule.steps, (epoch * size + done) // schedule.batch) - bar.n)
                         losses = LOSS.findall(new)
                         if losses:
                             bar.set_postfix(loss=losses[-1])
-                if over:
+                if ended:
                     break
                 time.sleep(0.2)
         finally:
@@ -178,8 +174,7 @@ def run(out: Path, words: list[str], schedule: Schedule, label: str, target: Pat
         "command": words,
         "steps": schedule.steps,
         "seconds": round(time.monotonic() - started, 2),
-        "seconds_start_up": round(seconds_before, 2),
-        "seconds_training": round(last_step - first_step, 2),
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
     }
     write_model(target, _weights(checkpoint), note, earlier)
     shutil.rmtree(checkpoint.parent)  # most of it optimizer state; the weights are in `target`
