@@ -91,14 +91,14 @@ class Recipe:
     at_once: int = 2
     world_seed: int = 0
     pretraining: Schedule = Schedule(samples=12_800, epochs=5, batch=64, lr=2e-3, warmup=60)
-    fine_tuning: Schedule = Schedule(samples=2_560, epochs=6, batch=32, lr=6e-4, warmup=20)
+    fine_tuning: Schedule = Schedule(samples=2_560, epochs=8, batch=32, lr=6e-4, warmup=20)
     lr: Mapping[str, float] = field(default_factory=dict)
     select_lr: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
     dev_seed: int = 1
     test_seeds: tuple[int, ...] = (11, 12, 13)
     test_size: int = 400
-    gate: float = 0.4
-    ceiling: float = 97.0
+    gate: float = 0.2
+    ceiling: float = 98.0
     swap_band: float = 10.0
     alpha: float = 0.6
     curve: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)

@@ -309,6 +309,16 @@ def _settled(courses: Mapping[str, Sequence[Course]]) -> str:
     return f"In the last third of the steps composition moved by at most this, in any base: {parts}."
 
 
+def course_table(courses: Mapping[str, Sequence[Course]]) -> str:
+    """Composition along the runs, from the lowest to the highest base, in Markdown."""
+    steps = sorted(next(iter(courses.values()))[0])
+    body = []
+    for name, found in courses.items():
+        values = [[evaluate.composition(course[step]) for course in found] for step in steps]
+        body.append([name, *(f"{min(v):.0f} to {max(v):.0f}" for v in values)])
+    return tables.markdown(["steps", *map(str, steps)], body)
+
+
 # --- Markdown -------------------------------------------------------------------------------------
 
 
@@ -385,6 +395,10 @@ of its bases; a new base, with all that is drawn for it, is what it speaks about
 ## Along the runs
 
 ![composition and zero-shot over steps](course.png)
+
+Composition after so many steps, in the lowest and in the highest base:
+
+{course_table(courses)}
 
 The models in the middle of each run of seed 0, on evaluation seed {recipe.dev_seed}. Their learning rate
 is still high: a shorter run ends elsewhere.

@@ -189,6 +189,13 @@ def test_a_run_that_had_not_settled_is_named():
     assert "negclip +25.0" in report._settled(found)
 
 
+def test_the_course_is_a_table_from_the_lowest_to_the_highest_base():
+    curves = {"negclip": curve("negclip", (90, 50), (80, 51))}
+    text = report.course_table(courses(curves))
+    assert text.splitlines()[0] == "| steps | 0 | 150 | 300 |"
+    assert text.splitlines()[-1] == "| negclip | 60 to 62 | 80 to 90 | 80 to 90 |"
+
+
 def test_plot_and_markdown(tmp_path):
     pytest.importorskip("matplotlib")
     curves = {name: curve(name, (70, 60), (72, 61)) for name in ("clip", "mine")}
@@ -212,8 +219,13 @@ def test_gate_limits():
     limits = {check.name: check for check in evaluate.gate(scores(50, 70), share=0.5, ceiling=97, band=10)}
     assert limits["zs/count"].low == pytest.approx(62.5)
     assert limits["zs/count"].passed
-    assert not limits["zs/size"].passed
     assert limits["swap_obj"].passed
+
+
+def test_the_gate_refuses_a_set_near_chance():
+    limits = {check.name: check for check in evaluate.gate(scores(70, 60), share=0.5, ceiling=97, band=10)}
+    assert not limits["zs/count"].passed
+    assert not limits["swap_obj"].passed
 
 
 def test_the_gate_refuses_a_set_at_its_ceiling():
