@@ -149,11 +149,6 @@ def unmentioned(scores: Scores) -> float:
     return mean(scores, [f"zs/{name}" for name in world.UNMENTIONED])
 
 
-def named(scores: Scores) -> float:
-    """The mean over the zero-shot sets that fine-tuning captions name."""
-    return mean(scores, [f"zs/{name}" for name in world.NAMED])
-
-
 # --- the gate -------------------------------------------------------------------------------------
 
 

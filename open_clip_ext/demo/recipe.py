@@ -95,7 +95,7 @@ class Recipe:
     lr: Mapping[str, float] = field(default_factory=dict)
     select_lr: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
     dev_seed: int = 1
-    test_seeds: tuple[int, ...] = (11, 12, 13)
+    test_seeds: tuple[int, ...] = (11, 12)
     test_size: int = 400
     gate: float = 0.2
     ceiling: float = 98.0

@@ -73,12 +73,12 @@ SUMMARIES: dict[str, Summary] = {
     "composition": evaluate.composition,
     "swaps": evaluate.swaps,
     "zero-shot unmentioned": evaluate.unmentioned,
-    "zero-shot named": evaluate.named,
+    "zero-shot shape": one("zs/shape"),
     "R@1 full": one("r1/full"),
     "R@1 web": one("r1/web"),
 }
 KINDS = {kind: one(kind) for kind in world.KINDS}
-SETS = {name: one(f"zs/{name}") for name in (*world.UNMENTIONED, *world.NAMED)}
+SETS = {name: one(f"zs/{name}") for name in world.CLASSES}
 
 
 # --- tables ---------------------------------------------------------------------------------------

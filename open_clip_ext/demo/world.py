@@ -280,12 +280,12 @@ def web_caption(scene: Scene, rng: random.Random, whole: bool = False) -> str:
 
     # Where the colour and the shape already tell the captions of a batch apart, nothing else is
     # learned: so they are often missing, most of all where there are several equal objects. A shape is
-    # learned more slowly than a colour, and a size at once: so a shape is missing the least often.
+    # learned more slowly than a colour: so it is missing less often.
     pair = len({thing.shape for thing in scene.things}) > 1
     coloured, shaped = (0.75, 0.85) if pair else (0.65, 0.75) if len(scene.things) == 1 else (0.45, 0.5)
 
     def described(thing: Thing, plural: bool = False) -> list[str]:
-        words = maybe(thing.size, 0.25) + maybe(scene.texture, 0.45) + maybe(thing.colour, coloured)
+        words = maybe(thing.size, 0.35) + maybe(scene.texture, 0.45) + maybe(thing.colour, coloured)
         noun = thing.shape if rng.random() < shaped else "shape"
         return [*words, _plural(noun) if plural else noun]
 
@@ -446,14 +446,13 @@ class Evaluation:
     zero_shot: dict[str, Labelled]
 
 
-# Zero-shot sets that the captions of fine-tuning name, and those that they never mention. Colour is no set,
-# for it is learned at once and never forgotten; nor is size, which some bases know and others do not.
-NAMED = ("shape",)
-UNMENTIONED = ("background", "texture", "style", "count")
+# The classes of the zero-shot sets. Colour and size are no sets: every base is at its ceiling there.
 CLASSES: dict[str, tuple[str, ...]] = {
-    "shape": SHAPES,
     "background": tuple(BACKGROUNDS), "texture": TEXTURES, "style": STYLES, "count": NUMBERS,
+    "shape": SHAPES,
 }  # fmt: skip
+# Those that the captions of fine-tuning never mention.
+UNMENTIONED = ("background", "texture", "style", "count")
 
 
 def evaluation(seed: int, size: int) -> Evaluation:

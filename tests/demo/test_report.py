@@ -13,7 +13,7 @@ from open_clip_ext.errors import InputError
 
 NAMES = [
     *world.KINDS,
-    *(f"zs/{name}" for name in (*world.UNMENTIONED, *world.NAMED)),
+    *(f"zs/{name}" for name in world.CLASSES),
     *("r1/full", "r1/web"),
 ]
 
