@@ -81,7 +81,7 @@ class Recipe:
         test_size: items of each kind per evaluation seed.
         gate: the share of the way from chance to 100 % that a base must go in every zero-shot set.
         ceiling: what a base may reach in a zero-shot set, in percent.
-        swap_band: points around 50 % in which the base's swaps must lie.
+        swap_band: points around 50 % in which a base's exchanged words and relations must lie.
         alpha: weight of the fine-tuned model in the control that is mixed with the base.
         curve: the weights that the plot's curves go through.
     """

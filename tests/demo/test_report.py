@@ -71,11 +71,10 @@ def test_share():
     assert share.percent == 60
 
 
-def test_composition_is_the_mean_of_families():
-    values = scores(50, 50)
-    for kind in ("add_obj", "add_att"):
-        values[kind] = Share(800, 1000)
-    assert evaluate.composition(values) == pytest.approx((50 + 50 + 80) / 3)
+def test_composition_is_the_exchanged_words_and_no_relation():
+    values = scores(50, 50) | {"swap_obj": Share(900, 1000), "swap_att": Share(700, 1000)}
+    assert evaluate.composition(values) == pytest.approx(80)
+    assert evaluate.relations(values | {"swap_order": Share(800, 1000)}) == pytest.approx(65)
 
 
 def test_the_spread_is_that_of_bases_not_of_seeds():
