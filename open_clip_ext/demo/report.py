@@ -176,16 +176,15 @@ def verdict(a: Sequence[float], b: Sequence[float], half: float) -> str:
     return "within noise"
 
 
-def _grouped(table: Mapping[str, Sequence[float]], against: str, names: Sequence[str], half: float) -> str:
+def _grouped(table: Mapping[str, Sequence[float]], against: str, names: Sequence[str]) -> str:
     """Which of `names` are higher, lower or neither, with their mean differences."""
+    half = noise(list(table.values()))
     groups: dict[str, list[str]] = {}
     for name in names:
-        difference = statistics.fmean(table[name]) - statistics.fmean(table[against])
-        groups.setdefault(verdict(table[name], table[against], half), []).append(
-            f"{name} ({difference:+.1f})"
-        )
+        by = statistics.fmean(table[name]) - statistics.fmean(table[against])
+        groups.setdefault(verdict(table[name], table[against], half), []).append(f"{name} ({by:+.1f})")
     said = "; ".join(f"{word}: {', '.join(groups[word])}" for word in VERDICTS if word in groups)
-    return f"{said}. Noise ±{half:.1f}."
+    return f"{said[0].upper()}{said[1:]}. Noise ±{half:.1f}."
 
 
 VERDICTS = ("higher", "lower", "within noise")
@@ -209,35 +208,29 @@ def words(
     """
     plain = [row for row in rows if row.alpha in (0, 1)]
     methods = [row.loss for row in plain[1:]]
-    said = []
     if len(rows[0].scores) == 1:
         return ["There is one base, so nothing is known about noise and nothing is compared: give --bases 2."]
-    for what, summary in (
-        ("Composition", evaluate.composition),
-        ("Unmentioned zero-shot", evaluate.unmentioned),
-    ):
-        table = {row.name: row.values(summary) for row in plain}
-        half = noise(list(table.values()))
-        said.append(f"{what}, against the base. {_sentence(_grouped(table, 'base', methods, half))}")
-        others = [name for name in methods if name != "clip"]
-        if "clip" in table and others:
-            said.append(
-                f"{what}, against plain clip fine-tuning on the same pictures. "
-                f"{_sentence(_grouped(table, 'clip', others, half))}"
-            )
-        if summary is evaluate.unmentioned and len(methods) > 1:
-            said.append(_keeps_most(table, methods, half))
+    composition, kept = (
+        {row.name: row.values(summary) for row in plain}
+        for summary in (evaluate.composition, evaluate.unmentioned)
+    )
+    said = [f"Composition, against the base. {_grouped(composition, 'base', methods)}"]
+    taught = [name for name in methods if name != "clip"]
+    if "clip" in methods and taught:
+        said.append(
+            "Composition, against plain clip fine-tuning on the same pictures. "
+            f"{_grouped(composition, 'clip', taught)}"
+        )
+    said.append(f"Unmentioned zero-shot, against the base. {_grouped(kept, 'base', methods)}")
     if len(methods) > 1:
+        said.append(_keeps_most(kept, methods))
         said += _at_equal_zero_shot(curves)
     said.append(_settled(courses))
     return said
 
 
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
-def _keeps_most(table: Mapping[str, Sequence[float]], methods: Sequence[str], half: float) -> str:
+def _keeps_most(table: Mapping[str, Sequence[float]], methods: Sequence[str]) -> str:
+    half = noise(list(table.values()))
     first, second, *_ = sorted(methods, key=lambda name: -statistics.fmean(table[name]))
     lead = statistics.fmean(table[first]) - statistics.fmean(table[second])
     clear = all(verdict(table[first], table[name], half) == "higher" for name in methods if name != first)
@@ -284,11 +277,10 @@ def _at_equal_zero_shot(curves: Mapping[str, Sequence[Row]]) -> list[str]:
             table[name] = [value for value in reached if value is not None]
     said = []
     if len(table) > 1:
-        others = [name for name in table if name != keeper]
-        grouped = _grouped(table, keeper, others, noise(list(table.values())))
+        grouped = _grouped(table, keeper, [name for name in table if name != keeper])
         said.append(
             "Composition of each other method, mixed with the base until it keeps as much zero-shot as "
-            f"{keeper}, against {keeper}. {_sentence(grouped)}"
+            f"{keeper}, against {keeper}. {grouped}"
         )
     if unread:
         said.append(f"No mixture on the curve keeps as much zero-shot as {keeper}: {', '.join(unread)}.")
