@@ -233,9 +233,8 @@ def _keeps_most(table: Mapping[str, Sequence[float]], methods: Sequence[str]) ->
     half = noise(list(table.values()))
     first, second, *_ = sorted(methods, key=lambda name: -statistics.fmean(table[name]))
     lead = statistics.fmean(table[first]) - statistics.fmean(table[second])
-    clear = all(verdict(table[first], table[name], half) == "higher" for name in methods if name != first)
-    if clear:
-        return f"Of the methods, {first} keeps the most of it ({lead:+.1f} to the next, {second})."
+    if all(verdict(table[first], table[name], half) == "higher" for name in methods if name != first):
+        return f"Of the methods, {first} keeps the most of it: {lead:.1f} more than any other."
     return f"Of the methods, none keeps more of it than every other ({first} {lead:+.1f} to {second})."
 
 

@@ -157,7 +157,7 @@ def test_words_compare_with_the_base_and_with_clip():
 
 def test_words_name_the_method_that_keeps_the_most():
     text = said(negclip=[(90, 50), (90, 52)], ce_clip=[(90, 40), (90, 41)], degla=[(85, 75), (86, 74)])
-    assert "Of the methods, degla keeps the most of it (+23.5 to the next, negclip)." in text
+    assert "Of the methods, degla keeps the most of it: 23.5 more than any other." in text
     assert "until it keeps as much zero-shot as degla, against degla. Lower: negclip" in text
 
 
