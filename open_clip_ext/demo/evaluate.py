@@ -12,9 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from open_clip_ext.demo import world
+from open_clip_ext.demo import vocabulary, world
 
-SWAPS = ("swap_obj", "swap_att", "swap_order")
+# A relation is learned late and suddenly, at a step that differs from base to base by hundreds: a mean over
+# both would measure when the run ended. So composition is the exchanged words alone.
+WORDS = ("swap_obj", "swap_att")
+RELATIONS = ("swap_order", "replace_rel")
 
 
 @dataclass(frozen=True)
@@ -48,26 +51,23 @@ class Pictures:
     """An evaluation with its pictures as one tensor."""
 
     items: world.Evaluation
-    pictures: Tensor  # [M, 3, H, W] of the distinct scenes
+    pictures: Tensor  # [M, 3, H, W] bytes, of the distinct scenes
     index: dict[world.Scene, int]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def prepared(seed: int, size: int) -> Pictures:
     """The evaluation of a seed, drawn."""
     items = world.evaluation(seed, size)
     scenes = dict.fromkeys([*items.pairs, *(s for z in items.zero_shot.values() for s in z.scenes)])
     pixels = np.stack([np.asarray(world.draw(scene)) for scene in scenes])
-    # The demo's preprocess_cfg, on pictures that already have the right size.
-    tensor = (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.25
+    tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2)
     return Pictures(items, tensor, {scene: index for index, scene in enumerate(scenes)})
 
 
 @lru_cache(maxsize=200_000)
 def _tokens(text: str, length: int) -> Tensor:
-    import open_clip
-
-    return open_clip.tokenize([text], context_length=length)[0]  # type: ignore[no-any-return]
+    return vocabulary.tokenizer(length)([text])[0]  # type: ignore[no-any-return]
 
 
 def score(model: Any, seeds: Sequence[int], size: int) -> Scores:
@@ -82,7 +82,9 @@ def score(model: Any, seeds: Sequence[int], size: int) -> Scores:
 @torch.inference_mode()
 def _score(model: Any, data: Pictures) -> Scores:
     items = data.items
-    images = torch.cat([model.encode_image(p, normalize=True) for p in torch.split(data.pictures, 256)])
+    # The demo's preprocess_cfg, on pictures that already have the right size.
+    batches = ((pixels.float() / 255 - 0.5) / 0.25 for pixels in torch.split(data.pictures, 256))
+    images = torch.cat([model.encode_image(batch, normalize=True) for batch in batches])
     texts = dict.fromkeys([*items.captions, *items.web])
     texts |= dict.fromkeys(text for false in items.false.values() for text in false)
     texts |= dict.fromkeys(
@@ -135,24 +137,18 @@ def mean(scores: Scores, names: Sequence[str]) -> float:
 
 
 def composition(scores: Scores) -> float:
-    """The mean over edits of the same family, then over the families replace, swap and add."""
-    families = [[kind for kind in world.KINDS if kind.startswith(f)] for f in ("replace", "swap", "add")]
-    return sum(mean(scores, family) for family in families) / len(families)
+    """The mean over exchanged nouns and exchanged adjectives."""
+    return mean(scores, WORDS)
 
 
-def swaps(scores: Scores) -> float:
-    """The mean over swapped nouns, adjectives and noun phrases."""
-    return mean(scores, SWAPS)
+def relations(scores: Scores) -> float:
+    """The mean over exchanged noun phrases and replaced relations."""
+    return mean(scores, RELATIONS)
 
 
 def unmentioned(scores: Scores) -> float:
     """The mean over the zero-shot sets that fine-tuning captions never mention."""
     return mean(scores, [f"zs/{name}" for name in world.UNMENTIONED])
-
-
-def named(scores: Scores) -> float:
-    """The mean over the zero-shot sets that fine-tuning captions name."""
-    return mean(scores, [f"zs/{name}" for name in world.NAMED])
 
 
 # --- the gate -------------------------------------------------------------------------------------
@@ -173,17 +169,18 @@ class Check:
         return self.low <= self.percent <= self.high
 
 
-def gate(scores: Scores, seed: int, size: int, share: float, band: float) -> list[Check]:
-    """What the base must show before fine-tuning can show anything.
+def gate(scores: Scores, share: float, ceiling: float, band: float) -> list[Check]:
+    """What a base must show before fine-tuning can show anything.
 
-    Every zero-shot set must be `share` of the way from chance to 100 %: a set at chance cannot show
-    forgetting. Swaps must lie within `band` points of 50 %: else there is little to teach.
+    Every zero-shot set must be `share` of the way from chance to 100 %, for a set at chance cannot show
+    forgetting, and not above `ceiling` %, for a set at its ceiling shows no gain and hides small losses.
+    Exchanged words and relations must lie within `band` points of 50 %: else there is little to teach.
     """
     checks = []
-    for name, labelled in prepared(seed, size).items.zero_shot.items():
-        chance = 100 / len(labelled.prompts)
+    for name, classes in world.CLASSES.items():
+        chance = 100 / len(classes)
         low = chance + share * (100 - chance)
-        checks.append(Check(f"zs/{name}", scores[f"zs/{name}"].percent, low, 100.0))
-    for kind in SWAPS:
+        checks.append(Check(f"zs/{name}", scores[f"zs/{name}"].percent, low, ceiling))
+    for kind in (*WORDS, *RELATIONS):
         checks.append(Check(kind, scores[kind].percent, 50 - band, 50 + band))
     return checks

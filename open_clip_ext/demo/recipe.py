@@ -14,20 +14,22 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from open_clip_ext.demo import vocabulary
 from open_clip_ext.errors import InputError
 
 MODEL = {
     "model_cfg": {
         "embed_dim": 128,
         "vision_cfg": {
-            "image_size": 48, "patch_size": 16, "layers": 3, "width": 128, "head_width": 32, "mlp_ratio": 4.0,
+            "image_size": 32, "patch_size": 16, "layers": 3, "width": 96, "head_width": 32, "mlp_ratio": 4.0,
         },
         "text_cfg": {
-            "context_length": 20, "vocab_size": 49408, "layers": 2, "width": 96, "heads": 4,
+            "context_length": 20, "layers": 2, "width": 64, "heads": 2,
+            "vocab_size": 665, "tokenizer_kwargs": {"bpe_path": vocabulary.FILE},
         },
     },
     "preprocess_cfg": {
-        "size": [48, 48], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25],
+        "size": [32, 32], "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25],
         "interpolation": "bicubic", "resize_mode": "shortest",
     },
 }  # fmt: skip
@@ -49,12 +51,14 @@ class Schedule:
 
     samples: int
     epochs: int
+    batch: int
     lr: float
     warmup: int
 
-    def steps(self, batch: int) -> int:
+    @property
+    def steps(self) -> int:
         """Optimizer steps of the whole run."""
-        return math.ceil(self.samples / batch) * self.epochs
+        return math.ceil(self.samples / self.batch) * self.epochs
 
 
 @dataclass(frozen=True)
@@ -62,42 +66,50 @@ class Recipe:
     """The settings of a demo run.
 
     Attributes:
-        batch: samples per step, everywhere.
         shards: of each data set; at least the number of workers.
         workers: of upstream's loader.
         at_once: fine-tuning runs at the same time, one thread each. On two cores this is quicker,
             steadier and easier to repeat than one run with two threads.
-        world_seed: of the drawn training data and of the untrained model.
-        pretraining: of the base.
+        world_seed: of everything drawn, and of the untrained models; two demos with different ones share
+            nothing. Every base takes its own seed from it (`base_seed`).
+        pretraining: of a base.
         fine_tuning: of every method alike, but for the learning rate.
         lr: learning rates of methods that differ from `fine_tuning.lr`.
         select_lr: learning rates that `--select` tries for each method.
         dev_seed: evaluation seed on which settings are chosen. Never reported.
-        test_seeds: evaluation seeds that are reported, pooled.
+        test_seeds: evaluation seeds that are reported, pooled. Each base is measured on items of its own.
         test_size: items of each kind per evaluation seed.
-        gate: the share of the way from chance to 100 % that the base must go in every zero-shot
-            set.
-        swap_band: points around 50 % in which the base's swaps must lie.
+        gate: the share of the way from chance to 100 % that a base must go in every zero-shot set.
+        ceiling: what a base may reach in a zero-shot set, in percent.
+        swap_band: points around 50 % in which a base's exchanged words and relations must lie.
         alpha: weight of the fine-tuned model in the control that is mixed with the base.
         curve: the weights that the plot's curves go through.
     """
 
-    batch: int = 64
     shards: int = 8
     workers: int = 1
     at_once: int = 2
     world_seed: int = 0
-    pretraining: Schedule = Schedule(samples=20_480, epochs=5, lr=1.2e-3, warmup=60)
-    fine_tuning: Schedule = Schedule(samples=5_120, epochs=3, lr=5e-4, warmup=20)
+    pretraining: Schedule = Schedule(samples=12_800, epochs=5, batch=64, lr=2e-3, warmup=60)
+    fine_tuning: Schedule = Schedule(samples=2_560, epochs=8, batch=32, lr=6e-4, warmup=20)
     lr: Mapping[str, float] = field(default_factory=dict)
-    select_lr: tuple[float, ...] = (2e-4, 4e-4, 8e-4)
+    select_lr: tuple[float, ...] = (5e-4, 1e-3, 2e-3)
     dev_seed: int = 1
-    test_seeds: tuple[int, ...] = (11, 12, 13)
+    test_seeds: tuple[int, ...] = (11, 12)
     test_size: int = 400
-    gate: float = 0.4
+    gate: float = 0.2
+    ceiling: float = 98.0
     swap_band: float = 10.0
     alpha: float = 0.6
     curve: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
+
+    def base_seed(self, base: int) -> int:
+        """The seed of a base: of its pictures, its captions and its untrained model."""
+        return 1000 * self.world_seed + base
+
+    def evaluation_seed(self, base: int, seed: int) -> int:
+        """The seed of a base's evaluation items: `dev_seed` or one of `test_seeds`, for this base."""
+        return 1000 * self.base_seed(base) + seed
 
     def schedule(self, loss: str) -> Schedule:
         """The fine-tuning run of a method."""
@@ -106,8 +118,8 @@ class Recipe:
 
 # Small enough for a test: every stage runs, and no number means anything.
 QUICK = Recipe(
-    pretraining=Schedule(samples=1_024, epochs=2, lr=1.2e-3, warmup=5),
-    fine_tuning=Schedule(samples=512, epochs=1, lr=4e-4, warmup=2),
+    pretraining=Schedule(samples=1_024, epochs=2, batch=64, lr=1.2e-3, warmup=5),
+    fine_tuning=Schedule(samples=512, epochs=2, batch=64, lr=4e-4, warmup=2),
     test_seeds=(11,),
     test_size=60,
     curve=(0.6,),
@@ -125,10 +137,10 @@ def tuned_options(recipe: Recipe, loss: str, base_scale: float) -> dict[str, flo
     if loss == "ce-clip":
         return {"threshold_cap": round(PUBLISHED_CAP * base_scale / PUBLISHED_SCALE, 4)}
     if loss == "degla":
-        steps = recipe.fine_tuning.steps(recipe.batch)
+        schedule = recipe.fine_tuning
         return {
-            "distill_weight": round(PUBLISHED_DISTILL * PUBLISHED_BATCH / recipe.batch, 6),
-            "ema_decay": round(PUBLISHED_TEACHER_LEFT ** (1 / steps), 6),
+            "distill_weight": round(PUBLISHED_DISTILL * PUBLISHED_BATCH / schedule.batch, 6),
+            "ema_decay": round(PUBLISHED_TEACHER_LEFT ** (1 / schedule.steps), 6),
         }
     return {}
 
@@ -141,38 +153,35 @@ def command(
     data: str,
     schedule: Schedule,
     seed: int,
-    logs: str = "logs",
-    loss: str | None = None,
+    logs: str,
+    loss: str,
     options: Mapping[str, float] | None = None,
+    save_frequency: int = 0,
 ) -> list[str]:
-    """The arguments of one run, from `torchrun` on, with paths relative to the output folder."""
+    """One run of the trainer, with paths relative to the output folder."""
     last = f"{recipe.shards - 1:04d}"
     words: list[Any] = [
-        "torchrun", "--standalone", "--nproc-per-node", 1,
-        # Without the `--`, torchrun takes the trainer's --logs for an abbreviation of its own.
-        "-m", "--", "open_clip_train.main",
+        "python", "-m", "open_clip_train.main",
         "--model", f"local-dir:{model}",
         "--train-data", f"{data}/{{0000..{last}}}.tar", "--dataset-type", "webdataset",
         "--train-num-samples", schedule.samples, "--epochs", schedule.epochs,
-        "--batch-size", recipe.batch, "--workers", recipe.workers,
+        "--batch-size", schedule.batch, "--workers", recipe.workers,
         "--lr", schedule.lr, "--warmup", schedule.warmup, "--wd", 0.1,
         "--beta1", 0.9, "--beta2", 0.98, "--eps", 1e-6, "--grad-clip-norm", 1.0,
-        "--aug-cfg", "scale=(1.0,1.0)",  # the whole picture: a cropped cell is no longer a patch
+        # The whole picture: a cropped cell is no longer a patch.
+        "--aug-cfg", "scale=(1.0,1.0)",
         "--device", "cpu", "--precision", "fp32", "--seed", seed,
-        "--save-frequency", 0, "--log-every-n-steps", 5,
-        "--logs", logs, "--name", name,
+        "--save-frequency", save_frequency, "--log-every-n-steps", 5,
+        "--logs", logs, "--name", name, "--loss", loss,
     ]  # fmt: skip
-    if loss is not None:
-        words += ["--loss", loss]
     if options:
         words += ["--loss-cfg", *(f"{key}={value}" for key, value in options.items())]
     return [str(word) for word in words]
 
 
 def runnable(words: list[str]) -> list[str]:
-    """The same command, by this interpreter, whether or not its `torchrun` is on the path."""
-    assert words[0] == "torchrun"
-    return [sys.executable, "-m", "torch.distributed.run", *words[1:]]
+    """The same command, by this interpreter, whether or not a `python` is on the path."""
+    return [sys.executable, *words[1:]]
 
 
 def shown(words: list[str]) -> str:

@@ -1,4 +1,8 @@
-"""What came out: terminal tables, a Markdown report, a plot, and words computed from the numbers."""
+"""What came out: terminal tables, a Markdown report, plots, and words computed from the numbers.
+
+Every base is a repetition of the whole comparison: pictures, captions, untrained weights and evaluation items
+of its own. So the spread over bases holds all that moves a figure, and it is the only measure of noise here.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +12,34 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from open_clip_ext import tables
 from open_clip_ext.demo import evaluate, world
-from open_clip_ext.demo.evaluate import Check, Scores, Share
+from open_clip_ext.demo.evaluate import Check, Scores
 from open_clip_ext.demo.recipe import Recipe
 from open_clip_ext.files import write_whole
 
 Summary = Callable[[Scores], float]
+# Scores by optimizer step, along one fine-tuning run.
+Course = Mapping[int, Scores]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model, or the same one of several fine-tuning seeds.
+    """One kind of model, from every base.
 
     Attributes:
-        loss: name of the loss; empty for the base.
+        loss: name of the loss; empty for the bases.
         alpha: share of the fine-tuned weights; the rest is the base's.
-        scores: one per fine-tuning seed.
+        scores: per base, one for each fine-tuning seed.
         steps: optimizer steps of a fine-tuning.
-        seconds: wall time of each fine-tuning, start-up excluded.
+        seconds: processor time of each fine-tuning, start-up included.
     """
 
     loss: str
     alpha: float
-    scores: Sequence[Scores]
+    scores: Sequence[Sequence[Scores]]
     steps: int = 0
     seconds: Sequence[float] = ()
 
@@ -43,19 +50,18 @@ class Row:
             return "base"
         return self.loss if self.alpha == 1 else f"  {self.alpha:g} {self.loss} + {1 - self.alpha:.2g} base"
 
+    def values(self, summary: Summary) -> list[float]:
+        """One figure per base: the mean over its fine-tuning seeds."""
+        return [statistics.fmean(map(summary, seeds)) for seeds in self.scores]
+
     def value(self, summary: Summary) -> float:
-        """The mean over fine-tuning seeds."""
-        return statistics.fmean(summary(scores) for scores in self.scores)
+        """The mean over bases."""
+        return statistics.fmean(self.values(summary))
 
     def spread(self, summary: Summary) -> float:
-        """The standard deviation over fine-tuning seeds; 0 for one seed."""
-        values = [summary(scores) for scores in self.scores]
+        """The standard deviation over bases; 0 for one base."""
+        values = self.values(summary)
         return statistics.stdev(values) if len(values) > 1 else 0.0
-
-    def error(self, summary: Summary) -> float:
-        """The standard error from the number of items, and of seeds where there are several."""
-        items = statistics.fmean(item_error(summary, scores) for scores in self.scores)
-        return math.hypot(items, self.spread(summary) / math.sqrt(len(self.scores)))
 
 
 def one(name: str) -> Summary:
@@ -63,28 +69,16 @@ def one(name: str) -> Summary:
     return lambda scores: scores[name].percent
 
 
-def item_error(summary: Summary, scores: Scores) -> float:
-    """The standard error of a summary: how far it moves when each subset moves by its own error."""
-    here = summary(scores)
-    total = 0.0
-    for name, share in scores.items():
-        # A thousandfold sample only makes the step small beside the grid of counts.
-        fine = {**scores, name: Share(share.right * 1000 + 1, share.n * 1000)}
-        slope = (summary(fine) - here) / (0.1 / share.n)
-        total += (slope * share.error) ** 2
-    return math.sqrt(total)
-
-
 SUMMARIES: dict[str, Summary] = {
     "composition": evaluate.composition,
-    "swaps": evaluate.swaps,
+    "relations": evaluate.relations,
     "zero-shot unmentioned": evaluate.unmentioned,
-    "zero-shot named": evaluate.named,
+    "zero-shot shape": one("zs/shape"),
     "R@1 full": one("r1/full"),
     "R@1 web": one("r1/web"),
 }
 KINDS = {kind: one(kind) for kind in world.KINDS}
-SETS = {name: one(f"zs/{name}") for name in (*world.UNMENTIONED, *world.NAMED)}
+SETS = {name: one(f"zs/{name}") for name in world.CLASSES}
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -102,19 +96,25 @@ def _cells(row: Row, columns: Mapping[str, Summary]) -> list[str]:
 
 def _tables(rows: Sequence[Row]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Title, head and body of each table."""
-    spread = " (± standard deviation over fine-tuning seeds)" if max(len(r.scores) for r in rows) > 1 else ""
+    bases, seeds = len(rows[0].scores), max(len(seeds) for row in rows for seeds in row.scores)
+    counted = f"{_counted(bases, 'base')}, {_counted(seeds, 'fine-tuning seed')} each"
+    spread = "; ± standard deviation over bases" if bases > 1 else ""
     main = [
         [r.name, *_cells(r, SUMMARIES)]
         + ([str(r.steps), f"{statistics.fmean(r.seconds):.0f}"] if r.seconds else ["", ""])
         for r in rows
     ]
-    tables = [(f"Summary, in percent{spread}", ["", *SUMMARIES, "steps", "seconds"], main)]
+    found = [(f"Summary, in percent ({counted}{spread})", ["", *SUMMARIES, "steps", "CPU seconds"], main)]
     for title, columns in (
-        ("Composition on held-out pairs, by kind of false caption; chance is 50", KINDS),
+        ("Held-out pairs, by kind of false caption; chance is 50", KINDS),
         (f"Zero-shot; the first {len(world.UNMENTIONED)} are never mentioned in fine-tuning", SETS),
     ):
-        tables.append((title, ["", *columns], [[r.name, *_cells(r, columns)] for r in rows]))
-    return tables
+        found.append((title, ["", *columns], [[r.name, *_cells(r, columns)] for r in rows]))
+    return found
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number > 1 else ''}"
 
 
 def text_tables(rows: Sequence[Row]) -> str:
@@ -132,164 +132,199 @@ def markdown_tables(rows: Sequence[Row]) -> str:
     return "\n\n".join(f"**{title}**\n\n{tables.markdown(head, body)}" for title, head, body in _tables(rows))
 
 
+# --- noise ----------------------------------------------------------------------------------------
+
+# The 97.5 % point of Student's t for 1, 2, ... degrees of freedom; beyond them the last one, a little wide.
+T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12)
+
+
+def noise(table: Sequence[Sequence[float]]) -> float:
+    """How far apart the means of two rows can be by chance: half of a 95 % interval of their difference.
+
+    All rows share their bases, so what a base does to every row alike is no noise. What is left after the
+    means of rows and of bases are taken away has one standard deviation for the whole table (two-way
+    analysis of variance), with (rows - 1)(bases - 1) degrees of freedom: two bases alone say little about
+    the difference of two rows, but the whole table says enough. It takes for granted that all rows vary
+    from base to base by about as much.
+
+    Args:
+        table: per model, its figure for each base.
+
+    Returns:
+        The half-width, infinite where there is one base.
+    """
+    freedom = (len(table) - 1) * (len(table[0]) - 1)
+    if not freedom:
+        return math.inf
+    rows, bases = list(map(statistics.fmean, table)), list(map(statistics.fmean, zip(*table, strict=True)))
+    middle = statistics.fmean(rows)
+    squares = sum(
+        (value - row - base + middle) ** 2
+        for values, row in zip(table, rows, strict=True)
+        for value, base in zip(values, bases, strict=True)
+    )
+    t = T[min(freedom, len(T)) - 1]
+    return t * math.sqrt(2 * squares / freedom / len(bases))
+
+
+def verdict(a: Sequence[float], b: Sequence[float], half: float) -> str:
+    """Whether `a` is higher or lower than `b`: beyond the noise, and in every base."""
+    differences = [x - y for x, y in zip(a, b, strict=True)]
+    mean = statistics.fmean(differences)
+    if abs(mean) > half and all(d * mean > 0 for d in differences):
+        return "higher" if mean > 0 else "lower"
+    return "within noise"
+
+
+def _grouped(table: Mapping[str, Sequence[float]], against: str, names: Sequence[str]) -> str:
+    """Which of `names` are higher, lower or neither, with their mean differences."""
+    half = noise(list(table.values()))
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        by = statistics.fmean(table[name]) - statistics.fmean(table[against])
+        groups.setdefault(verdict(table[name], table[against], half), []).append(f"{name} ({by:+.1f})")
+    said = "; ".join(f"{word}: {', '.join(groups[word])}" for word in VERDICTS if word in groups)
+    return f"{said[0].upper()}{said[1:]}. Noise ±{half:.1f}."
+
+
+VERDICTS = ("higher", "lower", "within noise")
+
+
 # --- words ----------------------------------------------------------------------------------------
 
 
-def _compared(difference: float, error: float) -> str:
-    """A difference in words; two standard errors count as more than noise."""
-    if abs(difference) <= 2 * error:
-        return f"within noise ({difference:+.1f}, noise ±{2 * error:.1f})"
-    word = "higher" if difference > 0 else "lower"
-    return f"{word} by {abs(difference):.1f} (noise ±{2 * error:.1f})"
+def words(
+    rows: Sequence[Row], curves: Mapping[str, Sequence[Row]], courses: Mapping[str, Sequence[Course]]
+) -> list[str]:
+    """What the table shows and what it does not.
 
-
-def _difference(a: Row, b: Row, summary: Summary) -> tuple[float, float]:
-    return a.value(summary) - b.value(summary), math.hypot(a.error(summary), b.error(summary))
-
-
-def along(curve: Sequence[Row], zero_shot: float) -> tuple[float, float] | None:
-    """Composition, and its slope, on a mixing curve where it keeps `zero_shot`; None beyond its ends.
-
-    The curve is straight between its points, so where it bends it is a little too low.
-
-    Args:
-        curve: one method's rows from the base (alpha 0) to the fine-tuned model (alpha 1).
-        zero_shot: mean over the unmentioned sets, in percent.
-    """
-    points = [(r.value(evaluate.unmentioned), r.value(evaluate.composition)) for r in curve]
-    found = []
-    for (x0, y0), (x1, y1) in itertools.pairwise(points):
-        if min(x0, x1) <= zero_shot <= max(x0, x1) and x0 != x1:
-            slope = (y1 - y0) / (x1 - x0)
-            found.append((y0 + slope * (zero_shot - x0), slope))
-    return max(found) if found else None
-
-
-def words(rows: Sequence[Row], curves: Mapping[str, Sequence[Row]]) -> list[str]:
-    """What the table shows and what it does not, one sentence or two each.
+    Nothing is said about the order in composition of the methods with negatives, which end near each other,
+    nor about relations, which some runs have not learned when they end: there it is the base that decides.
 
     Args:
         rows: base, methods and their mixtures with the base.
         curves: per method its rows from alpha 0 to 1.
+        courses: per method and base, the scores along the run.
     """
-    base = rows[0]
-    methods = {r.loss: r for r in rows[1:] if r.alpha == 1}
-    comp, kept = evaluate.composition, evaluate.unmentioned
-    said = []
-    for name, row in methods.items():
-        said.append(
-            f"{name} against the base: composition {_compared(*_difference(row, base, comp))}, "
-            "swaps "
-            f"{_compared(*_difference(row, base, evaluate.swaps))}, unmentioned zero-shot "
-            f"{_compared(*_difference(row, base, kept))}, R@1 on web-like captions "
-            f"{_compared(*_difference(row, base, one('r1/web')))}."
-        )
-    taught = {n: r for n, r in methods.items() if n != "clip"}
-    for kind, meaning in (
-        ("replace_rel", "a replaced relation, an edit that no negative of the fine-tuning has"),
-        ("swap_order", "two exchanged noun phrases"),
-    ):
-        if taught:
-            parts = [f"{n} {_compared(*_difference(r, base, one(kind)))}" for n, r in taught.items()]
-            said.append(f"On {meaning}, against the base's {base.value(one(kind)):.1f}: {'; '.join(parts)}.")
+    plain = [row for row in rows if row.alpha in (0, 1)]
+    methods = [row.loss for row in plain[1:]]
+    if len(rows[0].scores) == 1:
+        return ["There is one base, so nothing is known about noise and nothing is compared: give --bases 2."]
+    composition, kept = (
+        {row.name: row.values(summary) for row in plain}
+        for summary in (evaluate.composition, evaluate.unmentioned)
+    )
+    said = [f"Composition, against the base. {_grouped(composition, 'base', methods)}"]
+    taught = [name for name in methods if name != "clip"]
     if "clip" in methods and taught:
-        parts = []
-        for name, row in taught.items():
-            parts.append(
-                f"{name} composition {_compared(*_difference(row, methods['clip'], comp))}, "
-                f"zero-shot {_compared(*_difference(row, methods['clip'], kept))}"
-            )
         said.append(
-            "Against plain clip fine-tuning on the same pictures, what the negatives add: "
-            f"{'; '.join(parts)}."
+            "Composition, against plain clip fine-tuning on the same pictures. "
+            f"{_grouped(composition, 'clip', taught)}"
         )
-        loss, _ = _difference(methods["clip"], base, kept)
-        said.append(
-            "Plain clip, without any negatives, itself changes unmentioned zero-shot by "
-            f"{loss:+.1f} points: "
-            "where another method forgets no more than that, its negatives are not shown to be the "
-            "cause."
-        )
-    if "degla" in methods:
-        said += _degla(methods, curves)
-    ceilings = [f"{n} {base.value(s):.1f}" for n, s in {**KINDS, **SETS}.items() if base.value(s) > 97]
-    if ceilings:
-        said.append(
-            f"The base is at its ceiling in {', '.join(ceilings)}: these can show a loss and no "
-            "gain, and they "
-            "push the means of all rows towards each other."
-        )
-    if methods:
-        seconds = {n: statistics.fmean(r.seconds) for n, r in methods.items() if r.seconds}
-        if len(seconds) > 1:
-            fastest = min(seconds, key=lambda n: seconds[n])
-            parts = [f"{n} {seconds[n] / seconds[fastest]:.1f}" for n in seconds if n != fastest]
-            said.append(
-                f"Equal steps are not equal compute: beside {fastest}, the time was "
-                f"{', '.join(parts)} times as "
-                "long. Mixing with the base costs no training."
-            )
-        seeds = len(next(iter(methods.values())).scores)
-        said.append(
-            "There is one fine-tuning seed: the noise above is that of the evaluation items alone, "
-            "and `--seeds 3` "
-            "shows how much a method moves by itself."
-            if seeds == 1
-            else f"The noise above holds the items and {seeds} fine-tuning seeds; all start from one base."
-        )
+    said.append(f"Unmentioned zero-shot, against the base. {_grouped(kept, 'base', methods)}")
+    if len(methods) > 1:
+        said.append(_keeps_most(kept, methods))
+        said += _at_equal_zero_shot(curves)
+    said.append(_settled(courses))
     return said
 
 
-def _degla(methods: Mapping[str, Row], curves: Mapping[str, Sequence[Row]]) -> list[str]:
-    """Degla beside the others, and beside what mixing with the base gives them."""
+def _keeps_most(table: Mapping[str, Sequence[float]], methods: Sequence[str]) -> str:
+    half = noise(list(table.values()))
+    first, second, *_ = sorted(methods, key=lambda name: -statistics.fmean(table[name]))
+    lead = statistics.fmean(table[first]) - statistics.fmean(table[second])
+    if all(verdict(table[first], table[name], half) == "higher" for name in methods if name != first):
+        return f"Of the methods, {first} keeps the most of it: {lead:.1f} more than any other."
+    return f"Of the methods, none keeps more of it than every other ({first} {lead:+.1f} to {second})."
+
+
+def along(points: Sequence[tuple[float, float]], zero_shot: float) -> float | None:
+    """Composition on a mixing curve where it keeps `zero_shot`; None beyond its ends.
+
+    The curve is straight between its points, so where it bends it is a little too low.
+
+    Args:
+        points: zero-shot and composition, from the base to the fine-tuned model.
+        zero_shot: mean over the unmentioned sets, in percent.
+    """
+    found = [
+        y0 + (y1 - y0) * (zero_shot - x0) / (x1 - x0)
+        for (x0, y0), (x1, y1) in itertools.pairwise(points)
+        if min(x0, x1) <= zero_shot <= max(x0, x1) and x0 != x1
+    ]
+    return max(found, default=None)
+
+
+def _at_equal_zero_shot(curves: Mapping[str, Sequence[Row]]) -> list[str]:
+    """The method that keeps the most, beside the others mixed with their base until they keep as much."""
     comp, kept = evaluate.composition, evaluate.unmentioned
-    degla = methods["degla"]
-    said = []
-    for other in (n for n in methods if n != "degla"):
-        said.append(
-            f"degla against {other}: unmentioned zero-shot "
-            f"{_compared(*_difference(degla, methods[other], kept))}, composition "
-            f"{_compared(*_difference(degla, methods[other], comp))}."
-        )
-        there = along(curves[other], degla.value(kept))
-        if there is None:
-            said.append(
-                f"No mixture of {other} with the base on the curve keeps as much zero-shot as "
-                "degla: this control "
-                "cannot be read at equal zero-shot."
-            )
+    keeper = max(curves, key=lambda name: curves[name][-1].value(kept))
+    target = curves[keeper][-1].values(kept)
+    table = {keeper: curves[keeper][-1].values(comp)}
+    unread = []
+    for name, curve in curves.items():
+        if name == keeper:
             continue
-        reached, slope = there
-        difference = degla.value(comp) - reached
-        # The place on the curve is measured too: an error in zero-shot is one along the slope.
-        error = math.hypot(
-            *(row.error(comp) for row in (degla, methods[other])),
-            *(slope * row.error(kept) for row in (degla, methods[other])),
-        )
-        verdict = (
-            "degla is above this control" if difference > 2 * error else "degla is not above this control"
-        )
+        zero_shot, composition = ([row.values(s) for row in curve] for s in (kept, comp))
+        reached = [
+            along([(z[base], c[base]) for z, c in zip(zero_shot, composition, strict=True)], target[base])
+            for base in range(len(target))
+        ]
+        if None in reached:
+            unread.append(name)
+        else:
+            table[name] = [value for value in reached if value is not None]
+    said = []
+    if len(table) > 1:
+        grouped = _grouped(table, keeper, [name for name in table if name != keeper])
         said.append(
-            f"At degla's zero-shot of {degla.value(kept):.1f}, {other} mixed with the base reaches "
-            "a composition "
-            f"of {reached:.1f} (read off its curve), degla {degla.value(comp):.1f}: "
-            f"{_compared(difference, error)}; {verdict}."
+            "Composition of each other method, mixed with the base until it keeps as much zero-shot as "
+            f"{keeper}, against {keeper}. {grouped}"
         )
+    if unread:
+        said.append(f"No mixture on the curve keeps as much zero-shot as {keeper}: {', '.join(unread)}.")
     return said
+
+
+def _settled(courses: Mapping[str, Sequence[Course]]) -> str:
+    """How far composition still moved at the end of the runs."""
+    moved = {}
+    for name, found in courses.items():
+        changes = []
+        for course in found:
+            steps = sorted(course)
+            before = max(step for step in steps if step <= steps[-1] * 2 / 3)
+            changes.append(evaluate.composition(course[steps[-1]]) - evaluate.composition(course[before]))
+        moved[name] = max(changes, key=abs)
+    parts = ", ".join(f"{name} {change:+.1f}" for name, change in moved.items())
+    return f"In the last third of the steps composition moved by at most this, in any base: {parts}."
+
+
+def course_table(courses: Mapping[str, Sequence[Course]]) -> str:
+    """Composition along the runs, from the lowest to the highest base, in Markdown."""
+    steps = sorted(next(iter(courses.values()))[0])
+    body = []
+    for name, found in courses.items():
+        values = [[evaluate.composition(course[step]) for course in found] for step in steps]
+        body.append([name, *(f"{min(v):.0f} to {max(v):.0f}" for v in values)])
+    return tables.markdown(["steps", *map(str, steps)], body)
 
 
 # --- Markdown -------------------------------------------------------------------------------------
 
 
-def gate_text(checks: Sequence[Check]) -> str:
-    """The gate as aligned text."""
-    width = max(len(check.name) for check in checks)
-    return "\n".join(
-        f"{check.name.ljust(width)}  {check.percent:5.1f}   wanted {check.low:.1f} to "
-        f"{check.high:.1f}   "
-        f"{'ok' if check.passed else 'NOT MET'}"
-        for check in checks
-    )
+def gate_text(checks: Sequence[Sequence[Check]]) -> str:
+    """The gate as aligned text, with a column per base."""
+    head = ["", "wanted", *(f"base {number}" for number in range(len(checks)))]
+    body = [
+        [
+            same[0].name,
+            f"{same[0].low:.1f} to {same[0].high:.1f}",
+            *(f"{'' if check.passed else 'NOT MET '}{check.percent:.1f}" for check in same),
+        ]
+        for same in zip(*checks, strict=True)
+    ]
+    return tables.aligned(head, body)
 
 
 def markdown(
@@ -297,18 +332,19 @@ def markdown(
     recipe: Recipe,
     rows: Sequence[Row],
     curves: Mapping[str, Sequence[Row]],
-    checks: Sequence[Check],
-    options: Mapping[str, Mapping[str, float]],
-    base_scale: float,
-    stages: Mapping[str, float],
+    courses: Mapping[str, Sequence[Course]],
+    checks: Sequence[Sequence[Check]],
+    options: Sequence[Mapping[str, Mapping[str, float]]],
+    scales: Sequence[float],
+    stages: Mapping[str, tuple[float, float]],
     quick: bool,
 ) -> str:
     """The whole report."""
     n = recipe.test_size * len(recipe.test_seeds)
-    half = evaluate.Share(n // 2, n).error
     tuned = "; ".join(
-        f"{loss}: " + ", ".join(f"`{key}={value:g}`" for key, value in values.items())
-        for loss, values in options.items()
+        f"base {base}, {loss}: " + ", ".join(f"`{key}={value:g}`" for key, value in values.items())
+        for base, losses in enumerate(options)
+        for loss, values in losses.items()
         if values
     )
     rates = ", ".join(f"{r.loss} {recipe.schedule(r.loss).lr:g}" for r in rows if r.loss and r.alpha == 1)
@@ -322,35 +358,50 @@ def markdown(
     )
     return f"""# Hard-negative fine-tuning in a small drawn world
 {warning}
-One tiny CLIP was pretrained on web-like captions of drawn scenes, then fine-tuned by each method on
-full captions of pairs of objects with four false captions each. Every run was upstream's trainer;
-`commands.sh` has the commands and `recipe.json` the settings.
+Tiny CLIPs were pretrained on web-like captions of drawn scenes, each in a world of its own. Each was then
+fine-tuned by every method on full captions of pairs of objects, with four false captions each. Every run
+was upstream's trainer; `commands.sh` has the commands and `recipe.json` the settings.
 
 ![composition over zero-shot](tradeoff.png)
 
 {markdown_tables(rows)}
 
-Each figure of a single kind or set comes from {n} items ({len(recipe.test_seeds)} evaluation seeds
-of {recipe.test_size}; R@1 from both directions, among {recipe.test_size} candidates), so its
-standard error is {half:.1f} points or less. *Composition* is the mean of the families replace, swap
-and add; *seconds* are those of the training loop on one thread, {recipe.at_once} runs at a time.
-The indented rows are the control: the weights of the fine-tuned model mixed with those of the base,
-without training. *Zero-shot unmentioned* is the mean of {", ".join(world.UNMENTIONED)}, which the
-fine-tuning captions never name.
+Each figure of a single kind or set comes from {n} items per base ({len(recipe.test_seeds)} evaluation
+seeds of {recipe.test_size}; R@1 from both directions, among {recipe.test_size} candidates).
+*Composition* is the mean of exchanged nouns and exchanged adjectives, *relations* that of exchanged noun
+phrases and replaced relations. *Zero-shot unmentioned* is the mean of {", ".join(world.UNMENTIONED)}, which
+the fine-tuning captions never name. *CPU seconds* are the processor time of one run with its start. The
+indented rows are the control: the weights of the fine-tuned model mixed with those of the base, without
+training.
 
 ## What this shows, and what it does not
 
-{chr(10).join("* " + sentence for sentence in words(rows, curves))}
+{chr(10).join("* " + sentence for sentence in words(rows, curves, courses))}
+* Relations are learned late and suddenly, at a step that differs from base to base (see the curves). Where a
+  run ends before that, the figure measures the moment: nothing is compared by them.
 * It is a drawn world and a tower of three layers: an order of methods found here is no evidence for
   photographs.
 
-"Noise" is two standard errors of the difference, as if the two models had seen different items;
-they saw the same ones, so it is on the careful side.
+"Higher" and "lower" mean: in every base, and by more than the noise. The noise is half of the 95 %
+interval of a difference between two rows, from what is left of the table after the means of its rows and
+of its bases; a new base, with all that is drawn for it, is what it speaks about.
+
+## Along the runs
+
+![composition and zero-shot over steps](course.png)
+
+Composition after so many steps, in the lowest and in the highest base:
+
+{course_table(courses)}
+
+The models in the middle of each run of seed 0, on evaluation seed {recipe.dev_seed}. Their learning rate
+is still high: a shorter run ends elsewhere.
 
 ## Before fine-tuning: the gate
 
-A set at chance cannot show forgetting, and a base that already tells swapped words apart leaves
-little to teach. Measured on evaluation seed {recipe.dev_seed}, which no table above uses:
+A set at chance cannot show forgetting, one at its ceiling cannot show gain, and a base that already tells
+swapped words apart leaves little to teach. Measured on evaluation seed {recipe.dev_seed}, which no
+table above uses:
 
 ```
 {gate_text(checks)}
@@ -358,75 +409,107 @@ little to teach. Measured on evaluation seed {recipe.dev_seed}, which no table a
 
 ## Settings
 
-* Learning rates: {rates}. {chosen} Everything above is measured on seeds
+* Learning rates: {rates}. {chosen} All tables are measured on seeds
   {", ".join(map(str, recipe.test_seeds))}.
-* The base's logit scale is {base_scale:.1f}, not 100, and the batch {recipe.batch}, not 256.
-  Rescaled for that: {tuned or "nothing, in the methods that ran"}. CE-CLIP's cap is in logits, so
-  it shrinks with the scale; DeGLA's distillation is a sum over the batch, so its weight grows as
-  the batch shrinks; its teacher keeps the same share of the initial weights at the end as in the
-  published run. All other options are the defaults.
+* The bases' logit scales are {", ".join(f"{scale:.1f}" for scale in scales)}, not 100, and the batch
+  {recipe.fine_tuning.batch}, not 256. Rescaled for that: {tuned or "nothing, in the methods that ran"}.
+  CE-CLIP's cap is in logits, so it shrinks with the scale; DeGLA's distillation is a sum over the batch, so
+  its weight grows as the batch shrinks; its teacher keeps the same share of the initial weights at the end
+  as in the published run. All other options are the defaults.
 
-## Wall time
+## Time
 
-{chr(10).join(f"* {stage}: {seconds:.0f} s" for stage, seconds in stages.items())}
+{chr(10).join(f"* {stage}: {wall:.0f} s, {cpu:.0f} s of CPU time" for stage, (wall, cpu) in stages.items())}
 """
 
 
-# --- plot -----------------------------------------------------------------------------------------
+# --- plots ----------------------------------------------------------------------------------------
 
 COLOURS = {"clip": "#7f7f7f", "negclip": "#1f77b4", "ce-clip": "#d9702a", "degla": "#2a9d5b"}
 SPARE = ("#9467bd", "#8c564b", "#e377c2", "#bcbd22")
+LINES = ("-", "--", ":", "-.")
 
 
-def plot(path: Path, curves: Mapping[str, Sequence[Row]], alpha: float) -> None:
-    """The trade-off: zero-shot kept to the right, composition upwards, one curve per method from the base."""
+def _colours(names: Sequence[str]) -> dict[str, str]:
+    spare = iter(SPARE)
+    return {name: COLOURS.get(name) or next(spare, "#000000") for name in names}
+
+
+def _pyplot() -> Any:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    return pyplot
+
+
+def plot_tradeoff(path: Path, curves: Mapping[str, Sequence[Row]], alpha: float) -> None:
+    """Zero-shot kept to the right, composition upwards, one curve per method from the base."""
+    pyplot = _pyplot()
     comp, kept = evaluate.composition, evaluate.unmentioned
     figure, axes = pyplot.subplots(figsize=(8, 5.6), dpi=130)
-    spare = iter(SPARE)
-    base = next(iter(curves.values()))[0]
-    origin = (base.value(kept), base.value(comp))
-    for loss, curve in curves.items():
-        colour = COLOURS.get(loss) or next(spare, "#000000")
+    before = next(iter(curves.values()))[0]
+    for loss, colour in _colours(list(curves)).items():
+        curve = curves[loss]
         points = [(row.value(kept), row.value(comp)) for row in curve]
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.5, alpha=0.75, zorder=2)
-        axes.annotate(
-            "", points[-1], origin,
-            arrowprops={"arrowstyle": "-|>", "color": colour, "alpha": 0.35, "linestyle": ":", "shrinkB": 6},
+        axes.plot(
+            curve[-1].values(kept), curve[-1].values(comp),
+            "x", color=colour, markersize=6, alpha=0.7, zorder=3,
         )  # fmt: skip
         for row, point in zip(curve[1:], points[1:], strict=True):
             end = row.alpha == 1
             control = row.alpha == alpha
-            axes.errorbar(
-                *point,
-                xerr=row.error(kept) if end or control else None,
-                yerr=row.error(comp) if end or control else None,
-                fmt="o", markersize=9 if end else 7 if control else 3, color=colour, elinewidth=1, capsize=2,
-                markerfacecolor=colour if end or not control else "white", zorder=3,
+            axes.plot(
+                *point, "o", markersize=9 if end else 7 if control else 3, color=colour,
+                markerfacecolor=colour if end or not control else "white", zorder=4,
                 label=loss if end else None,
             )  # fmt: skip
-    axes.errorbar(
-        *origin, xerr=base.error(kept), yerr=base.error(comp),
-        fmt="s", color="black", markersize=9, capsize=2, label="base", zorder=4,
-    )  # fmt: skip
+    axes.plot(before.values(kept), before.values(comp), "x", color="black", markersize=6, alpha=0.7)
+    axes.plot(
+        before.value(kept), before.value(comp), "s", color="black", markersize=9, label="base", zorder=4
+    )
     axes.plot([], [], "o", markersize=7, color="0.3", markerfacecolor="white",
               label=f"{alpha:g} fine-tuned + {1 - alpha:.2g} base")  # fmt: skip
+    axes.plot([], [], "x", color="0.3", markersize=6, label="one base each")
     axes.set_xlabel("zero-shot on what the captions never mention, %   (right: kept)")
-    axes.set_ylabel("composition on held-out pairs, %   (up: better)")
-    seeds = len(next(iter(curves.values()))[-1].scores)
+    axes.set_ylabel("composition: exchanged words on held-out pairs, %   (up: better)")
     axes.set_title(
         "Fine-tuning with hard negatives: composition against what is forgotten\n"
-        f"bars: standard error over items{' and seeds' if seeds > 1 else ''}; curves: weights "
-        "mixed with the base",
+        f"mean over {_counted(len(before.scores), 'base')}; curves: weights mixed with the base",
         fontsize=10,
     )
     axes.grid(alpha=0.25)
     axes.margins(0.1)
     axes.legend(loc="best", frameon=True, fontsize=9)
+    figure.tight_layout()
+    write_whole(path, lambda part: figure.savefig(part, format="png"))
+    pyplot.close(figure)
+
+
+def plot_courses(path: Path, courses: Mapping[str, Sequence[Course]]) -> None:
+    """Composition, relations and unmentioned zero-shot over the steps, one line per method and base."""
+    pyplot = _pyplot()
+    figure, panels = pyplot.subplots(1, 3, figsize=(12, 4.2), dpi=120, sharex=True)
+    for axes, summary, title in (
+        (panels[0], evaluate.composition, "composition: exchanged words, %"),
+        (panels[1], evaluate.relations, "relations, %"),
+        (panels[2], evaluate.unmentioned, "zero-shot on what captions never mention, %"),
+    ):
+        for loss, colour in _colours(list(courses)).items():
+            for base, course in enumerate(courses[loss]):
+                steps = sorted(course)
+                axes.plot(
+                    steps, [summary(course[step]) for step in steps], LINES[base % len(LINES)],
+                    color=colour, linewidth=1.4, marker="o", markersize=2.5, label=None if base else loss,
+                )  # fmt: skip
+        axes.set_xlabel("steps of fine-tuning")
+        axes.set_title(title, fontsize=10)
+        axes.grid(alpha=0.25)
+    for base in range(len(next(iter(courses.values())))):
+        panels[0].plot([], [], LINES[base % len(LINES)], color="0.3", label=f"base {base}")
+    panels[0].legend(loc="best", frameon=True, fontsize=8)
     figure.tight_layout()
     write_whole(path, lambda part: figure.savefig(part, format="png"))
     pyplot.close(figure)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,15 +18,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 from open_clip_ext.demo import recipe as recipes
 from open_clip_ext.demo.recipe import Recipe, Schedule
 from open_clip_ext.errors import InputError, TrainingError
-from open_clip_ext.files import write_text
+from open_clip_ext.files import write_text, write_whole
+
+if TYPE_CHECKING:
+    from open_clip_ext.demo.evaluate import Check, Scores
+    from open_clip_ext.demo.report import Course, Row
 
 LOSSES = ("clip", "negclip", "ce-clip", "degla")
 DEFAULT_OUT = Path("open-clip-ext-demo")
+FOLDER = "base-{}"  # of one base, in the output folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,12 +43,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="a size for tests; its numbers mean nothing")
     parser.add_argument(
-        "--seeds",
-        type=int,
-        default=1,
-        metavar="N",
-        help="fine-tuning seeds per method (default: 1)",
-    )
+        "--bases", type=int, default=2, metavar="N",
+        help="pretrained models to start from (default: %(default)s): the spread over them is the noise",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seeds", type=int, default=1, metavar="N",
+        help="fine-tuning seeds per method and base (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--world-seed", type=int, metavar="N",
+        help="of all that is drawn (default: 0); another one shares nothing with it",
+    )  # fmt: skip
     parser.add_argument(
         "--losses",
         nargs="+",
@@ -60,7 +73,9 @@ def main(args: argparse.Namespace) -> int:
     return run(
         args.out,
         quick=args.quick,
+        bases=args.bases,
         seeds=args.seeds,
+        world_seed=args.world_seed,
         losses=args.losses,
         recipe_file=args.recipe,
         select=args.select,
@@ -71,7 +86,9 @@ def run(
     out: Path,
     *,
     quick: bool = False,
+    bases: int = 2,
     seeds: int = 1,
+    world_seed: int | None = None,
     losses: Sequence[str] | None = None,
     recipe_file: Path | None = None,
     select: bool = False,
@@ -79,9 +96,11 @@ def run(
     """Run the demo.
 
     Args:
-        out: output folder: new, empty, or that of an unfinished demo with the same settings.
+        out: output folder: new, empty, or that of a demo with the same recipe, which goes on.
         quick: the small size.
-        seeds: fine-tuning seeds per method.
+        bases: pretrained models to start from.
+        seeds: fine-tuning seeds per method and base.
+        world_seed: to use instead of the recipe's.
         losses: registered losses, the built-in ones by default.
         recipe_file: settings to use instead of the built-in ones.
         select: choose learning rates instead of comparing methods.
@@ -91,12 +110,14 @@ def run(
 
     Raises:
         InputError: the call cannot be carried out.
-        TrainingError: a training failed, or the base did not pass the gate.
+        TrainingError: a training failed, or a base did not pass the gate.
     """
     chosen = tuple(dict.fromkeys(losses or LOSSES))
-    recipe = _checked(seeds, chosen, quick, recipe_file)
+    recipe = _checked(bases, seeds, chosen, quick, recipe_file)
+    if world_seed is not None:
+        recipe = replace(recipe, world_seed=world_seed)
     _claim(out, recipe)
-    demo = Demo(out, recipe, chosen, quick)
+    demo = Demo(out, recipe, bases, chosen, quick)
     demo.prepare()
     if select:
         demo.select()
@@ -105,12 +126,13 @@ def run(
     return 0
 
 
-def _checked(seeds: int, losses: Sequence[str], quick: bool, recipe_file: Path | None) -> Recipe:
+def _checked(bases: int, seeds: int, losses: Sequence[str], quick: bool, recipe_file: Path | None) -> Recipe:
     """The recipe, after everything that could stop a long run at its end was looked at."""
     from open_clip_ext import registry
 
-    if seeds < 1:
-        raise InputError(f"--seeds {seeds}: give at least 1")
+    for option, number in (("--bases", bases), ("--seeds", seeds)):
+        if number < 1:
+            raise InputError(f"{option} {number}: give at least 1")
     for loss in losses:
         registry.load(loss)
     try:
@@ -146,63 +168,87 @@ def _claim(out: Path, recipe: Recipe) -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """One fine-tuning run."""
+    """One run of the trainer.
 
-    loss: str
-    seed: int
-    schedule: Schedule
+    Attributes:
+        base: number of the base that it trains, or starts from.
+        name: of the run and of its model.
+        start: name of the model that it starts from.
+        data: name of its shards.
+        loss: name of the loss.
+        schedule: how long and how fast.
+        seed: of the trainer.
+        save_frequency: epochs between two models that are kept; 0 keeps the last.
+    """
+
+    base: int
     name: str
+    start: str
+    data: str
+    loss: str
+    schedule: Schedule
+    seed: int
+    save_frequency: int = 0
 
 
 class Demo:
-    """One demo in one folder."""
+    """One demo in one folder; each base has a folder of its own in it."""
 
-    def __init__(self, out: Path, recipe: Recipe, losses: Sequence[str], quick: bool) -> None:
+    def __init__(self, out: Path, recipe: Recipe, bases: int, losses: Sequence[str], quick: bool) -> None:
         self.out = out.resolve()
         self.recipe = recipe
+        self.bases = range(bases)
         self.losses = losses
         self.quick = quick
-        self.stages: dict[str, float] = {}
+        self.stages: dict[str, tuple[float, float]] = {}
         self.commands: list[str] = []
-        self.options: dict[str, dict[str, float]] = {}
-        self.base_scale = 0.0
+        self.scales: list[float] = []
+        self.checks: list[list[Check]] = []
 
     # --- stages
 
     def prepare(self) -> None:
-        """Draw the data, pretrain the base and hold it against the gate."""
-        from open_clip_ext.demo import evaluate, report, train, world
+        """Draw the data, pretrain the bases and hold them against the gate."""
+        from open_clip_ext.demo import evaluate, report, train, vocabulary, world
 
         recipe = self.recipe
+        write_whole(self.out / vocabulary.FILE, lambda part: part.write_bytes(vocabulary.content()))
         with self._stage("drawing"):
-            self._draw("pretraining", world.pretraining_sample, recipe.pretraining.samples, 1)
-            self._draw("fine-tuning", world.fine_tuning_sample, recipe.fine_tuning.samples, 2)
-        if not self._model("untrained").exists():
-            train.untrained(self._model("untrained"), recipe.world_seed)
+            for base in self.bases:
+                self._draw(base, "pretraining", world.pretraining_sample, recipe.pretraining.samples, 1)
+                self._draw(base, "fine-tuning", world.fine_tuning_sample, recipe.fine_tuning.samples, 2)
+        for base in self.bases:
+            if not self._model(base, "untrained").exists():
+                train.untrained(self._model(base, "untrained"), recipe.base_seed(base))
         with self._stage("pretraining"):
-            words = recipes.command(
-                recipe, name="pretraining", model="models/untrained", data="shards/pretraining",
-                schedule=recipe.pretraining, seed=recipe.world_seed,
-                loss="clip",  # upstream's own loss draws another order of samples in every run
-            )  # fmt: skip
-            self._note_command(words)
-            if not self._model("base").exists():
-                steps = recipe.pretraining.steps(recipe.batch)
-                train.run(self.out, words, steps, recipe.batch, "pretraining", self._model("base"))
-        base = train.load(self._model("base"))
-        self.base_scale = base.logit_scale.detach().exp().item()
-        scores = evaluate.score(base, [recipe.dev_seed], recipe.test_size)
-        self.checks = evaluate.gate(scores, recipe.dev_seed, recipe.test_size, recipe.gate, recipe.swap_band)
-        failed = [check.name for check in self.checks if not check.passed]
-        print(f"\nthe base, before fine-tuning\n{report.gate_text(self.checks)}\n", flush=True)
+            # Plain clip of the plugin: upstream's own loss draws another order of samples in every run.
+            self._train(
+                [
+                    Job(
+                        base,
+                        "base",
+                        "untrained",
+                        "pretraining",
+                        "clip",
+                        recipe.pretraining,
+                        recipe.base_seed(base),
+                    )
+                    for base in self.bases
+                ]
+            )
+        for base in self.bases:
+            model = train.load(self._model(base, "base"))
+            self.scales.append(model.logit_scale.detach().exp().item())
+            seed = recipe.evaluation_seed(base, recipe.dev_seed)
+            scores = evaluate.score(model, [seed], recipe.test_size)
+            self.checks.append(evaluate.gate(scores, recipe.gate, recipe.ceiling, recipe.swap_band))
+        print(f"\nbefore fine-tuning\n\n{report.gate_text(self.checks)}\n", flush=True)
+        failed = sorted({check.name for checks in self.checks for check in checks if not check.passed})
         if failed and not self.quick:
             raise TrainingError(
-                f"the base does not pass the gate ({', '.join(failed)}): it cannot show what "
-                "fine-tuning does; "
-                f"pretrain longer, with a copy of {self.out / 'recipe.json'} and --recipe"
+                f"a base does not pass the gate ({', '.join(failed)}): it cannot show what fine-tuning does; "
+                f"pretrain longer or shorter, with a copy of {self.out / 'recipe.json'} and --recipe"
             )
-        for loss in self.losses:
-            self.options[loss] = recipes.tuned_options(recipe, loss, self.base_scale)
 
     def compare(self, seeds: int) -> None:
         """Fine-tune by every method, score, report."""
@@ -210,52 +256,63 @@ class Demo:
 
         recipe = self.recipe
         jobs = [
-            Job(loss, seed, recipe.schedule(loss), f"{loss}-seed{seed}")
+            self._fine_tuning(base, loss, seed, recipe.schedule(loss), f"{loss}-seed{seed}", save_frequency=1)
             for seed in range(seeds)
+            for base in self.bases
             for loss in self.losses
         ]
         with self._stage("fine-tuning"):
-            self._fine_tune(jobs)
+            self._train(jobs)
         with self._stage("scoring"):
             rows, curves = self._score(seeds)
-        text = report.text_tables(rows)
-        said = report.words(rows, curves)
+            courses = self._score_courses()
         markdown = report.markdown(
-            recipe=recipe, rows=rows, curves=curves, checks=self.checks, options=self.options,
-            base_scale=self.base_scale, stages=self.stages, quick=self.quick,
+            recipe=recipe, rows=rows, curves=curves, courses=courses, checks=self.checks,
+            options=[{loss: self._options(base, loss) for loss in self.losses} for base in self.bases],
+            scales=self.scales, stages=self.stages, quick=self.quick,
         )  # fmt: skip
         write_text(self.out / "report.md", markdown)
-        write_text(self.out / "scores.json", self._scores_json(rows, curves))
-        report.plot(self.out / "tradeoff.png", curves, recipe.alpha)
-        print(text + "\n")
+        write_text(self.out / "scores.json", self._scores_json(rows, curves, courses))
+        report.plot_tradeoff(self.out / "tradeoff.png", curves, recipe.alpha)
+        report.plot_courses(self.out / "course.png", courses)
+        print(report.text_tables(rows) + "\n")
         if self.quick:
             print("a --quick run: it shows that every stage works; its numbers mean nothing\n")
-        for sentence in said:
+        for sentence in report.words(rows, curves, courses):
             print(f"* {sentence}")
-        print(f"\n{self.out / 'report.md'}, tradeoff.png, scores.json, commands.sh, recipe.json")
+        print(f"\n{self.out / 'report.md'}, tradeoff.png, course.png, scores.json, commands.sh, recipe.json")
 
     def select(self) -> None:
         """Try each learning rate for each method, on the evaluation seed kept for that."""
         from open_clip_ext.demo import evaluate, train
 
         recipe = self.recipe
-        jobs = [
-            Job(loss, 0, replace(recipe.fine_tuning, lr=lr), f"{loss}-lr{lr:g}")
-            for lr in recipe.select_lr
-            for loss in self.losses
-        ]
+        tried = [(loss, lr) for loss in self.losses for lr in recipe.select_lr]
+        names = {(loss, lr): f"{loss}-lr{lr:g}" for loss, lr in tried}
         with self._stage("selection"):
-            self._fine_tune(jobs)
+            self._train(
+                [
+                    self._fine_tuning(base, loss, 0, replace(recipe.fine_tuning, lr=lr), name)
+                    for base in self.bases
+                    for (loss, lr), name in names.items()
+                ]
+            )
         best: dict[str, tuple[float, float]] = {}
-        print(f"evaluation seed {recipe.dev_seed}\n")
+        print(f"evaluation seed {recipe.dev_seed}, mean over {len(self.bases)} bases\n")
         print(f"{'':<10}{'lr':>8}{'composition':>13}{'zero-shot':>11}{'mean':>7}")
-        for job in sorted(jobs, key=lambda job: self.losses.index(job.loss)):
-            model = train.load(self._model(job.name))
-            scores = evaluate.score(model, [recipe.dev_seed], recipe.test_size)
-            comp, kept = evaluate.composition(scores), evaluate.unmentioned(scores)
+        for (loss, lr), name in names.items():
+            scores = [
+                evaluate.score(
+                    train.load(self._model(base, name)),
+                    [recipe.evaluation_seed(base, recipe.dev_seed)],
+                    recipe.test_size,
+                )
+                for base in self.bases
+            ]
+            comp, kept = (fmean(map(s, scores)) for s in (evaluate.composition, evaluate.unmentioned))
             mean = (comp + kept) / 2
-            print(f"{job.loss:<10}{job.schedule.lr:>8g}{comp:>13.1f}{kept:>11.1f}{mean:>7.1f}")
-            best[job.loss] = max(best.get(job.loss, (-1.0, 0.0)), (mean, job.schedule.lr))
+            print(f"{loss:<10}{lr:>8g}{comp:>13.1f}{kept:>11.1f}{mean:>7.1f}")
+            best[loss] = max(best.get(loss, (-1.0, 0.0)), (mean, lr))
         selected = replace(recipe, lr={**recipe.lr, **{loss: lr for loss, (_, lr) in best.items()}})
         path = self.out / "recipe-selected.json"
         write_text(path, recipes.to_json(selected))
@@ -263,27 +320,29 @@ class Demo:
 
     # --- parts
 
-    def _model(self, name: str) -> Path:
-        return self.out / "models" / name
+    def _model(self, base: int, name: str) -> Path:
+        return self.out / FOLDER.format(base) / "models" / name
 
     @contextmanager
     def _stage(self, name: str) -> Iterator[None]:
         print(f"{name} ...", file=sys.stderr, flush=True)
-        started = time.monotonic()
+        started, used = time.monotonic(), sum(os.times()[:4])
         yield
-        self.stages[name] = time.monotonic() - started
-        print(f"{name}: {self.stages[name]:.0f} s", file=sys.stderr, flush=True)
+        self.stages[name] = time.monotonic() - started, sum(os.times()[:4]) - used
+        print(
+            "{}: {:.0f} s, {:.0f} s of CPU time".format(name, *self.stages[name]), file=sys.stderr, flush=True
+        )
 
-    def _draw(self, name: str, sampler: Callable[..., Any], samples: int, seed: int) -> None:
+    def _draw(self, base: int, name: str, sampler: Callable[..., Any], samples: int, part_seed: int) -> None:
         from tqdm import tqdm
 
         from open_clip_ext.demo import train, world
 
-        target = self.out / "shards" / name
+        target = self.out / FOLDER.format(base) / "shards" / name
         if target.exists():
             return
         part = train.new_folder(target)
-        seed += 10 * self.recipe.world_seed
+        seed = 10 * self.recipe.base_seed(base) + part_seed
         with tqdm(total=samples, desc=f"drawing for {name}", unit="picture", disable=None) as bar:
             for done in world.write_shards(part, sampler, samples, self.recipe.shards, seed):
                 bar.update(done - bar.n)
@@ -296,15 +355,28 @@ class Demo:
             "#!/usr/bin/env bash\n"
             "# The commands of this demo, in the folder that holds them. A second run needs a fresh\n"
             "# --name or --logs: here the logs and checkpoints go to $LOGS.\n"
-            "# Between the first command and the others the demo turns the checkpoint into models/base,\n"
-            "# which the others start from.\n"
+            "# After the pretraining the demo turns its checkpoints into models/base, which the other\n"
+            "# commands start from.\n"
             'set -eu\ncd "$(dirname "$0")"\nexport OMP_NUM_THREADS=1\n'
             "LOGS=${LOGS:-logs-$(date +%s)}\n\n"
         )
-        body = "\n\n".join(text.replace("--logs logs", '--logs "$LOGS"') for text in self.commands)
+        body = "\n\n".join(re.sub(r"--logs (\S+)/logs", r'--logs "\1/$LOGS"', t) for t in self.commands)
         write_text(self.out / "commands.sh", head + body + "\n")
 
-    def _fine_tune(self, jobs: Sequence[Job]) -> None:
+    def _options(self, base: int, loss: str) -> dict[str, float]:
+        return recipes.tuned_options(self.recipe, loss, self.scales[base])
+
+    def _pretraining(self, base: int) -> Job:
+        recipe = self.recipe
+        seed = recipe.base_seed(base)
+        return Job(base, "base", "untrained", "pretraining", "clip", recipe.pretraining, seed)
+
+    def _fine_tuning(
+        self, base: int, loss: str, seed: int, schedule: Schedule, name: str, save_frequency: int = 0
+    ) -> Job:
+        return Job(base, name, "base", "fine-tuning", loss, schedule, seed, save_frequency)
+
+    def _train(self, jobs: Sequence[Job]) -> None:
         """Run the jobs that are not done, `at_once` at a time."""
         from open_clip_ext.demo import train
 
@@ -313,28 +385,24 @@ class Demo:
             places.put(place)
 
         def work(job: Job, words: list[str]) -> None:
-            if self._model(job.name).exists():
+            target = self._model(job.base, job.name)
+            if target.exists():
                 return
             place = places.get()
             try:
-                steps = job.schedule.steps(self.recipe.batch)
-                train.run(
-                    self.out,
-                    words,
-                    steps,
-                    self.recipe.batch,
-                    job.name,
-                    self._model(job.name),
-                    place,
-                )
+                label = f"base {job.base}: {job.name}"
+                train.run(self.out, words, job.schedule, label, target, place)
             finally:
                 places.put(place)
 
         planned = []
         for job in jobs:
+            folder = FOLDER.format(job.base)
             words = recipes.command(
-                self.recipe, name=job.name, model="models/base", data="shards/fine-tuning",
-                schedule=job.schedule, seed=job.seed, loss=job.loss, options=self.options[job.loss],
+                self.recipe, name=job.name, model=f"{folder}/models/{job.start}",
+                data=f"{folder}/shards/{job.data}", schedule=job.schedule, seed=job.seed,
+                logs=f"{folder}/logs", loss=job.loss, save_frequency=job.save_frequency,
+                options=self._options(job.base, job.loss) if job.start == "base" else {},
             )  # fmt: skip
             self._note_command(words)
             planned.append((job, words))
@@ -347,7 +415,7 @@ class Demo:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
 
-    def _score(self, seeds: int) -> tuple[list[Any], dict[str, list[Any]]]:
+    def _score(self, seeds: int) -> tuple[list[Row], dict[str, list[Row]]]:
         """Rows of the tables, and the mixing curve of each method."""
         from tqdm import tqdm
 
@@ -355,48 +423,96 @@ class Demo:
         from open_clip_ext.demo.report import Row
 
         recipe = self.recipe
-        folder = self._model("base")
         alphas = sorted({*recipe.curve, recipe.alpha, 1.0})
 
-        def score(model: Any) -> evaluate.Scores:
-            scores = evaluate.score(model, recipe.test_seeds, recipe.test_size)
+        def score(base: int, model: Any) -> evaluate.Scores:
+            numbers = [recipe.evaluation_seed(base, seed) for seed in recipe.test_seeds]
+            scores = evaluate.score(model, numbers, recipe.test_size)
             bar.update()
             return scores
 
-        total = 1 + len(self.losses) * seeds * len(alphas)
+        total = len(self.bases) * (1 + len(self.losses) * seeds * len(alphas))
         with tqdm(total=total, desc="scoring", unit="model", disable=None) as bar:
-            base = Row("", 0.0, [score(train.load(folder))])
-            rows, curves = [base], {}
+            starts = [self._model(base, "base") for base in self.bases]
+            before = Row("", 0.0, [[score(base, train.load(start))] for base, start in enumerate(starts)])
+            rows, curves = [before], {}
             for loss in self.losses:
-                tuned = [self._model(f"{loss}-seed{seed}") for seed in range(seeds)]
-                notes = [json.loads((path / "run.json").read_text()) for path in tuned]
-                curve = [base]
+                tuned = [
+                    [self._model(base, f"{loss}-seed{seed}") for seed in range(seeds)] for base in self.bases
+                ]
+                notes = [json.loads((path / "run.json").read_text()) for paths in tuned for path in paths]
+                curve = [before]
                 for alpha in alphas:
-                    scores = [score(train.mix(folder, path, alpha)) for path in tuned]
-                    seconds = [note["seconds_training"] for note in notes] if alpha == 1 else []
+                    scores = [
+                        [score(base, train.mix(starts[base], path, alpha)) for path in paths]
+                        for base, paths in enumerate(tuned)
+                    ]
+                    seconds = [note["cpu_seconds"] for note in notes] if alpha == 1 else []
                     curve.append(Row(loss, alpha, scores, notes[0]["steps"], seconds))
                 curves[loss] = curve
                 rows += [curve[-1], *(row for row in curve[1:-1] if row.alpha == recipe.alpha)]
         return rows, curves
 
-    def _scores_json(self, rows: Sequence[Any], curves: Mapping[str, Sequence[Any]]) -> str:
+    def _score_courses(self) -> dict[str, list[Course]]:
+        """Per method and base, the scores along the run of seed 0, on the evaluation seed for choices."""
+        from tqdm import tqdm
+
+        from open_clip_ext.demo import evaluate, train
+
+        recipe = self.recipe
+        courses: dict[str, list[Course]] = {loss: [] for loss in self.losses}
+        epochs = recipe.fine_tuning.epochs
+        steps = recipe.fine_tuning.steps // epochs
+        total = len(self.bases) * (1 + len(self.losses) * epochs)
+        with tqdm(total=total, desc="scoring along the runs", unit="model", disable=None) as bar:
+
+            def score(base: int, name: str, epoch: int | None) -> evaluate.Scores:
+                model = train.load(self._model(base, name), epoch)
+                bar.update()
+                return evaluate.score(
+                    model, [recipe.evaluation_seed(base, recipe.dev_seed)], recipe.test_size
+                )
+
+            for base in self.bases:
+                start = score(base, "base", None)
+                for loss in self.losses:
+                    course = {0: start}
+                    for epoch in range(1, epochs + 1):
+                        last = epoch == epochs
+                        course[epoch * steps] = score(base, f"{loss}-seed0", None if last else epoch)
+                    courses[loss].append(course)
+        return courses
+
+    def _scores_json(
+        self,
+        rows: Sequence[Row],
+        curves: Mapping[str, Sequence[Row]],
+        courses: Mapping[str, Sequence[Course]],
+    ) -> str:
         """Every count behind the report."""
         everything = [rows[0], *(row for curve in curves.values() for row in curve[1:])]
+
+        def counts(scores: Scores) -> dict[str, list[int]]:
+            return {name: [share.right, share.n] for name, share in scores.items()}
+
         return (
             json.dumps(
-                [
-                    {
-                        "loss": row.loss,
-                        "alpha": row.alpha,
-                        "steps": row.steps,
-                        "seconds": list(row.seconds),
-                        "scores": [
-                            {name: [share.right, share.n] for name, share in scores.items()}
-                            for scores in row.scores
-                        ],
-                    }
-                    for row in everything
-                ],
+                {
+                    "models": [
+                        {
+                            "loss": row.loss,
+                            "alpha": row.alpha,
+                            "steps": row.steps,
+                            "cpu_seconds": list(row.seconds),
+                            "scores": [[counts(scores) for scores in seeds] for seeds in row.scores],
+                        }
+                        for row in everything
+                    ],
+                    "courses": {
+                        loss: [{step: counts(scores) for step, scores in course.items()} for course in found]
+                        for loss, found in courses.items()
+                    },
+                },
                 indent=1,
             )
             + "\n"

@@ -15,13 +15,16 @@ from typing import Any
 from tqdm import tqdm
 
 from open_clip_ext.demo import recipe as recipes
+from open_clip_ext.demo.recipe import Schedule
 from open_clip_ext.errors import TrainingError
 
+Weights = Mapping[str, Any]
+
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+EARLIER = "epoch_{}.safetensors"
 PROGRESS = re.compile(r"Train Epoch: (\d+) \[ *(\d+)/(\d+)")
 LOSS = re.compile(r"(?:^|\s)Loss: ([-+.\deE]+|nan|inf)")
 ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")
-LOSS_STARTED = re.compile(r"Start epoch (\d+)")
 
 
 def new_folder(target: Path) -> Path:
@@ -37,14 +40,24 @@ def finish(part: Path, target: Path) -> None:
     os.replace(part, target)
 
 
-def write_model(target: Path, weights: Mapping[str, Any], note: Mapping[str, Any]) -> None:
-    """A model folder for `--model local-dir:...`; `note` goes into its run.json."""
+def write_model(
+    target: Path, weights: Weights, note: Mapping[str, Any], earlier: Mapping[int, Weights] | None = None
+) -> None:
+    """A model folder for `--model local-dir:...`.
+
+    Args:
+        target: the folder.
+        weights: of the model.
+        note: what goes into its run.json.
+        earlier: the weights after each earlier epoch, for `load`.
+    """
     from safetensors.torch import save_file
 
     part = new_folder(target)
     (part / CONFIG).write_text(json.dumps(recipes.MODEL, indent=2) + "\n")
-    save_file({key: value.contiguous() for key, value in weights.items()}, part / WEIGHTS)
     (part / "run.json").write_text(json.dumps(note, indent=2) + "\n")
+    for name, values in [(WEIGHTS, weights), *((EARLIER.format(n), w) for n, w in (earlier or {}).items())]:
+        save_file({key: value.contiguous() for key, value in values.items()}, part / name)
     finish(part, target)
 
 
@@ -59,17 +72,26 @@ def untrained(target: Path, seed: int) -> None:
     write_model(target, model.state_dict(), {"seed": seed})
 
 
-def load(folder: Path) -> Any:
-    """The model in a folder, in eval mode."""
+def load(folder: Path, epoch: int | None = None) -> Any:
+    """The model in a folder, at its end or after an earlier epoch, in eval mode."""
     import open_clip
+    from safetensors.torch import load_file
 
-    return open_clip.create_model(f"local-dir:{folder}", device="cpu", precision="fp32").eval()
+    model = open_clip.create_model(f"local-dir:{folder}", device="cpu", precision="fp32").eval()
+    if epoch is not None:
+        model.load_state_dict(load_file(folder / EARLIER.format(epoch)))
+    return model
 
 
-def run(
-    out: Path, words: list[str], steps: int, batch: int, label: str, target: Path, place: int = 0
-) -> None:
-    """Run the trainer and put its model into the folder `target`.
+def _weights(checkpoint: Path) -> Weights:
+    import torch
+
+    values = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    return {key.removeprefix("module."): value for key, value in values.items()}
+
+
+def run(out: Path, words: list[str], schedule: Schedule, label: str, target: Path, place: int = 0) -> None:
+    """Run the trainer and put its model, and those of the epochs that it saved, into the folder `target`.
 
     The exit status proves nothing (upstream's is 0 when it refuses an experiment name), so the last
     checkpoint must exist, and the run's own record must name the loss that was asked for.
@@ -77,8 +99,7 @@ def run(
     Args:
         out: the folder that the paths in the command are relative to.
         words: the command, as `recipe.command` makes it.
-        steps: optimizer steps, for the progress bar.
-        batch: samples per step.
+        schedule: the same run, for the progress bar.
         label: of the progress bar.
         target: where the model goes.
         place: line of the progress bar, for runs at the same time.
@@ -86,8 +107,6 @@ def run(
     Raises:
         TrainingError: the trainer failed.
     """
-    import torch
-
     name = words[words.index("--name") + 1]
     epochs = int(words[words.index("--epochs") + 1])
     folder = out / words[words.index("--logs") + 1] / name
@@ -95,11 +114,9 @@ def run(
     folder.parent.mkdir(parents=True, exist_ok=True)
     printed = folder.with_name(name + ".txt")
     started = time.monotonic()
-    first_step = last_step = 0.0
-    seconds_before = 0.0
     with (
         printed.open("w") as stream,
-        tqdm(total=steps, desc=label, unit="step", disable=None, position=place) as bar,
+        tqdm(total=schedule.steps, desc=label, unit="step", disable=None, position=place) as bar,
     ):
         process = subprocess.Popen(
             recipes.runnable(words),
@@ -111,24 +128,23 @@ def run(
         try:
             log, position = folder / "out.log", 0
             while True:
-                over = process.poll() is not None
+                # Not `poll`: this says what the run, with its loader, took of the processor.
+                ended, status, used = os.wait4(process.pid, os.WNOHANG)
+                if ended:
+                    process.returncode = os.waitstatus_to_exitcode(status)
                 if log.exists():
                     with log.open(errors="replace") as lines:
                         lines.seek(position)
                         new = lines.read()
                         position = lines.tell()
-                    if not first_step and LOSS_STARTED.search(new):
-                        first_step = time.monotonic()
-                        seconds_before = first_step - started
                     reports = PROGRESS.findall(new)
                     if reports:
                         epoch, done, size = map(int, reports[-1])
-                        last_step = time.monotonic()
-                        bar.update(min(steps, (epoch * size + done) // batch) - bar.n)
+                        bar.update(min(schedule.steps, (epoch * size + done) // schedule.batch) - bar.n)
                         losses = LOSS.findall(new)
                         if losses:
                             bar.set_postfix(loss=losses[-1])
-                if over:
+                if ended:
                     break
                 time.sleep(0.2)
         finally:
@@ -143,28 +159,25 @@ def run(
     if process.returncode != 0 or not checkpoint.exists():
         tail = [line for line in printed.read_text(errors="replace").splitlines() if line.strip()]
         reason = next((s for s in reversed(tail) if s.startswith("open_clip_ext:")), "")
-        # torchrun adds an error of its own that says only that there was one.
-        errors = [line for line in tail if ERROR.match(line) and "ChildFailedError" not in line]
+        errors = [line for line in tail if ERROR.match(line)]
         reason = reason or (errors[-1].strip() if errors else "it left no checkpoint")
         raise TrainingError(f"the trainer failed on {name} ({reason}); all it printed is in {printed}")
-    if "--loss" in words:
-        loss = words[words.index("--loss") + 1]
-        if f"loss: {loss}" not in (folder / "params.txt").read_text().splitlines():
-            raise TrainingError(
-                f"{name} was trained without --loss {loss}: the plugin is not armed in this interpreter; "
-                "see `open-clip-ext doctor`"
-            )
-    weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    weights = {key.removeprefix("module."): value for key, value in weights.items()}
+    loss = words[words.index("--loss") + 1]
+    if f"loss: {loss}" not in (folder / "params.txt").read_text().splitlines():
+        raise TrainingError(
+            f"{name} was trained without --loss {loss}: the plugin is not armed in this interpreter; "
+            "see `open-clip-ext doctor`"
+        )
+    checkpoints = {n: checkpoint.with_name(f"epoch_{n}.pt") for n in range(1, epochs)}
+    earlier = {n: _weights(path) for n, path in checkpoints.items() if path.exists()}
     note = {
         "command": words,
-        "steps": steps,
+        "steps": schedule.steps,
         "seconds": round(time.monotonic() - started, 2),
-        "seconds_start_up": round(seconds_before, 2),
-        "seconds_training": round(last_step - first_step, 2),
+        "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
     }
-    write_model(target, weights, note)
-    checkpoint.unlink()  # 90 MB, most of it optimizer state; the weights are in `target`
+    write_model(target, _weights(checkpoint), note, earlier)
+    shutil.rmtree(checkpoint.parent)  # most of it optimizer state; the weights are in `target`
 
 
 def mix(base: Path, tuned: Path, alpha: float) -> Any:

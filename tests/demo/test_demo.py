@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from open_clip_ext.demo import recipe, run
+from open_clip_ext.demo import recipe, run, vocabulary
 from open_clip_ext.errors import InputError, TrainingError
 
 
@@ -23,6 +24,7 @@ def test_the_package_imports_nothing_heavy():
     ("options", "words"),
     [
         ({"seeds": 0}, "--seeds 0"),
+        ({"bases": 0}, "--bases 0"),
         ({"losses": ["no-such-loss"]}, "no-such-loss"),
         ({"quick": True, "recipe_file": "x"}, "leave out"),
     ],
@@ -53,41 +55,66 @@ def test_a_demo_with_other_settings(tmp_path):
         run.run(tmp_path, quick=True)
 
 
+def test_another_world_seed_is_another_demo(tmp_path):
+    (tmp_path / "recipe.json").write_text(recipe.to_json(recipe.QUICK))
+    with pytest.raises(InputError, match="other settings"):
+        run.run(tmp_path, quick=True, world_seed=1)
+
+
 @pytest.mark.slow
 def test_quick_demo_through_the_real_trainer(tmp_path, capsys):
     parser = argparse.ArgumentParser()
     run.add_arguments(parser)
     out = tmp_path / "out"
     words = ["--quick", "--losses", "negclip", "degla", "--out", str(out)]
+
+    # One base, and nothing is compared; another is added to it afterwards.
+    assert run.main(parser.parse_args([*words, "--bases", "1"])) == 0
+    assert "nothing is compared" in capsys.readouterr().out
+    first = {path: path.read_bytes() for path in out.glob("base-0/models/*/*")}
     args = parser.parse_args(words)
     assert run.main(args) == 0
     printed = capsys.readouterr().out
-    for name in ("base", "negclip", "degla", "0.6 degla + 0.4 base", "swap_att", "R@1"):
+    for name in ("base 1", "negclip", "degla", "0.6 degla + 0.4 base", "swap_att", "R@1", "2 bases"):
         assert name in printed
-    assert (out / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("tradeoff.png", "course.png"):
+        assert (out / name).read_bytes().startswith(b"\x89PNG")
     text = (out / "report.md").read_text()
     assert "numbers mean nothing" in text
     commands = (out / "commands.sh").read_text()
-    assert commands.count("open_clip_train.main") == 3
-    assert "--loss degla" in commands
+    assert commands.count("open_clip_train.main") == 6
+    assert commands.count("--loss degla") == 2
+    assert '--logs "base-1/$LOGS"' in commands
     subprocess.run(["bash", "-n", str(out / "commands.sh")], check=True)
-    # The run's own record and weights: the loss was there, and it made a difference.
-    assert "loss: degla" in (out / "logs/degla-seed0/params.txt").read_text().splitlines()
-    log = (out / "logs/degla-seed0/out.log").read_text()
-    assert "Distill_loss" in log
-    weights = {
-        name: (out / "models" / name / "open_clip_model.safetensors").read_bytes()
-        for name in ("base", "negclip-seed0", "degla-seed0")
-    }
-    assert len(set(weights.values())) == 3
-    scores = json.loads((out / "scores.json").read_text())
-    assert [row["loss"] for row in scores] == ["", "negclip", "negclip", "degla", "degla"]
+    assert all(path.read_bytes() == content for path, content in first.items())
 
-    # A second call finds every stage done and says the same.
-    before = (out / "models/base/run.json").stat().st_mtime_ns
+    # The run's own record and weights: the loss was there, and it made a difference.
+    assert "loss: degla" in (out / "base-1/logs/degla-seed0/params.txt").read_text().splitlines()
+    assert "Distill_loss" in (out / "base-1/logs/degla-seed0/out.log").read_text()
+    weights = {path.read_bytes() for path in out.glob("base-*/models/*/open_clip_model.safetensors")}
+    assert len(weights) == 8  # untrained, base and two methods, of two bases
+    epochs = recipe.QUICK.fine_tuning.epochs
+    assert len(list(out.glob("base-0/models/degla-seed0/epoch_*.safetensors"))) == epochs - 1
+    assert not list(out.glob("base-*/logs/*/checkpoints"))
+    scores = json.loads((out / "scores.json").read_text())
+    assert [row["loss"] for row in scores["models"]] == ["", "negclip", "negclip", "degla", "degla"]
+    assert [len(row["scores"]) for row in scores["models"]] == [2] * 5
+    steps = [str(8 * epoch) for epoch in range(epochs + 1)]
+    assert [list(course) for course in scores["courses"]["degla"]] == [steps, steps]
+
+    # The tokenizer is found by upstream from the folder that the commands run in.
+    code = "import open_clip; print(open_clip.get_tokenizer('local-dir:base-0/models/base').vocab_size)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=out, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "665"
+
+    # A demo that was stopped in its second base, between two stages: it does what is missing and no more.
+    shutil.rmtree(out / "base-1" / "models" / "degla-seed0")
+    before = (out / "base-0/models/degla-seed0/run.json").stat().st_mtime_ns
     assert run.main(args) == 0
-    assert (out / "models/base/run.json").stat().st_mtime_ns == before
-    assert json.loads((out / "scores.json").read_text()) == scores
+    assert (out / "base-0/models/degla-seed0/run.json").stat().st_mtime_ns == before
+    assert json.loads((out / "scores.json").read_text())["models"][0] == scores["models"][0]
+    again = json.loads((out / "scores.json").read_text())["models"]
+    assert [row["scores"] for row in again] == [row["scores"] for row in scores["models"]]
 
 
 def test_a_failing_trainer_is_one_sentence(tmp_path):
@@ -96,9 +123,11 @@ def test_a_failing_trainer_is_one_sentence(tmp_path):
     train.untrained(tmp_path / "m", 0)
     words = recipe.command(
         recipe.QUICK, name="x", model="m", data="no-such-folder",
-        schedule=recipe.QUICK.fine_tuning, seed=0, loss="negclip", options={"no_such_option": 1.0},
+        schedule=recipe.QUICK.fine_tuning, seed=0, logs="logs", loss="negclip",
+        options={"no_such_option": 1.0},
     )  # fmt: skip
+    (tmp_path / vocabulary.FILE).write_bytes(vocabulary.content())
     with pytest.raises(TrainingError, match="no_such_option") as error:
-        train.run(tmp_path, words, 8, 64, "x", tmp_path / "target")
+        train.run(tmp_path, words, recipe.QUICK.fine_tuning, "x", tmp_path / "target")
     assert "\n" not in str(error.value)
     assert not (tmp_path / "target").exists()

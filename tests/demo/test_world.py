@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from open_clip_ext.demo import recipe, world
+from open_clip_ext.demo import recipe, vocabulary, world
 
 
 def pairs(n, test=False):
@@ -93,9 +93,28 @@ def test_pretraining_names_everything():
     assert "crosses" in said
 
 
-def test_every_caption_fits_the_context():
-    import open_clip
+def test_the_vocabulary_gives_the_stock_tokens_of_every_word():
+    from open_clip.tokenizer import SimpleTokenizer
 
+    stock, ours = SimpleTokenizer(), vocabulary.tokenizer(20)
+    for word in world.words():
+        theirs = [stock.decoder[token] for token in stock.encode(word)]
+        assert [ours.decoder[token] for token in ours.encode(word)] == theirs
+    assert ours.vocab_size == recipe.MODEL["model_cfg"]["text_cfg"]["vocab_size"]
+
+
+def test_every_word_of_the_world_is_known():
+    rng = random.Random(0)
+    items = world.evaluation(1, 100)
+    texts = [*items.captions, *items.web, *(t for false in items.false.values() for t in false)]
+    texts += [t for z in items.zero_shot.values() for prompts in z.prompts for t in prompts]
+    for _ in range(1000):
+        _, caption, negatives = world.fine_tuning_sample(rng)
+        texts += [caption, *negatives, world.pretraining_sample(rng)[1]]
+    assert {word for text in texts for word in text.split()} <= set(world.words())
+
+
+def test_every_caption_fits_the_context():
     rng = random.Random(0)
     length = recipe.MODEL["model_cfg"]["text_cfg"]["context_length"]
     items = world.evaluation(1, 100)
@@ -103,13 +122,13 @@ def test_every_caption_fits_the_context():
     for _ in range(300):
         _, caption, negatives = world.fine_tuning_sample(rng)
         texts += [caption, *negatives]
-    tokens = open_clip.tokenize(texts, context_length=77)
+    tokens = vocabulary.tokenizer(77)(texts)
     assert int((tokens != 0).sum(1).max()) <= length
 
 
 @pytest.mark.parametrize("style", world.STYLES)
 def test_pictures_depend_on_the_scene_alone(style):
-    scene = world.Scene((world.Thing("red", "ring", "small", 0, 2),), "night", "striped", style, 4)
+    scene = world.Scene((world.Thing("red", "ring", "small", 0, 1),), "night", "striped", style, 4)
     picture = world.draw(scene)
     assert picture.size == (world.PIXELS, world.PIXELS)
     assert picture.tobytes() == world.draw(scene).tobytes()
@@ -137,7 +156,7 @@ def test_shards(tmp_path):
             if name.endswith(".png"):
                 key = name.removesuffix(".png")
                 keys.append(key)
-                assert Image.open(io.BytesIO(files[name])).size == (48, 48)
+                assert Image.open(io.BytesIO(files[name])).size == (world.PIXELS, world.PIXELS)
                 assert files[f"{key}.txt"].decode()
                 assert len(json.loads(files[f"{key}.negatives.json"])) == 4
     assert len(keys) == len(set(keys)) == 10
