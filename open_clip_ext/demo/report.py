@@ -256,7 +256,10 @@ def along(points: Sequence[tuple[float, float]], zero_shot: float) -> float | No
 
 
 def _at_equal_zero_shot(curves: Mapping[str, Sequence[Row]]) -> list[str]:
-    """The method that keeps the most, beside the others mixed with their base until they keep as much."""
+    """The method that keeps the most, beside the others mixed with their base until they keep as much.
+
+    Figures alone: whether one of them is beyond the noise differs from world to world.
+    """
     comp, kept = evaluate.composition, evaluate.unmentioned
     keeper = max(curves, key=lambda name: curves[name][-1].value(kept))
     target = curves[keeper][-1].values(kept)
@@ -276,10 +279,14 @@ def _at_equal_zero_shot(curves: Mapping[str, Sequence[Row]]) -> list[str]:
             table[name] = [value for value in reached if value is not None]
     said = []
     if len(table) > 1:
-        grouped = _grouped(table, keeper, [name for name in table if name != keeper])
+        parts = ", ".join(
+            f"{name} {statistics.fmean(table[name]) - statistics.fmean(table[keeper]):+.1f}"
+            for name in table
+            if name != keeper
+        )
         said.append(
-            "Composition of each other method, mixed with the base until it keeps as much zero-shot as "
-            f"{keeper}, against {keeper}. {grouped}"
+            f"Composition beside {keeper}'s, where the weights of each other method are mixed with the base "
+            f"until it keeps as much zero-shot: {parts}. Noise ±{noise(list(table.values())):.1f}."
         )
     if unread:
         said.append(f"No mixture on the curve keeps as much zero-shot as {keeper}: {', '.join(unread)}.")
