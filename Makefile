@@ -5,7 +5,7 @@ DEMO_OUT ?= build/demo
 
 .PHONY: demo test check bench clean
 
-demo: .venv/ready  ## the embedded example: about 10 minutes on 2 cores
+demo: .venv/ready  ## the embedded example: about 12 minutes on 2 cores
 	$(BIN)/open-clip-ext demo --out $(DEMO_OUT) $(DEMO_ARGS)
 
 test: .venv/ready check  ## lint, types, all tests
