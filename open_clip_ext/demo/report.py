@@ -198,6 +198,7 @@ def words(
 ) -> list[str]:
     """What the table shows and what it does not.
 
+    A verdict is given only where it was the same in other worlds and with other rounding (docs/demo.md).
     Nothing is said about the order in composition of the methods with negatives, which end near each other,
     nor about relations, which some runs have not learned when they end: there it is the base that decides.
 
@@ -214,12 +215,12 @@ def words(
         {row.name: row.values(summary) for row in plain}
         for summary in (evaluate.composition, evaluate.unmentioned)
     )
-    said = [f"Composition, against the base. {_grouped(composition, 'base', methods)}"]
-    taught = [name for name in methods if name != "clip"]
-    if "clip" in methods and taught:
+    taught = [name for name in methods if name != "clip"] or methods
+    said = [f"Composition, against the base. {_grouped(composition, 'base', taught)}"]
+    if "clip" in methods and taught != methods:
         said.append(
-            "Composition, against plain clip fine-tuning on the same pictures. "
-            f"{_grouped(composition, 'clip', taught)}"
+            "Composition, against plain clip fine-tuning on the same pictures: "
+            f"{_figures(composition, 'clip', taught)}"
         )
     said.append(f"Unmentioned zero-shot, against the base. {_grouped(kept, 'base', methods)}")
     if len(methods) > 1:
@@ -227,6 +228,13 @@ def words(
         said += _at_equal_zero_shot(curves)
     said.append(_settled(courses))
     return said
+
+
+def _figures(table: Mapping[str, Sequence[float]], against: str, names: Sequence[str]) -> str:
+    """The mean differences, without a verdict: for comparisons where it differs from world to world."""
+    by = {name: statistics.fmean(table[name]) - statistics.fmean(table[against]) for name in names}
+    parts = ", ".join(f"{name} {difference:+.1f}" for name, difference in by.items())
+    return f"{parts}. Noise ±{noise(list(table.values())):.1f}."
 
 
 def _keeps_most(table: Mapping[str, Sequence[float]], methods: Sequence[str]) -> str:
@@ -256,10 +264,7 @@ def along(points: Sequence[tuple[float, float]], zero_shot: float) -> float | No
 
 
 def _at_equal_zero_shot(curves: Mapping[str, Sequence[Row]]) -> list[str]:
-    """The method that keeps the most, beside the others mixed with their base until they keep as much.
-
-    Figures alone: whether one of them is beyond the noise differs from world to world.
-    """
+    """The method that keeps the most, beside the others mixed with their base until they keep as much."""
     comp, kept = evaluate.composition, evaluate.unmentioned
     keeper = max(curves, key=lambda name: curves[name][-1].value(kept))
     target = curves[keeper][-1].values(kept)
@@ -279,14 +284,10 @@ def _at_equal_zero_shot(curves: Mapping[str, Sequence[Row]]) -> list[str]:
             table[name] = [value for value in reached if value is not None]
     said = []
     if len(table) > 1:
-        parts = ", ".join(
-            f"{name} {statistics.fmean(table[name]) - statistics.fmean(table[keeper]):+.1f}"
-            for name in table
-            if name != keeper
-        )
+        others = [name for name in table if name != keeper]
         said.append(
-            f"Composition beside {keeper}'s, where the weights of each other method are mixed with the base "
-            f"until it keeps as much zero-shot: {parts}. Noise ±{noise(list(table.values())):.1f}."
+            f"Composition, against {keeper}, where the weights of each other method are mixed with the base "
+            f"until it keeps as much zero-shot: {_figures(table, keeper, others)}"
         )
     if unread:
         said.append(f"No mixture on the curve keeps as much zero-shot as {keeper}: {', '.join(unread)}.")
