@@ -15,10 +15,10 @@ from open_clip_ext.errors import reported
 # A command, the module with its `add_arguments(parser)` and `main(args) -> int`, its line in the help.
 # These modules are light: they import what they need when they are called.
 COMMANDS = (
-    ("doctor", "doctor", "is the plugin armed, does upstream fit, and can a run start here?"),
+    ("doctor", "cluster.doctor", "is the plugin armed, does upstream fit, and can a run start here?"),
     ("demo", "demo.run", "the embedded example, end to end"),
     ("merge", "evaluation.merge", "interpolate two checkpoints"),
-    ("traffic", "traffic", "what GPUs send each other in a step, computed"),
+    ("traffic", "cluster.traffic", "what GPUs send each other in a step, computed"),
 )
 NEGATIVES = (
     ("make", "negatives.make", "make negatives for the captions of a file"),

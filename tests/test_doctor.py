@@ -10,7 +10,8 @@ import pytest
 import torch
 from support import photos, train_here, write_shards
 
-from open_clip_ext import _startup, cli, meeting
+from open_clip_ext import _startup, cli
+from open_clip_ext.cluster import rendezvous
 
 
 @pytest.fixture
@@ -165,7 +166,7 @@ def port():
 
 
 def meet(address, node, nodes, found):
-    found[node] = meeting.meet(address, node, nodes, patience=20)
+    found[node] = rendezvous.check_rendezvous(address, node, nodes, patience=20)
 
 
 def test_all_nodes_meet_whoever_is_first(port):
@@ -180,32 +181,35 @@ def test_all_nodes_meet_whoever_is_first(port):
 
 
 def test_a_node_that_does_not_come(port):
-    assert meeting.meet(f"localhost:{port}", 0, 2, patience=0.3) == "only 1 of 2 nodes came within 0.3 s"
+    assert (
+        rendezvous.check_rendezvous(f"localhost:{port}", 0, 2, patience=0.3)
+        == "only 1 of 2 nodes came within 0.3 s"
+    )
 
 
 def test_an_address_that_answers_nothing(port):
-    found = meeting.meet(f"localhost:{port}", 1, 2, patience=0.3)
+    found = rendezvous.check_rendezvous(f"localhost:{port}", 1, 2, patience=0.3)
     assert found == (
         "localhost cannot be reached (Connection refused); set RDZV_HOST to a name of the first node"
     )
 
 
 def test_the_first_node_says_that_an_address_is_not_its_own(port):
-    found = meeting.meet(f"240.0.0.1:{port}", 0, 2)  # a reserved address, that nobody has
+    found = rendezvous.check_rendezvous(f"240.0.0.1:{port}", 0, 2)  # a reserved address, that nobody has
     assert found.startswith("240.0.0.1 does not lead to this node (")
     assert found.endswith("; set RDZV_HOST to a name of the first node")
 
 
 def test_an_unknown_name_ends_at_once():
-    found = meeting.meet("no.such.host.invalid:23456", 1, 2)
+    found = rendezvous.check_rendezvous("no.such.host.invalid:23456", 1, 2)
     assert found == "the name no.such.host.invalid is not known on this node; set RDZV_HOST to one that is"
 
 
 def test_a_port_in_use(port):
     with socket.create_server(("", port), reuse_port=False):
-        found = meeting.meet(f"localhost:{port}", 0, 1)
+        found = rendezvous.check_rendezvous(f"localhost:{port}", 0, 1)
     assert found.startswith(f"cannot listen on port {port} (Address already in use")
 
 
 def test_an_address_without_a_port():
-    assert meeting.meet("localhost", 0, 1) == "localhost is not HOST:PORT"
+    assert rendezvous.check_rendezvous("localhost", 0, 1) == "localhost is not HOST:PORT"

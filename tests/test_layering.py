@@ -43,9 +43,7 @@ ALLOWED = {
         *("evaluation", "", "checkpoints", "errors", "files", "plugins", "tables", "texts", "towers"),
     ],
     "demo": ["demo", "", "errors", "evaluation", "files", "registry", "tables"],
-    "meeting": [],
-    "traffic": [],
-    "doctor": ["", "_startup", "host", "meeting", "registry"],
+    "cluster": ["cluster", "", "_startup", "host", "registry"],
 }
 
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from open_clip_ext import registry
-from open_clip_ext.traffic import Traffic
+from open_clip_ext.cluster.traffic import Traffic
 
 B, K, D, P = 64, 4, 512, 1 << 20
 REPEATS = 3

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from open_clip_ext import cli, registry
-from open_clip_ext.traffic import RANKS, Traffic
+from open_clip_ext.cluster.traffic import RANKS, Traffic
 
 SENDER = Path(__file__).with_name("sender.py")
 

@@ -6,10 +6,10 @@ import selectors
 import socket
 import time
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 
 
-def meet(address: str, node: int, nodes: int, patience: float = PATIENCE) -> str:
+def check_rendezvous(address: str, node: int, nodes: int, patience: float = TIMEOUT) -> str:
     """Node 0 listens on the port of `address`, and every node connects to it, node 0 too.
 
     Args:
@@ -26,13 +26,13 @@ def meet(address: str, node: int, nodes: int, patience: float = PATIENCE) -> str
         return f"{address} is not HOST:PORT"
     end = time.monotonic() + patience
     if node:
-        return _come(host, int(port), end, alone=False)
+        return _connect(host, int(port), end, alone=False)
     try:
         server = _listen(int(port))
     except OSError as error:
         return f"cannot listen on port {port} ({error.strerror}); another program may use it"
     with server:
-        problem = _come(host, int(port), end, alone=True)
+        problem = _connect(host, int(port), end, alone=True)
         return problem or _wait_for_all(server, nodes, end, patience)
 
 
@@ -42,7 +42,7 @@ def _listen(port: int) -> socket.socket:
     return socket.create_server(("", port), family=family, dualstack_ipv6=both, backlog=1024)
 
 
-def _come(host: str, port: int, end: float, alone: bool) -> str:
+def _connect(host: str, port: int, end: float, alone: bool) -> str:
     """Connect until it works; node 0, which listens itself already, has nobody to wait for."""
     while True:
         try:

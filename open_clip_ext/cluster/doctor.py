@@ -60,9 +60,9 @@ def main(args: argparse.Namespace) -> int:
 def _checks(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
     """What is looked at, and what is wrong with it; empty if nothing is."""
     if args.meet:  # first: it takes all nodes, and the imports of some may be slow
-        from open_clip_ext.meeting import meet
+        from open_clip_ext.cluster.rendezvous import check_rendezvous
 
-        yield f"rendezvous at {args.meet}", meet(args.meet, args.node, args.nodes)
+        yield f"rendezvous at {args.meet}", check_rendezvous(args.meet, args.node, args.nodes)
     if not args.no_start_up:
         yield "armed in this interpreter", _unarmed()
 
