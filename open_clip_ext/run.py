@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from open_clip_ext import __version__, peers
-from open_clip_ext.armed import arm, arms_of
 from open_clip_ext.errors import InputError, TrainingError, reported
+from open_clip_ext.model.forward import extend_forward, extension_of, unwrap
+from open_clip_ext.model.text_trimming import trim
 from open_clip_ext.settings import Settings
-from open_clip_ext.teacher import unwrap
-from open_clip_ext.towers import trim
 
 # Key in `checkpoint["optimizer"]`, and the format of what lies there.
 STATE_KEY = "open_clip_ext"
@@ -123,7 +122,7 @@ class Run:
         self.teacher = self.loss.make_teacher(self.model) if hasattr(self.loss, "make_teacher") else None
         if not self.settings.pad_text:
             self._trim()
-        arm(self.model, self.settings.companions, self.teacher)
+        extend_forward(self.model, self.settings.companions, self.teacher)
         self._load()
         optimizer.register_step_post_hook(self._stepped)
         optimizer.register_state_dict_post_hook(self._save)
@@ -144,7 +143,7 @@ class Run:
 
     def begin_epoch(self) -> None:
         """Forget what a cut-off accumulation group left behind."""
-        arms_of(self.model).kept.clear()
+        extension_of(self.model).kept.clear()
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold to go on from there: tensors and plain types."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import torch
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from open_clip_ext import checkpoints
 from open_clip_ext.errors import InputError
+from open_clip_ext.model import checkpoints
 
 
 class EMATeacher(ModelEmaV3):  # type: ignore[misc]
@@ -56,14 +55,3 @@ class EMATeacher(ModelEmaV3):  # type: ignore[misc]
         except InputError as error:
             raise InputError(f"teacher_checkpoint={error}") from error
         logging.info(f"open_clip_ext: the teacher starts from {checkpoint}")
-
-
-def unwrap(model: Any) -> nn.Module:
-    """The model under DDP and torch.compile wrappers, in whatever order they were put on."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif isinstance(model, nn.parallel.DistributedDataParallel):
-            model = model.module
-        else:
-            return model  # type: ignore[no-any-return]

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import save_file
 from support import assert_same
 
-from open_clip_ext import checkpoints
 from open_clip_ext.errors import InputError
+from open_clip_ext.model import checkpoints
 from open_clip_ext.teacher import EMATeacher
 
 

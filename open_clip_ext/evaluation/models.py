@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from open_clip_ext import checkpoints, plugins
-from open_clip_ext.checkpoints import first_line
+from open_clip_ext import plugins
 from open_clip_ext.errors import InputError
+from open_clip_ext.model import checkpoints
+from open_clip_ext.model.checkpoints import first_line
 
 ACTIVATIONS = {"gelu": "GELU", "quickgelu": "QuickGELU"}
 PRECISIONS = ("fp32", "amp", "amp_bf16", "fp16", "bf16")
@@ -106,9 +107,9 @@ def load(
     import torch
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
-    from open_clip_ext import towers
     from open_clip_ext.evaluation.encode import weights_digest
     from open_clip_ext.evaluation.readers.files import sha256
+    from open_clip_ext.model import text_trimming
 
     file = _file(name, pretrained)
     run = _params(file) if file else {}
@@ -134,7 +135,7 @@ def load(
     if file:
         checkpoints.load(model, file, name, resize=False)
     model.eval()
-    full_length = towers.trim(model, evaluation=True)
+    full_length = text_trimming.trim(model, evaluation=True)
     preprocess_cfg = dict(model.visual.preprocess_cfg)
     record = {
         "name": name,

@@ -15,14 +15,14 @@ from typing import Any
 
 from open_clip.model import CLIP, CustomTextCLIP
 
-from open_clip_ext import towers
 from open_clip_ext.evaluation import catalogue, run
 from open_clip_ext.evaluation.encode import Encoder
 from open_clip_ext.evaluation.items import Benchmark
 from open_clip_ext.host import chance
+from open_clip_ext.model import text_trimming
+from open_clip_ext.model.forward import unwrap
 from open_clip_ext.precision import without_tf32
 from open_clip_ext.settings import Scored
-from open_clip_ext.teacher import unwrap
 
 FLAG = "--eval-benchmarks"
 # The classes whose text tower can be run at real length.
@@ -86,7 +86,7 @@ class Scores:
         # own class again, for a --loss run has armed the student.
         encoding: Any = copy.copy(unwrap(model))
         encoding.__class__ = next((cls for cls in type(encoding).__mro__ if cls in STOCK), type(encoding))
-        towers.trim(encoding, evaluation=True)
+        text_trimming.trim(encoding, evaluation=True)
         precision = "fp32" if precision.startswith("amp") else precision
         with chance.undisturbed(), without_tf32():
             results = run.evaluate(

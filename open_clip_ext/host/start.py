@@ -8,9 +8,9 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from open_clip_ext import checkpoints
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation import models
+from open_clip_ext.model import checkpoints
 
 
 def problems(args: argparse.Namespace) -> Iterator[str]:

@@ -17,11 +17,11 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from open_clip_ext import towers
 from open_clip_ext.evaluation import scoring
 from open_clip_ext.evaluation.encode import Encoder
 from open_clip_ext.evaluation.items import Item, Picture
 from open_clip_ext.evaluation.readers import sugarcrepe
+from open_clip_ext.model import text_trimming
 
 ITEMS_PER_PICTURE = 5  # SugarCrepe has 7,511 items on 1,560 photographs
 
@@ -38,7 +38,7 @@ def compare(annotations: str, photos: str, pictures: int, pairs: int, tiny: bool
     """
     stock, trimmed = (step.create(tiny).to(measure.DEVICE).eval() for _ in range(2))
     trimmed.load_state_dict(stock.state_dict())
-    towers.trim(trimmed, evaluation=True)
+    text_trimming.trim(trimmed, evaluation=True)
     preprocess = image_transform_v2(PreprocessCfg(size=stock.visual.image_size), is_train=False)
     tokenizer = open_clip.get_tokenizer("ViT-B-32", context_length=stock.context_length)
     with tempfile.TemporaryDirectory() as folder:

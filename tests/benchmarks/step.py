@@ -15,10 +15,10 @@ import torch
 from tqdm import tqdm
 
 from open_clip_ext import losses
-from open_clip_ext.armed import arm
 from open_clip_ext.data import HardNegativeCollate
+from open_clip_ext.model.forward import extend_forward
+from open_clip_ext.model.text_trimming import trim
 from open_clip_ext.teacher import EMATeacher
-from open_clip_ext.towers import trim
 
 K = 4
 LOSSES = {
@@ -79,7 +79,7 @@ class Step:
         if not pad:
             trim(self.model)
             trim(self.teacher.module, evaluation=True)
-        arm(self.model, counts, self.learner)
+        extend_forward(self.model, counts, self.learner)
         self.forward = torch.compile(self.model) if measure.DEVICE.type == "cuda" else self.model
 
     def take(self) -> dict[str, float]:

@@ -37,7 +37,7 @@ STATE = "_open_clip_ext_tower"
 def trim(model: nn.Module, evaluation: bool = False) -> str | None:
     """Make `model` encode texts at their real length, where that gives the same features; in place.
 
-    Like `armed.arm` it exchanges the class of this one instance, for one with another `encode_text`.
+    Like `forward.extend_forward` it exchanges the class of this one instance, for one with another `encode_text`.
 
     Args:
         model: an open_clip model.
@@ -46,11 +46,11 @@ def trim(model: nn.Module, evaluation: bool = False) -> str | None:
     Returns:
         Why the texts must stay at the full context length, and nothing was done; None if they need not.
     """
-    reason = _obstacle(model) or _difference(_Tower(model))
+    reason = _obstacle(model) or _difference(TrimmableText(model))
     if reason is not None:
         return reason
     base: Any = type(model)
-    tower = _Tower(model)
+    tower = TrimmableText(model)
 
     def encode_text(self: Any, text: Tensor, normalize: bool = False) -> Tensor:
         if not (self.training or evaluation):
@@ -66,7 +66,9 @@ def trim(model: nn.Module, evaluation: bool = False) -> str | None:
 
 
 @torch.compiler.disable(recursive=False)  # type: ignore[no-untyped-call, untyped-decorator]
-def encode(tower: _Tower, text: Tensor, normalize: bool = False, group_cost: int | None = None) -> Tensor:
+def encode(
+    tower: TrimmableText, text: Tensor, normalize: bool = False, group_cost: int | None = None
+) -> Tensor:
     """Features `[N, D]` of token ids `text [N, L]`, which are run in groups of about one length.
 
     The grouping is data; what is compiled under `--torchcompile` is the run of a single group.
@@ -105,7 +107,7 @@ def plan(lengths: Sequence[int], context: int, group_cost: int) -> list[tuple[in
     return planned
 
 
-class _Tower(nn.Module):
+class TrimmableText(nn.Module):
     """The stock `encode_text` of a CLIP, callable at any width up to the context length."""
 
     def __init__(self, model: Any) -> None:
@@ -123,6 +125,7 @@ class _Tower(nn.Module):
         return self.get_submodule(self.place)
 
     def forward(self, text: Tensor, normalize: bool) -> Tensor:
+        """Upstream's `encode_text` of `text [N, width]`."""
         return self.stock(self.model, text, normalize)  # type: ignore[no-any-return]
 
     def run(self, text: Tensor, normalize: bool) -> Tensor:
@@ -153,7 +156,7 @@ def _obstacle(model: Any) -> str | None:
         return f"its text tower {type(text).__name__} is not known to allow less"
     if "encode_text" in vars(model) or "forward" in vars(text):
         return "its encode_text is not upstream's"
-    tower = _Tower(model)
+    tower = TrimmableText(model)
     mask = getattr(text, "attn_mask", None)
     length = len(text.positional_embedding)
     if getattr(text, "cls_emb", None) is not None:
@@ -172,7 +175,7 @@ def _obstacle(model: Any) -> str | None:
 
 
 @torch.no_grad()
-def _difference(tower: _Tower) -> str | None:
+def _difference(tower: TrimmableText) -> str | None:
     """Compare with the stock way, on random texts of every width."""
     model, text = tower.model, tower.text
     length = len(text.positional_embedding)

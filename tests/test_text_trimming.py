@@ -11,9 +11,9 @@ import support
 import torch
 from support import Photo, photos, train, train_here
 
-from open_clip_ext import towers
-from open_clip_ext.armed import arm
 from open_clip_ext.losses import DeGLALoss
+from open_clip_ext.model import text_trimming
+from open_clip_ext.model.forward import extend_forward
 from open_clip_ext.run import Run
 from open_clip_ext.settings import Settings
 from open_clip_ext.teacher import EMATeacher
@@ -57,13 +57,13 @@ def spread(count, seed):
 
 def widths_run(monkeypatch):
     """The widths and numbers of rows that towers are run at from now on."""
-    seen, run = [], towers._Tower.run
+    seen, run = [], text_trimming.TrimmableText.run
 
     def watched(self, text, normalize):
         seen.append((text.shape[1], text.shape[0]))
         return run(self, text, normalize)
 
-    monkeypatch.setattr(towers._Tower, "run", watched)
+    monkeypatch.setattr(text_trimming.TrimmableText, "run", watched)
     return seen
 
 
@@ -87,7 +87,7 @@ def widths_run(monkeypatch):
 def test_features_and_every_gradient_are_those_at_full_length(tmp_path, custom, text):
     clip = create(tmp_path, custom, **text).double()
     stock = copy.deepcopy(clip)
-    assert towers.trim(clip) is None
+    assert text_trimming.trim(clip) is None
     context = clip.context_length
     for seed in range(4):
         lengths = [min(length, context) for length in spread(50, seed)]
@@ -109,7 +109,7 @@ def test_features_and_every_gradient_are_those_at_full_length(tmp_path, custom, 
 def test_in_fp32_they_are_equal_within_rounding(tmp_path, custom):
     clip = create(tmp_path, custom)
     stock = copy.deepcopy(clip)
-    towers.trim(clip)
+    text_trimming.trim(clip)
     ids = texts(spread(50, 1))
     for model in (clip, stock):
         model.encode_text(ids, normalize=True)[:, 0].sum().backward()
@@ -121,7 +121,7 @@ def test_in_fp32_they_are_equal_within_rounding(tmp_path, custom):
 def test_checkpointed_blocks_are_recomputed_at_the_same_width(tmp_path, custom):
     clip = create(tmp_path, custom).double()
     stock = copy.deepcopy(clip)
-    towers.trim(clip)
+    text_trimming.trim(clip)
     clip.set_grad_checkpointing()
     ids = texts(spread(50, 2))
     for model in (clip, stock):
@@ -134,7 +134,7 @@ def test_checkpointed_blocks_are_recomputed_at_the_same_width(tmp_path, custom):
 def test_a_text_longer_than_the_context_is_what_the_tokenizer_made_of_it(tmp_path):
     clip = create(tmp_path).double()
     stock = copy.deepcopy(clip)
-    towers.trim(clip)
+    text_trimming.trim(clip)
     ids = open_clip.get_tokenizer("ViT-B-32", context_length=L)(["word " * 100, "a dog", ""])
     torch.testing.assert_close(clip.encode_text(ids), stock.encode_text(ids), rtol=0, atol=1e-12)
 
@@ -142,7 +142,7 @@ def test_a_text_longer_than_the_context_is_what_the_tokenizer_made_of_it(tmp_pat
 def test_a_text_without_an_end_pools_where_upstream_does(tmp_path):
     clip = create(tmp_path, pool_type="eos", eos_id=END).double()
     stock = copy.deepcopy(clip)
-    towers.trim(clip)
+    text_trimming.trim(clip)
     ids = torch.randint(1, END, (9, L))
     torch.testing.assert_close(clip.encode_text(ids), stock.encode_text(ids), rtol=0, atol=1e-12)
 
@@ -150,7 +150,7 @@ def test_a_text_without_an_end_pools_where_upstream_does(tmp_path):
 def test_the_model_stays_what_it_was(tmp_path, custom):
     clip = create(tmp_path, custom)
     before = copy.deepcopy(clip)
-    assert towers.trim(clip) is None
+    assert text_trimming.trim(clip) is None
     assert isinstance(clip, type(before))
     assert type(clip).__qualname__ == type(before).__qualname__
     assert clip.state_dict().keys() == before.state_dict().keys()
@@ -168,10 +168,10 @@ def test_every_row_is_in_one_group_that_it_fits(context, cost):
     rng = random.Random(context + cost)
     for _ in range(100):
         lengths = [rng.randint(1, context) for _ in range(rng.randint(1, 60))]
-        groups = towers.plan(lengths, context, cost)
+        groups = text_trimming.plan(lengths, context, cost)
         assert sorted(row for _, rows in groups for row in rows) == list(range(len(lengths)))
         assert all(lengths[row] <= width for width, rows in groups for row in rows)
-        assert {width for width, _ in groups} <= {*towers.WIDTHS, context}
+        assert {width for width, _ in groups} <= {*text_trimming.WIDTHS, context}
         assert all(width <= context for width, _ in groups)
         used = [width for width, _ in groups]
         assert used == sorted(set(used))
@@ -181,10 +181,10 @@ def test_every_row_is_in_one_group_that_it_fits(context, cost):
 
 def test_a_handful_of_rows_joins_the_next_width():
     lengths = [10] * 20 + [18] * 5 + [30]
-    assert [(w, len(rows)) for w, rows in towers.plan(lengths, 77, 40)] == [(12, 20), (20, 5), (32, 1)]
+    assert [(w, len(rows)) for w, rows in text_trimming.plan(lengths, 77, 40)] == [(12, 20), (20, 5), (32, 1)]
     lengths = [10] * 20 + [14] * 5 + [18] * 9
-    assert [(w, len(rows)) for w, rows in towers.plan(lengths, 77, 40)] == [(12, 20), (20, 14)]
-    assert [(w, len(rows)) for w, rows in towers.plan(lengths, 77, 4096)] == [(20, 34)]
+    assert [(w, len(rows)) for w, rows in text_trimming.plan(lengths, 77, 40)] == [(12, 20), (20, 14)]
+    assert [(w, len(rows)) for w, rows in text_trimming.plan(lengths, 77, 4096)] == [(20, 34)]
 
 
 # ---- texts that do not exist
@@ -194,8 +194,8 @@ def test_missing_texts_are_not_computed(tmp_path, monkeypatch, custom):
     clip = create(tmp_path, custom)
     ids = texts([10] * 15).view(3, 5, L)
     ids[0, 2:], ids[1, 1:] = 0, 0
-    towers.trim(clip)
-    arm(clip, {"neg": 4})
+    text_trimming.trim(clip)
+    extend_forward(clip, {"neg": 4})
     seen = widths_run(monkeypatch)
     output = clip(torch.rand(3, 3, 32, 32), ids)
     assert seen == [(12, 8)]
@@ -207,8 +207,8 @@ def test_missing_texts_are_not_computed(tmp_path, monkeypatch, custom):
 
 def test_a_batch_without_any_companion(tmp_path):
     clip = create(tmp_path)
-    towers.trim(clip)
-    arm(clip, {"neg": 2})
+    text_trimming.trim(clip)
+    extend_forward(clip, {"neg": 2})
     ids = torch.zeros(3, 3, L, dtype=torch.long)
     ids[:, 0] = texts([5, 9, 40])
     output = clip(torch.rand(3, 3, 32, 32), ids)
@@ -232,7 +232,7 @@ REASONS = {
 def test_a_tower_that_depends_on_the_padding_keeps_its_length(tmp_path, reason):
     clip = create(tmp_path, custom=True, **REASONS[reason])
     kind = type(clip)
-    assert reason in towers.trim(clip)
+    assert reason in text_trimming.trim(clip)
     assert type(clip) is kind
 
 
@@ -242,19 +242,19 @@ def test_what_is_not_known_keeps_its_length(tmp_path):
 
     clip = create(tmp_path)
     clip.__class__ = Mine
-    assert "Mine is not known" in towers.trim(clip)
+    assert "Mine is not known" in text_trimming.trim(clip)
 
     clip = create(tmp_path, custom=True)
     clip.text = torch.nn.Sequential(clip.text)  # as an HFTextEncoder, of another type
-    assert "Sequential is not known" in towers.trim(clip)
+    assert "Sequential is not known" in text_trimming.trim(clip)
 
     clip = create(tmp_path)
     clip.encode_text = lambda text, normalize=False: None
-    assert "not upstream's" in towers.trim(clip)
+    assert "not upstream's" in text_trimming.trim(clip)
 
     clip = create(tmp_path)
     clip.attn_mask = torch.zeros_like(clip.attn_mask)
-    assert "not causal" in towers.trim(clip)
+    assert "not causal" in text_trimming.trim(clip)
 
 
 @pytest.mark.parametrize("share", [1, 0.01])
@@ -268,14 +268,14 @@ def test_the_self_test_finds_what_nobody_thought_of(tmp_path, custom, share):
     clip = create(tmp_path, custom)
     (clip.text if custom else clip).ln_final = Mean()
     state = torch.random.get_rng_state()
-    assert "change its features by" in towers.trim(clip)
+    assert "change its features by" in text_trimming.trim(clip)
     assert torch.equal(torch.random.get_rng_state(), state)
     assert clip.training
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_self_test_passes_in_low_precision(tmp_path, custom, dtype):
-    assert towers.trim(create(tmp_path, custom).to(dtype)) is None
+    assert text_trimming.trim(create(tmp_path, custom).to(dtype)) is None
 
 
 def test_one_line_says_why(tmp_path, csv_data):
@@ -305,16 +305,16 @@ def test_a_hugging_face_tower_is_not_said_to_have_texts_of_the_length_it_could_t
 
 def test_the_self_test_is_made_without_tf32(tmp_path, monkeypatch):
     """Upstream allows it; its rounding alone would move a tower of twelve layers by more than is allowed."""
-    allowed, run = [], towers._Tower.run
+    allowed, run = [], text_trimming.TrimmableText.run
 
     def watched(self, text, normalize):
         allowed.append(torch.backends.cuda.matmul.allow_tf32)
         return run(self, text, normalize)
 
-    monkeypatch.setattr(towers._Tower, "run", watched)
+    monkeypatch.setattr(text_trimming.TrimmableText, "run", watched)
     torch.backends.cuda.matmul.allow_tf32 = True
     try:
-        assert towers.trim(create(tmp_path)) is None
+        assert text_trimming.trim(create(tmp_path)) is None
         assert torch.backends.cuda.matmul.allow_tf32
     finally:
         torch.backends.cuda.matmul.allow_tf32 = False

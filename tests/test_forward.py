@@ -8,8 +8,8 @@ import open_clip
 import pytest
 import torch
 
-from open_clip_ext.armed import arm, arms_of
-from open_clip_ext.teacher import EMATeacher, unwrap
+from open_clip_ext.model.forward import extend_forward, extension_of, unwrap
+from open_clip_ext.teacher import EMATeacher
 
 B, K, L = 3, 2, 16
 
@@ -33,7 +33,7 @@ def batch():
 def test_features_are_those_of_each_text_by_itself(clip, batch):
     image, texts = batch
     stock = copy.deepcopy(clip)
-    arm(clip, {"neg": K})
+    extend_forward(clip, {"neg": K})
     output = clip(image, texts)
     plain = stock(image, texts[:, 0])
     assert torch.equal(output["image_features"], plain["image_features"])
@@ -47,7 +47,7 @@ def test_features_are_those_of_each_text_by_itself(clip, batch):
 
 
 def test_every_output_but_the_scale_has_the_batch_as_first_axis(clip, batch):
-    arm(clip, {"neg": K}, EMATeacher(clip))
+    extend_forward(clip, {"neg": K}, EMATeacher(clip))
     output = clip.train()(*batch)
     assert {n: v.shape[0] for n, v in output.items() if n != "logit_scale"} == dict.fromkeys(
         [
@@ -74,13 +74,13 @@ def test_a_missing_text_gets_no_gradient_even_where_the_tower_would_fail(batch, 
         return torch.nn.functional.normalize(pooled @ clip.text_projection, dim=-1)
 
     clip.encode_text = mean_pooled
-    arm(clip, {"neg": K})
+    extend_forward(clip, {"neg": K})
     clip(image, texts)["neg_text_features"].sum().backward()
     assert clip.token_embedding.weight.grad.isfinite().all()
 
 
 def test_kinds_of_companions_are_named_by_the_loss_alone(clip, batch):
-    arm(clip, {"pos": 1, "phrase": 1})
+    extend_forward(clip, {"pos": 1, "phrase": 1})
     output = clip(*batch)
     assert output["pos_text_features"].shape[:2] == output["phrase_text_features"].shape[:2] == (B, 1)
     assert output["phrase_valid"].tolist() == [[True], [False], [True]]
@@ -89,7 +89,7 @@ def test_kinds_of_companions_are_named_by_the_loss_alone(clip, batch):
 def test_evaluation_takes_the_stock_way(clip, batch):
     image, texts = batch
     stock = copy.deepcopy(clip).eval()
-    arm(clip, {"neg": K}, EMATeacher(clip))
+    extend_forward(clip, {"neg": K}, EMATeacher(clip))
     expected, output = stock(image, texts[:, 0]), clip.eval()(image, texts[:, 0])
     assert expected.keys() == output.keys()
     assert all(torch.equal(expected[name], output[name]) for name in expected)
@@ -97,7 +97,7 @@ def test_evaluation_takes_the_stock_way(clip, batch):
 
 def test_the_model_stays_what_it_was(clip):
     before = copy.deepcopy(clip)
-    arm(clip, {"neg": K}, EMATeacher(clip))
+    extend_forward(clip, {"neg": K}, EMATeacher(clip))
     assert isinstance(clip, type(before))
     assert (type(clip).__name__, type(clip).__module__) == (
         type(before).__name__,
@@ -111,7 +111,7 @@ def test_the_teacher_runs_once_per_micro_batch_under_accumulation(clip):
     teacher = EMATeacher(clip)
     calls = []
     teacher.register_forward_hook(lambda *_: calls.append(1))
-    arm(clip, {"neg": K}, teacher)
+    extend_forward(clip, {"neg": K}, teacher)
     clip.train()
     tokens = torch.randint(1, 100, (2, B, 1 + K, L))
     images = torch.rand(2, B, 3, 32, 32)
@@ -121,11 +121,11 @@ def test_the_teacher_runs_once_per_micro_batch_under_accumulation(clip):
     second = [clip(*m)["teacher_text_features"] for m in micro]
     assert len(calls) == 2
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert not arms_of(clip).kept
+    assert not extension_of(clip).kept
 
 
 def test_what_a_cut_off_group_left_is_never_used_for_another_batch(clip):
-    arm(clip, {"neg": K}, EMATeacher(clip))
+    extend_forward(clip, {"neg": K}, EMATeacher(clip))
     clip.train()
     a, b = torch.rand(2, B, 3, 32, 32).unbind()
     tokens = torch.randint(1, 100, (B, 1 + K, L))

@@ -21,7 +21,7 @@ from open_clip_ext.data import present
 STATE = "_open_clip_ext"
 
 
-class Arms:
+class Extension:
     """What an armed model carries: its companion kinds and its teacher.
 
     It hangs in the instance's `__dict__`, not in `_modules`, so that the teacher is no part of the
@@ -52,7 +52,7 @@ class Arms:
         return output
 
 
-def arm(model: nn.Module, companions: Mapping[str, int], teacher: nn.Module | None = None) -> None:
+def extend_forward(model: nn.Module, companions: Mapping[str, int], teacher: nn.Module | None = None) -> None:
     """Make `model`, an open_clip CLIP, take companion texts in the order of `companions`; in place.
 
     Texts `[B, 1+C, L]` then give, beside upstream's outputs for the captions,
@@ -68,7 +68,7 @@ def arm(model: nn.Module, companions: Mapping[str, int], teacher: nn.Module | No
     base = type(model)
 
     def forward(self: Any, image: Tensor | None = None, text: Tensor | None = None) -> Any:
-        arms: Arms = self.__dict__[STATE]
+        arms: Extension = self.__dict__[STATE]
         teaching = arms.teacher is not None and self.training
         if text is None or (text.ndim == 2 and not teaching):
             return base.forward(self, image, text)
@@ -91,12 +91,23 @@ def arm(model: nn.Module, companions: Mapping[str, int], teacher: nn.Module | No
     armed = type(base.__name__, (base,), {"forward": forward, "__doc__": base.__doc__})
     armed.__module__, armed.__qualname__ = base.__module__, base.__qualname__
     model.__class__ = armed
-    model.__dict__[STATE] = Arms(companions, teacher)
+    model.__dict__[STATE] = Extension(companions, teacher)
 
 
-def arms_of(model: nn.Module) -> Arms:
+def extension_of(model: nn.Module) -> Extension:
     """What `arm` attached to `model`."""
     return model.__dict__[STATE]  # type: ignore[no-any-return]
+
+
+def unwrap(model: Any) -> nn.Module:
+    """The model under DDP and torch.compile wrappers, in whatever order they were put on."""
+    while True:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            return model  # type: ignore[no-any-return]
 
 
 def _split(rows: Tensor, exists: Tensor, companions: Mapping[str, int]) -> dict[str, Tensor]:
