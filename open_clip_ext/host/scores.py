@@ -13,20 +13,17 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from open_clip.model import CLIP, CustomTextCLIP
-
 from open_clip_ext.evaluation import catalogue, run
 from open_clip_ext.evaluation.encode import Encoder
 from open_clip_ext.evaluation.items import Benchmark
 from open_clip_ext.host import chance
 from open_clip_ext.model import text_trimming
 from open_clip_ext.model.forward import unwrap
+from open_clip_ext.model.override import restore
 from open_clip_ext.precision import without_tf32
 from open_clip_ext.settings import Scored
 
 FLAG = "--eval-benchmarks"
-# The classes whose text tower can be run at real length.
-STOCK = (CLIP, CustomTextCLIP)
 # What upstream looks for before it evaluates; the first is the one we stand in for.
 EVALUATED = ("imagenet-val", "imagenet-v2", "val")
 
@@ -82,10 +79,10 @@ class Scores:
 
         Raises InputError if a picture does not decode, or the model's features are not finite.
         """
-        # A copy of the outermost module alone: what is done to it is not done to the student. Of its
-        # own class again, for a --loss run has armed the student.
-        encoding: Any = copy.copy(unwrap(model))
-        encoding.__class__ = next((cls for cls in type(encoding).__mro__ if cls in STOCK), type(encoding))
+        # A copy of the outermost module alone: what is done to it is not done to the student. It takes
+        # back what a --loss run has overridden in the student.
+        encoding = copy.copy(unwrap(model))
+        restore(encoding)
         text_trimming.trim(encoding, evaluation=True)
         precision = "fp32" if precision.startswith("amp") else precision
         with chance.undisturbed(), without_tf32():

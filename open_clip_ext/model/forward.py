@@ -1,8 +1,6 @@
 """The student's forward pass with companion texts, and its teacher's beside it.
 
-The model keeps its parameters, their names and its type: only the class of the one instance is
-exchanged for a subclass whose `forward` also takes `[B, 1+C, L]` texts. So the state dict stays
-upstream's, `isinstance(model, CLIP)` holds, and DDP sees a single forward.
+The one instance gets a `forward` that also takes `[B, 1+C, L]` texts (see `override`).
 
 Shapes: B samples, C companion texts per caption, L tokens, D embedding.
 """
@@ -17,16 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from open_clip_ext.data import present
+from open_clip_ext.model.override import override, state_of
 
 STATE = "_open_clip_ext"
 
 
 class Extension:
-    """What an armed model carries: its companion kinds and its teacher.
-
-    It hangs in the instance's `__dict__`, not in `_modules`, so that the teacher is no part of the
-    model.
-    """
+    """What an extended model carries: its companion kinds and its teacher, which is no part of it."""
 
     def __init__(self, companions: Mapping[str, int], teacher: nn.Module | None) -> None:
         self.companions = dict(companions)
@@ -68,8 +63,8 @@ def extend_forward(model: nn.Module, companions: Mapping[str, int], teacher: nn.
     base = type(model)
 
     def forward(self: Any, image: Tensor | None = None, text: Tensor | None = None) -> Any:
-        arms: Extension = self.__dict__[STATE]
-        teaching = arms.teacher is not None and self.training
+        extension = extension_of(self)
+        teaching = extension.teacher is not None and self.training
         if text is None or (text.ndim == 2 and not teaching):
             return base.forward(self, image, text)
 
@@ -79,24 +74,21 @@ def extend_forward(model: nn.Module, companions: Mapping[str, int], teacher: nn.
         rows = texts[exists]
 
         output: dict[str, Tensor] = base.forward(self, image, rows)
-        output |= _split(output["text_features"], exists, arms.companions)
-        output |= {f"{kind}_valid": valid for kind, valid in _kinds(exists[:, 1:], arms.companions)}
+        output |= _split(output["text_features"], exists, extension.companions)
+        output |= {f"{kind}_valid": valid for kind, valid in _kinds(exists[:, 1:], extension.companions)}
         if teaching:
-            taught = arms.teach(image, rows)  # type: ignore[arg-type]
+            taught = extension.teach(image, rows)  # type: ignore[arg-type]
             output["teacher_image_features"] = taught["image_features"]
-            features = _split(taught["text_features"], exists, arms.companions)
+            features = _split(taught["text_features"], exists, extension.companions)
             output |= {f"teacher_{name}": tensor for name, tensor in features.items()}
         return output
 
-    armed = type(base.__name__, (base,), {"forward": forward, "__doc__": base.__doc__})
-    armed.__module__, armed.__qualname__ = base.__module__, base.__qualname__
-    model.__class__ = armed
-    model.__dict__[STATE] = Extension(companions, teacher)
+    override(model, STATE, Extension(companions, teacher), forward=forward)
 
 
 def extension_of(model: nn.Module) -> Extension:
-    """What `arm` attached to `model`."""
-    return model.__dict__[STATE]  # type: ignore[no-any-return]
+    """What `extend_forward` gave `model`."""
+    return state_of(model, STATE)  # type: ignore[no-any-return]
 
 
 def unwrap(model: Any) -> nn.Module:

@@ -21,6 +21,7 @@ from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from open_clip_ext.model.override import override, state_of
 from open_clip_ext.precision import without_tf32
 
 # Texts are run at these widths, and at the context length. Most captions have 10 to 20 tokens.
@@ -37,7 +38,7 @@ STATE = "_open_clip_ext_tower"
 def trim(model: nn.Module, evaluation: bool = False) -> str | None:
     """Make `model` encode texts at their real length, where that gives the same features; in place.
 
-    Like `forward.extend_forward` it exchanges the class of this one instance, for one with another `encode_text`.
+    This one instance gets another `encode_text` (see `override`).
 
     Args:
         model: an open_clip model.
@@ -55,13 +56,10 @@ def trim(model: nn.Module, evaluation: bool = False) -> str | None:
     def encode_text(self: Any, text: Tensor, normalize: bool = False) -> Tensor:
         if not (self.training or evaluation):
             return base.encode_text(self, text, normalize)  # type: ignore[no-any-return]
-        features: Tensor = encode(self.__dict__[STATE], text, normalize)
+        features: Tensor = encode(state_of(self, STATE), text, normalize)
         return features
 
-    trimmed = type(base.__name__, (base,), {"encode_text": encode_text, "__doc__": base.__doc__})
-    trimmed.__module__, trimmed.__qualname__ = base.__module__, base.__qualname__
-    model.__class__ = trimmed
-    model.__dict__[STATE] = tower  # past nn.Module, which would make it a part of the model
+    override(model, STATE, tower, encode_text=encode_text)
     return None
 
 
