@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from open_clip_ext import __version__
-from open_clip_ext.errors import reported
+from open_clip_ext.errors import exit_on_error
 
 # A command, the module with its `add_arguments(parser)` and `main(args) -> int`, its line in the help.
 # These modules are light: they import what they need when they are called.
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = parser().parse_args(argv)
     try:
-        with reported():
+        with exit_on_error():
             status = int(args.call(args))
             sys.stdout.flush()  # here, where a closed pipe is no traceback
             return status

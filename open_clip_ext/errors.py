@@ -34,7 +34,7 @@ class TrainingError(Exception):
 
 
 @contextmanager
-def reported() -> Iterator[None]:
+def exit_on_error() -> Iterator[None]:
     """Turn our errors into one sentence on stderr and an exit status, without a traceback.
 
     With several processes it names the node. What is wrong with the input goes to the file that

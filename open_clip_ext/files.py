@@ -9,11 +9,11 @@ from pathlib import Path
 PART = ".part"
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `path`, bring it to the disk, and move it to `path`.
 
     Whatever happens meanwhile, a kill or a power cut too, there is the old file or the new one at
-    `path`. What is left of a killed write is a hidden file (`sweep`), which neither a glob for
+    `path`. What is left of a killed write is a hidden file (`remove_partial`), which neither a glob for
     checkpoints nor a sort by name takes for the newest one.
 
     Raises what `write` raises, and OSError; `path` is then as it was.
@@ -30,11 +30,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` in UTF-8 with `write_whole`."""
-    write_whole(path, lambda part: part.write_text(text, encoding="utf-8"))
+    """Write `text` in UTF-8 with `atomic_write`."""
+    atomic_write(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def sweep(folder: Path) -> None:
+def remove_partial(folder: Path) -> None:
     """Remove what killed writes left in `folder`."""
     for part in folder.glob(f".*{PART}"):
         part.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from open_clip_ext import _startup
-from open_clip_ext.run import Run
+from open_clip_ext.training.run import Run
 
 torch.set_num_threads(1)
 _init = DistributedDataParallel.__init__

@@ -28,11 +28,11 @@ FAILURES = {
     "os.kill(os.getpid(), 9)": -9,
     "started(); raise KeyError('title')": 1,
     "started(); sys.exit(1)": 1,
-    "with reported(): raise TrainingError('the optimizer took no step')": 1,
+    "with exit_on_error(): raise TrainingError('the optimizer took no step')": 1,
 }
 PROGRAM = """
 import os, sys
-from open_clip_ext.errors import InputError, TrainingError, reported, start, started
+from open_clip_ext.errors import InputError, TrainingError, exit_on_error, start, started
 
 def load_state_dict():
     raise RuntimeError("size mismatch")
@@ -72,4 +72,4 @@ def test_a_failure_is_not(ended, what, status):
 
 
 def test_a_sentence_of_ours_is_the_reason(ended):
-    assert ended("with reported(): raise InputError('no such column')") == (2, "no such column\n")
+    assert ended("with exit_on_error(): raise InputError('no such column')") == (2, "no such column\n")

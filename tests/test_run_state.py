@@ -10,8 +10,8 @@ from support import train_here
 from open_clip_ext import registry
 from open_clip_ext.errors import InputError
 from open_clip_ext.losses import CECLIPLoss, CLIPLoss, DeGLALoss
-from open_clip_ext.run import Run
-from open_clip_ext.settings import Settings
+from open_clip_ext.training.config import Settings
+from open_clip_ext.training.run import Run
 
 # A caption far ahead of its negative, which makes the next threshold the greatest there is.
 AHEAD = {

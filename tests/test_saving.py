@@ -17,9 +17,9 @@ import pytest
 import support
 from support import COMMON, ENVIRONMENT, Finished, assert_same, train, train_here
 
-from open_clip_ext.files import sweep, write_whole
-from open_clip_ext.host import chance
-from open_clip_ext.run import Run
+from open_clip_ext.files import atomic_write, remove_partial
+from open_clip_ext.training import seeding
+from open_clip_ext.training.run import Run
 
 SHORT = ("--batch-size", 4, "--epochs", 2)  # 8 batches in an epoch of 32 photos
 
@@ -152,7 +152,7 @@ def stall(monkeypatch):
     """Let a run's data come no further than so many samples, and a signal come then."""
 
     def stall(after: int, by: int = signal.SIGTERM) -> None:
-        seed, run, samples = chance.seed_sample, os.getpid(), iter(range(after))
+        seed, run, samples = seeding.seed_sample, os.getpid(), iter(range(after))
 
         def seeded(*place):
             seed(*place)
@@ -160,8 +160,8 @@ def stall(monkeypatch):
                 os.kill(run, by)
                 time.sleep(300)
 
-        monkeypatch.setattr(chance, "seed_step", seed)
-        monkeypatch.setattr(chance, "seed_sample", seeded)
+        monkeypatch.setattr(seeding, "seed_step", seed)
+        monkeypatch.setattr(seeding, "seed_sample", seeded)
 
     return stall
 
@@ -314,14 +314,14 @@ def test_killed_write_leaves_the_old_file(tmp_path):
 
     if (child := os.fork()) == 0:
         try:
-            write_whole(path, half)
+            atomic_write(path, half)
         finally:
             os._exit(1)
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
     assert path.read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 2
     assert list(tmp_path.glob("**/*.pt")) == [path]  # as upstream looks for the newest
-    sweep(tmp_path)
+    remove_partial(tmp_path)
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -14,9 +14,9 @@ from support import Photo, photos, train, train_here
 from open_clip_ext.losses import DeGLALoss
 from open_clip_ext.model import text_trimming
 from open_clip_ext.model.forward import extend_forward
-from open_clip_ext.run import Run
-from open_clip_ext.settings import Settings
 from open_clip_ext.teacher import EMATeacher
+from open_clip_ext.training.config import Settings
+from open_clip_ext.training.run import Run
 
 L, END = 40, 49407
 # Plain SGD shows the scale of a gradient, which Adam hides, as it blows up the rounding of one that is zero.

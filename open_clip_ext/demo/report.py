@@ -18,7 +18,7 @@ from open_clip_ext import tables
 from open_clip_ext.demo import evaluate, world
 from open_clip_ext.demo.evaluate import Check, Scores
 from open_clip_ext.demo.recipe import Recipe
-from open_clip_ext.files import write_whole
+from open_clip_ext.files import atomic_write
 
 Summary = Callable[[Scores], float]
 # Scores by optimizer step, along one fine-tuning run.
@@ -492,7 +492,7 @@ def plot_tradeoff(path: Path, curves: Mapping[str, Sequence[Row]], alpha: float)
     axes.margins(0.1)
     axes.legend(loc="best", frameon=True, fontsize=9)
     figure.tight_layout()
-    write_whole(path, lambda part: figure.savefig(part, format="png"))
+    atomic_write(path, lambda part: figure.savefig(part, format="png"))
     pyplot.close(figure)
 
 
@@ -519,5 +519,5 @@ def plot_courses(path: Path, courses: Mapping[str, Sequence[Course]]) -> None:
         panels[0].plot([], [], LINES[base % len(LINES)], color="0.3", label=f"base {base}")
     panels[0].legend(loc="best", frameon=True, fontsize=8)
     figure.tight_layout()
-    write_whole(path, lambda part: figure.savefig(part, format="png"))
+    atomic_write(path, lambda part: figure.savefig(part, format="png"))
     pyplot.close(figure)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from open_clip_ext.demo import recipe as recipes
 from open_clip_ext.demo.recipe import Recipe, Schedule
 from open_clip_ext.errors import InputError, TrainingError
-from open_clip_ext.files import write_text, write_whole
+from open_clip_ext.files import atomic_write, write_text
 
 if TYPE_CHECKING:
     from open_clip_ext.demo.evaluate import Check, Scores
@@ -212,7 +212,7 @@ class Demo:
         from open_clip_ext.demo import evaluate, report, train, vocabulary, world
 
         recipe = self.recipe
-        write_whole(self.out / vocabulary.FILE, lambda part: part.write_bytes(vocabulary.content()))
+        atomic_write(self.out / vocabulary.FILE, lambda part: part.write_bytes(vocabulary.content()))
         with self._stage("drawing"):
             for base in self.bases:
                 self._draw(base, "pretraining", world.pretraining_sample, recipe.pretraining.samples, 1)

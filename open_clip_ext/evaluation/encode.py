@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.items import Picture
-from open_clip_ext.files import write_whole
+from open_clip_ext.files import atomic_write
 
 Features = dict[bytes, NDArray[np.float32]]
 WORKERS = min(16, os.cpu_count() or 1)
@@ -191,7 +191,7 @@ class _Store:
         name = hashlib.sha256(b"".join(keys)).hexdigest()[:32]
         with _cache_errors(self.folder):
             path = self.folder / f"{self.kind}-{name}.safetensors"
-            write_whole(path, lambda part: part.write_bytes(save(content)))
+            atomic_write(path, lambda part: part.write_bytes(save(content)))
 
     def _read(self, path: Path) -> None:
         from safetensors import SafetensorError

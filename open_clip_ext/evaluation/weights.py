@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.files import write_whole
+from open_clip_ext.files import atomic_write
 
 NOTE = "open_clip_ext"
 
@@ -72,7 +72,7 @@ def save(path: Path, weights: Mapping[str, Tensor], note: Mapping[str, str]) -> 
             torch.save({"state_dict": weights, NOTE: dict(note)}, part)
 
     try:
-        write_whole(path, fill)
+        atomic_write(path, fill)
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation import catalogue, merge, run
 from open_clip_ext.evaluation.items import Benchmark, Item
-from open_clip_ext.files import write_whole
+from open_clip_ext.files import atomic_write
 
 if TYPE_CHECKING:
     from open_clip_ext.evaluation.models import Loaded
@@ -287,7 +287,7 @@ def plot(path: Path, points: Sequence[Point], best: Point) -> None:
         f"Weights between base and fine-tuned; chosen on --select: alpha {best.alpha:g}", fontsize=10
     )
     figure.tight_layout()
-    write_whole(path, lambda part: figure.savefig(part, format="png"))
+    atomic_write(path, lambda part: figure.savefig(part, format="png"))
     pyplot.close(figure)
 
 

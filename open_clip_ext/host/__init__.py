@@ -2,7 +2,7 @@
 
 `seams` lists what is wrapped and checks that it fits, `released` wraps it for open_clip_torch 2.28
 to 3.3, `start` loads the weights that a run starts from, `loaders` leads companion texts through
-upstream's data loaders, `chance` makes an epoch repeatable.
+upstream's data loaders, `shard_order` makes an epoch of shards repeatable.
 """
 
 from __future__ import annotations

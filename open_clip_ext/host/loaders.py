@@ -33,8 +33,8 @@ from open_clip_ext.host.pictures import Readable, spread
 from open_clip_ext.host.stream import Indexed, Shards, Source, Stream, index
 from open_clip_ext.host.tally import Tally, where
 from open_clip_ext.negatives.store import Store
-from open_clip_ext.settings import NEGATIVES, Settings
 from open_clip_ext.texts import is_list
+from open_clip_ext.training.config import NEGATIVES, Settings
 
 # Samples that are looked at before training: in all, and of a shard; shards that they come from at most;
 # and how many of them are decoded.

@@ -16,7 +16,7 @@ from open_clip_train.data import expand_urls, get_dataset_size
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.host import csv_data, pictures, released, start
-from open_clip_ext.settings import Settings
+from open_clip_ext.training.config import Settings
 
 LATEST = "epoch_latest.pt"  # upstream's name for it
 
@@ -37,7 +37,7 @@ def checkpoint(args: argparse.Namespace, settings: Settings | None) -> Iterator[
         return
     import torch
 
-    from open_clip_ext.run import Run
+    from open_clip_ext.training.run import Run
 
     if shutil.disk_usage(path.parent).free < path.stat().st_size:
         yield f"--logs {args.logs}: no room for a second {path}, which is written before it is replaced"

@@ -18,15 +18,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from open_clip_ext import errors
-from open_clip_ext.errors import InputError, reported
+from open_clip_ext.errors import InputError, exit_on_error
 from open_clip_ext.host import seams
-from open_clip_ext.settings import Scored, Settings, add_flags, settle, settle_benchmarks
-from open_clip_ext.signals import Signals
+from open_clip_ext.training.config import (
+    BenchmarkRequest,
+    Settings,
+    add_flags,
+    resolve_benchmarks,
+    resolve_flags,
+)
+from open_clip_ext.training.signals import Signals
 
 if TYPE_CHECKING:
     from open_clip_ext.host.saving import Saver
     from open_clip_ext.host.scores import Scores
-    from open_clip_ext.run import Run
+    from open_clip_ext.training.run import Run
 
 # Upstream's options that a --loss run refuses, and why.
 REFUSED = {
@@ -60,10 +66,10 @@ class Adapter:
             from open_clip_train.distributed import world_info_from_env
 
             from open_clip_ext.host import preflight
-            from open_clip_ext.run import Run
+            from open_clip_ext.training.run import Run
 
             _, rank, world_size = world_info_from_env()
-            with reported():
+            with exit_on_error():
                 for problem in preflight.problems(namespace, world_size, writes=rank == 0):
                     raise InputError(problem)
             self.args = namespace
@@ -77,7 +83,7 @@ class Adapter:
         if scored is not None:
             from open_clip_ext.host.scores import Scores
 
-            with reported():
+            with exit_on_error():
                 self.scores = Scores.read(scored)
         return namespace
 
@@ -93,7 +99,7 @@ class Adapter:
             return build(pretrained)
         from open_clip_ext.host import start
 
-        with reported():
+        with exit_on_error():
             return start.create(build, model_name, pretrained, resumed=bool(self.args.resume))
 
     def pt_load(self, upstream: Upstream, file_path: str, map_location: Any = None) -> Any:
@@ -103,7 +109,7 @@ class Adapter:
             return upstream(file_path, map_location=map_location)
         from open_clip_ext.host import start
 
-        with reported():
+        with exit_on_error():
             try:
                 checkpoint = upstream(file_path, map_location=map_location)
             except Exception as error:
@@ -120,7 +126,7 @@ class Adapter:
         from open_clip_ext.host import saving
 
         path = Path(f)
-        with reported():
+        with exit_on_error():
             saving.save(lambda part: upstream(obj, part, *args, **options), path)
             saving.prune(path.parent, path, epoch=obj["epoch"])
 
@@ -157,7 +163,7 @@ class Adapter:
         metrics = zero_shot(data=self.scores.without(data))
         if not self.scores.due(epoch, args):
             return metrics  # type: ignore[no-any-return]
-        with reported():
+        with exit_on_error():
             return {**metrics, "epoch": epoch, **self.scores.score(model, tokenizer, args.precision)}
 
     def create_loss(self, upstream: Upstream, args: argparse.Namespace) -> torch.nn.Module:
@@ -165,7 +171,7 @@ class Adapter:
         if self.run is None:
             errors.started()
             return upstream(args)  # type: ignore[no-any-return]
-        with reported():
+        with exit_on_error():
             loss = self.run.build_loss(
                 torch.device(args.device),
                 local_loss=args.local_loss,
@@ -210,7 +216,7 @@ class Adapter:
             return
         from open_clip_ext.host import loaders, saving
 
-        with reported():
+        with exit_on_error():
             if self.saver is None:
                 self.run.begin(model, optimizer, scaled=scaler is not None, calls_per_step=args.accum_freq)
                 stream = data["train"].dataloader
@@ -247,12 +253,14 @@ def install() -> None:
     torch.save = functools.update_wrapper(functools.partial(adapter.save, torch.save), torch.save)
 
 
-def parse(upstream: Upstream, args: Any) -> tuple[argparse.Namespace, Settings | None, Scored | None]:
+def parse(
+    upstream: Upstream, args: Any
+) -> tuple[argparse.Namespace, Settings | None, BenchmarkRequest | None]:
     """Upstream's flags and ours, and what ours come to; exits with a sentence if they are wrong."""
     namespace: argparse.Namespace = _with_flags(upstream)(args)
-    with reported():
-        scored = settle_benchmarks(namespace)
-        settings = settle(namespace)
+    with exit_on_error():
+        scored = resolve_benchmarks(namespace)
+        settings = resolve_flags(namespace)
         if settings is not None:
             _refuse(namespace)
         return namespace, settings, scored
@@ -269,7 +277,7 @@ def _guard_parser(problems: list[str]) -> None:
 
     @functools.wraps(upstream)
     def parse_args(args: Any) -> argparse.Namespace:
-        with reported():
+        with exit_on_error():
             if any(arg.split("=")[0] == "--loss" for arg in args):
                 raise InputError(
                     f"--loss needs another open_clip_torch: {problems[0]} "
@@ -289,7 +297,7 @@ def _with_flags(upstream: Upstream) -> Upstream:
 
     class Parser(argparse.ArgumentParser):
         def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-            with reported():
+            with exit_on_error():
                 try:
                     add_flags(self)
                 except argparse.ArgumentError as error:
@@ -333,7 +341,7 @@ def _build_loader(
         return build(args, preprocess, is_train=is_train, **options)
     from open_clip_ext.host import loaders
 
-    with reported():
+    with exit_on_error():
         info = loaders.build(build, settings, args, preprocess, **options)
         logging.info(f"open_clip_ext: {loaders.describe(info)}")
         return info

@@ -25,13 +25,13 @@ from typing import Any
 import torch
 from open_clip_train import file_utils
 
-from open_clip_ext import peers
 from open_clip_ext.errors import STOPPED, InputError, TrainingError
-from open_clip_ext.files import sweep, write_whole
+from open_clip_ext.files import atomic_write, remove_partial
 from open_clip_ext.host import seams
 from open_clip_ext.host.stream import Stream
-from open_clip_ext.run import Run
-from open_clip_ext.signals import Asked, Signals
+from open_clip_ext.training import ranks
+from open_clip_ext.training.run import Run
+from open_clip_ext.training.signals import Asked, Signals
 
 LATEST = "epoch_latest.pt"
 # Sorts behind epoch_E.pt and before epoch_(E+1).pt, as `--resume latest` sorts.
@@ -69,11 +69,11 @@ class Saver:
         # Upstream saves the model beneath the compiler, and inside DDP.
         self.model = getattr(model, "_orig_mod", model)
         self.optimizer, self.scaler, self.stream = optimizer, scaler, stream
-        self.stop = peers.Stop()
+        self.stop = ranks.CoordinatedStop()
         self.folder = Path(args.checkpoint_path)
         self.steps_per_epoch = stream.num_batches // args.accum_freq
         if args.save_logs:
-            sweep(self.folder)
+            remove_partial(self.folder)
             (self.folder.parent / MARKER).unlink(missing_ok=True)
 
     def begin_epoch(self, epoch: int) -> int:
@@ -137,7 +137,7 @@ class Saver:
 
         One of several ranks cannot stop alone: the others wait for it in the step.
         """
-        if peers.several():
+        if ranks.several():
             yield
             return
         try:
@@ -160,16 +160,16 @@ class Saver:
                 save(lambda part: _write(part, line), self.folder.parent / MARKER)
                 logging.info(f"open_clip_ext: stopped on {signal} at step {step}; checkpoint {path}")
         except BaseException:
-            peers.follow(f"stopped/{step}", "no")
+            ranks.broadcast(f"stopped/{step}", "no")
             raise
-        if peers.follow(f"stopped/{step}", "yes") == "no":
+        if ranks.broadcast(f"stopped/{step}", "yes") == "no":
             raise TrainingError(f"stopped on {signal} at step {step}, but rank 0 could not save")
         sys.exit(STOPPED)
 
     def _save(self, batch: int, step: int) -> Path:
         """Write a checkpoint of the place after `batch` batches; rank 0 does."""
         path = self.folder / (LATEST if self.args.save_most_recent else f"epoch_{self.epoch}_step_{step}.pt")
-        read = peers.gather(f"read/{step}", json.dumps(self.read))
+        read = ranks.gather_strings(f"read/{step}", json.dumps(self.read))
         if not self.args.save_logs:
             return path
         self.run.position = {
@@ -213,7 +213,7 @@ def save(write: Callable[[Path], None], path: Path) -> None:
     Raises TrainingError, with the file at `path` as it was.
     """
     try:
-        write_whole(path, write)
+        atomic_write(path, write)
     except (OSError, RuntimeError) as error:  # of a full disk torch says, as a RuntimeError, "unexpected pos"
         reason = str(error).splitlines()[0]
         free = shutil.disk_usage(path.parent).free / 1e6

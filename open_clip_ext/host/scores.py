@@ -16,12 +16,12 @@ from typing import Any
 from open_clip_ext.evaluation import catalogue, run
 from open_clip_ext.evaluation.encode import Encoder
 from open_clip_ext.evaluation.items import Benchmark
-from open_clip_ext.host import chance
 from open_clip_ext.model import text_trimming
 from open_clip_ext.model.forward import unwrap
 from open_clip_ext.model.override import restore
 from open_clip_ext.precision import without_tf32
-from open_clip_ext.settings import Scored
+from open_clip_ext.training import seeding
+from open_clip_ext.training.config import BenchmarkRequest
 
 FLAG = "--eval-benchmarks"
 # What upstream looks for before it evaluates; the first is the one we stand in for.
@@ -44,7 +44,7 @@ class Scores:
         self.preprocess: Any = None
 
     @classmethod
-    def read(cls, scored: Scored) -> Scores:
+    def read(cls, scored: BenchmarkRequest) -> Scores:
         """Read the benchmarks on every rank, so that bad input stops all of them before any work.
 
         Raises InputError.
@@ -85,7 +85,7 @@ class Scores:
         restore(encoding)
         text_trimming.trim(encoding, evaluation=True)
         precision = "fp32" if precision.startswith("amp") else precision
-        with chance.undisturbed(), without_tf32():
+        with seeding.preserve_rng_state(), without_tf32():
             results = run.evaluate(
                 Encoder(encoding, self.preprocess, tokenizer, precision=precision),
                 self.benchmarks,

@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from webdataset.filters import FilterFunction, _batched, _select, _to_tuple
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.host import chance
+from open_clip_ext.host.shard_order import seed_shuffles
 from open_clip_ext.host.tally import Tally
-from open_clip_ext.signals import spare_worker
+from open_clip_ext.training import seeding
+from open_clip_ext.training.signals import shield_worker_from_signals
 
 
 class Source(Protocol):
@@ -82,7 +83,7 @@ class Stream:
                 batch = next(batches, None)
             if batch is None:
                 return
-            chance.seed_step(self.seed, self.epoch, self.rank, done)
+            seeding.seed_step(self.seed, self.epoch, self.rank, done)
             yield batch
 
 
@@ -124,12 +125,12 @@ class Indexed:
             num_workers=loader.num_workers,
             collate_fn=loader.collate_fn,
             pin_memory=loader.pin_memory,
-            worker_init_fn=spare_worker,
+            worker_init_fn=shield_worker_from_signals,
         )
 
     def batches(self, epoch: int, first: int, read: Sequence[int] | None) -> Iterator[Any]:
         """The batches of `epoch` after the `first` ones."""
-        self.order.manual_seed(chance.derive(self.seed, epoch))
+        self.order.manual_seed(seeding.derive_seed(self.seed, epoch))
         self.samples.epoch, self.rest.first = epoch, first
         return iter(self.loader)
 
@@ -139,7 +140,7 @@ class _Seeded(Dataset[Any]):
         self.samples, self.seed, self.epoch = samples, seed, 0
 
     def __getitem__(self, index: int) -> Any:
-        chance.seed_sample(self.seed, self.epoch, index)
+        seeding.seed_sample(self.seed, self.epoch, index)
         return self.samples[index]
 
 
@@ -168,7 +169,7 @@ class Shards:
         self.loader, self.workers, self.batch_size = loader, max(1, loader.num_workers), batch_size
         self.read = [0] * self.workers
         stages = loader.dataset.pipeline
-        chance.settle_order(stages, epoch, seed, rank)
+        seed_shuffles(stages, epoch, seed, rank)
         self.number = _Number(epoch, seed, rank)
         self.past = _Past(epoch)
         for stage, before, after in (
@@ -178,7 +179,7 @@ class Shards:
         ):
             at = index(stages, stage)
             stages[at : at + 1] = *before, stages[at], *after
-        loader.worker_init_fn = spare_worker
+        loader.worker_init_fn = shield_worker_from_signals
 
     def batches(self, epoch: int, first: int, read: Sequence[int] | None) -> Iterator[Any]:
         """The batches of `epoch` after the `first` ones, for which its workers had `read` so far."""
@@ -206,7 +207,7 @@ class _Number:
         self.passing = False
 
     def __call__(self, samples: Iterable[Any]) -> Iterator[Any]:
-        epoch, worker = self.epoch.get_value(), chance.worker()
+        epoch, worker = self.epoch.get_value(), seeding.worker()
         if epoch != self.current:  # or the shards begin anew within an epoch
             self.current, self.count = epoch, 0
         start = self.start[1][worker] if epoch == self.start[0] else 0
@@ -214,7 +215,7 @@ class _Number:
         for sample in samples:
             self.count += 1
             if self.count > start:
-                chance.seed_sample(self.seed, epoch, self.rank, worker, self.count)
+                seeding.seed_sample(self.seed, epoch, self.rank, worker, self.count)
                 yield sample
 
     def stamp(self, samples: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
@@ -247,7 +248,7 @@ class _Past:
 
     def __call__(self, batches: Iterable[Any]) -> Iterator[Any]:
         if self.epoch.get_value() == self.start[0]:
-            past = self.start[1][chance.worker()]
+            past = self.start[1][seeding.worker()]
             self.start = (-1, [])  # not once more when the shards begin anew
             yield from itertools.repeat(None, past)
         yield from batches

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.host import chance
 from open_clip_ext.host.pictures import spread
+from open_clip_ext.training import seeding
 
 # Texts that are looked at, captions that are at a time, and context lengths up to which texts are measured.
 TEXTS, BATCH, LONGEST = 10_000, 250, 32
@@ -35,7 +35,7 @@ def cut(
     cut: Counter[str] = Counter()
     longest = dict.fromkeys(seen, (0, ""))
     same = 0
-    with chance.undisturbed():  # some of upstream's tokenizers draw what they leave out
+    with seeding.preserve_rng_state():  # some of upstream's tokenizers draw what they leave out
         padding = tokenizer([""]).mode().values
         for start in range(0, len(rows), BATCH):
             batch = rows[start : start + BATCH]

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from open_clip_ext import __version__, peers
-from open_clip_ext.errors import InputError, TrainingError, reported
+from open_clip_ext import __version__
+from open_clip_ext.errors import InputError, TrainingError, exit_on_error
 from open_clip_ext.model.forward import extend_forward, extension_of, unwrap
 from open_clip_ext.model.text_trimming import trim
-from open_clip_ext.settings import Settings
+from open_clip_ext.training import ranks
+from open_clip_ext.training.config import Settings
 
 # Key in `checkpoint["optimizer"]`, and the format of what lies there.
 STATE_KEY = "open_clip_ext"
@@ -129,7 +130,7 @@ class Run:
 
         line = self.announcement()
         logging.info(line)
-        peers.agree(line)
+        ranks.require_same(line)
 
     def announcement(self) -> str:
         """The one unmistakable line, the same on every rank."""
@@ -195,7 +196,7 @@ class Run:
         return {**state_dict, STATE_KEY: self.state()}
 
     def _watch(self, loss: nn.Module, inputs: Any, terms: Mapping[str, Tensor]) -> None:
-        with reported():
+        with exit_on_error():
             if self._loss_calls >= self._patience:
                 raise TrainingError(
                     "the optimizer took a step without running its hooks, so the loss and its "

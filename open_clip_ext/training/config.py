@@ -149,7 +149,7 @@ FLAGS = (
 
 
 @dataclass(frozen=True)
-class Scored:
+class BenchmarkRequest:
     """The benchmarks that a run was asked to score.
 
     Attributes:
@@ -163,8 +163,8 @@ class Scored:
     allow_missing: bool
 
 
-def settle_benchmarks(args: argparse.Namespace) -> Scored | None:
-    """Check our flags for evaluation in `args`, in place, as `settle` does; None without `--eval-benchmarks`.
+def resolve_benchmarks(args: argparse.Namespace) -> BenchmarkRequest | None:
+    """Check our flags for evaluation in `args`, in place; None without `--eval-benchmarks`.
 
     Raises InputError.
     """
@@ -186,10 +186,10 @@ def settle_benchmarks(args: argparse.Namespace) -> Scored | None:
     args.eval_benchmarks = "; ".join(" ".join(words) for words in given)
     args.eval_allow_missing = bool(allow_missing)
     chosen = [words for words in given if words != [str(path) for path in files]]
-    return Scored(chosen, files[0] if files else None, bool(allow_missing))
+    return BenchmarkRequest(chosen, files[0] if files else None, bool(allow_missing))
 
 
-def settle(args: argparse.Namespace) -> Settings | None:
+def resolve_flags(args: argparse.Namespace) -> Settings | None:
     """Check our flags in `args`, in place; None, with our flags removed, when there is no `--loss`.
 
     Afterwards they are what upstream's logs can print: strings and numbers. Raises InputError.

@@ -17,12 +17,12 @@ from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
 from open_clip_ext.errors import TrainingError
 
-PREFIX = "open_clip_ext/peers"
+PREFIX = "open_clip_ext/ranks"
 # How many steps ahead a stop is announced: no rank is further ahead of another than one, because
 # every step has a collective that the next one's forward pass waits for.
 NOTICE = 2
 # Rank 0 may write a checkpoint of many GB meanwhile.
-PATIENCE = timedelta(hours=1)
+TIMEOUT = timedelta(hours=1)
 
 
 def several() -> bool:
@@ -30,7 +30,7 @@ def several() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-def agree(line: str) -> None:
+def require_same(line: str) -> None:
     """Compare `line` over all ranks before the first step.
 
     `OPEN_CLIP_EXT_PEER_TIMEOUT` sets how many seconds to wait for a silent one (default 300).
@@ -56,7 +56,7 @@ def agree(line: str) -> None:
             raise TrainingError(f"rank {rank} runs '{theirs}', rank {dist.get_rank()} runs '{line}'")
 
 
-def gather(key: str, value: str) -> Sequence[str]:
+def gather_strings(key: str, value: str) -> Sequence[str]:
     """The `value` of each rank, on rank 0, which waits for them; nothing elsewhere.
 
     `key` must be another one in each call.
@@ -68,14 +68,14 @@ def gather(key: str, value: str) -> Sequence[str]:
     store.set(keys[dist.get_rank()], value)
     if dist.get_rank() != 0:
         return []
-    store.wait(keys, PATIENCE)
+    store.wait(keys, TIMEOUT)
     values = [store.get(key).decode() for key in keys]
     for key in keys:
         store.delete_key(key)
     return values
 
 
-def follow(key: str, value: str | None = None) -> str:
+def broadcast(key: str, value: str | None = None) -> str:
     """What rank 0 says about `key`, which everyone else waits for.
 
     Rank 0 waits until all have heard it: the store may live in its process, and end with it.
@@ -85,13 +85,13 @@ def follow(key: str, value: str | None = None) -> str:
     store = _store()
     if dist.get_rank() == 0:
         store.set(key, value or "")
-    store.wait([key], PATIENCE)
+    store.wait([key], TIMEOUT)
     said = str(store.get(key).decode())
-    gather(f"{key}/heard", "")
+    gather_strings(f"{key}/heard", "")
     return said
 
 
-class Stop:
+class CoordinatedStop:
     """Lets all ranks stop at the same step, though only some of them were asked to, at any moment.
 
     The first rank that was asked writes down a step a little ahead; everyone looks there between

@@ -56,7 +56,7 @@ class Signals:
             self._obeyed = False
 
 
-def spare_worker(worker: int) -> None:
+def shield_worker_from_signals(worker: int) -> None:
     """A `worker_init_fn`: a signal to every process of a job must not cost the loader its workers.
 
     They are needed for the last step. Their parent ends them with SIGTERM, which they still obey. Only

@@ -7,14 +7,14 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from support import train
 
-from open_clip_ext import peers
 from open_clip_ext.errors import TrainingError
+from open_clip_ext.training import ranks
 
 
 def rank(number: int, folder: str, lines: list[str], results) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=number, world_size=2)
     try:
-        peers.agree(lines[number])
+        ranks.require_same(lines[number])
         results.put((number, "agreed"))
     except TrainingError as error:
         results.put((number, str(error)))
@@ -42,7 +42,7 @@ def test_ranks_that_differ_stop(tmp_path, lines, outcome):
 
 
 def test_a_single_process_has_no_peers():
-    peers.agree("anything")
+    ranks.require_same("anything")
 
 
 @pytest.mark.slow
