@@ -31,7 +31,11 @@ NEGATIVES = (
 EVALUATION = (
     ("list", "evaluation.catalogue", "the registered benchmarks and their options"),
     ("run", "evaluation.run", "a model or checkpoint on benchmarks"),
-    ("compare", "evaluation.compare", "results against each other: differences, a verdict, a page"),
+    (
+        "compare",
+        "evaluation.comparison.compare",
+        "results against each other: differences, a verdict, a page",
+    ),
     ("wiseft", "evaluation.wiseft", "a sweep of weight interpolations"),
 )
 GROUPS = (

@@ -1,5 +1,5 @@
 """Composition benchmarks and retained ability: read, encode once, score, compare.
 
-items -> readers -> scoring, aggregate; models -> encode; run stands on top. Compare, page and wiseft
+items -> readers -> scoring/; models -> encode; run stands on top. comparison/ and wiseft
 read the result folders that run writes.
 """

@@ -65,10 +65,10 @@ def _evaluate(
     ties: str,
     intervals: bool,
 ) -> dict[str, Any]:
-    from open_clip_ext.evaluation import aggregate, bootstrap, scoring
+    from open_clip_ext.evaluation.scoring import aggregate, bootstrap, composition
 
     items, missing = present(benchmark, allow_missing)
-    score = benchmark.score or partial(scoring.rows, ties=ties)  # type: ignore[arg-type]
+    score = benchmark.score or partial(composition.rows, ties=ties)  # type: ignore[arg-type]
     rows = score(encoder, items)
     if seen:
         for row in rows:
@@ -142,7 +142,7 @@ def present(
 
 def subsets(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
     """`{group: {metric: {"value", "n", "ties", "half"}}}`."""
-    from open_clip_ext.evaluation import aggregate
+    from open_clip_ext.evaluation.scoring import aggregate
 
     groups: dict[str, list[Row]] = {}
     for row in rows:

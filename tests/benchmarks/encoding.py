@@ -17,10 +17,10 @@ import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from open_clip_ext.evaluation import scoring
 from open_clip_ext.evaluation.encode import Encoder
 from open_clip_ext.evaluation.items import Item, Picture
 from open_clip_ext.evaluation.readers import sugarcrepe
+from open_clip_ext.evaluation.scoring import composition
 from open_clip_ext.model import text_trimming
 
 ITEMS_PER_PICTURE = 5  # SugarCrepe has 7,511 items on 1,560 photographs
@@ -57,7 +57,7 @@ def compare(annotations: str, photos: str, pictures: int, pairs: int, tiny: bool
 
         def ours() -> None:
             encoder = Encoder(trimmed, preprocess, tokenizer)
-            margins["ours"] = [row["margin"] for row in scoring.rows(encoder, items)]
+            margins["ours"] = [row["margin"] for row in composition.rows(encoder, items)]
 
         found = measure.in_turns(plain, ours, pairs, "encoding")
     apart = max(abs(a - b) for a, b in zip(margins["plain"], margins["ours"], strict=True))

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import support
 
-from open_clip_ext.evaluation import aggregate, bootstrap, run
+from open_clip_ext.evaluation import run
+from open_clip_ext.evaluation.scoring import aggregate, bootstrap
 
 SUBSETS = ("replace_obj", "replace_att", "swap_obj", "swap_att", "add_obj")
 CLASSES = ("circle", "square", "triangle")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation import aggregate
+from open_clip_ext.evaluation.scoring import aggregate
 
 PUBLISHED = json.loads(Path(__file__).with_name("vl_compo.json").read_text())["models"]
 # Items per subset, counted in the official files (SugarCrepe, VALSE, ImageCoDe).

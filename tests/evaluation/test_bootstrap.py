@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from open_clip_ext.evaluation import bootstrap
+from open_clip_ext.evaluation.scoring import bootstrap
 
 
 def micro(names, sums, counts):

@@ -18,11 +18,11 @@ from PIL import Image
 from support import COLOURS
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation import aggregate
-from open_clip_ext.evaluation.classification import Classes
 from open_clip_ext.evaluation.encode import Encoder
-from open_clip_ext.evaluation.readers import folders, torchvision_sets, words
+from open_clip_ext.evaluation.readers import classnames, folders, torchvision_sets
 from open_clip_ext.evaluation.readers.wds import wds
+from open_clip_ext.evaluation.scoring import aggregate
+from open_clip_ext.evaluation.scoring.classification import Classes
 
 
 class ColourEncoder(FakeEncoder):
@@ -180,7 +180,7 @@ def test_a_torchvision_data_set_of_files_with_clip_benchmark_s_words(tmp_path):
     assert [item.group for item in benchmark.items] == ["apple pie"] * 2 + ["beet salad"] * 2
     assert benchmark.items[0].pictures[0].path == str(tmp_path / "food-101/images/apple_pie/0.jpg")
     assert benchmark.notes[0] == "2 classes, 1 templates"
-    assert words.of_clip_benchmark("zeroshot_classification_templates", "food101") == (
+    assert classnames.of_clip_benchmark("zeroshot_classification_templates", "food101") == (
         "a photo of {c}, a type of food.",
     )
 

@@ -14,8 +14,9 @@ import pytest
 import results
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation import aggregate, bootstrap, comparison, report
-from open_clip_ext.evaluation.comparison import IMPROVED, NOT_SHOWN, WORSE, Change, Measure, Score
+from open_clip_ext.evaluation.comparison import paired, report
+from open_clip_ext.evaluation.comparison.paired import IMPROVED, NOT_SHOWN, WORSE, Change, Measure, Score
+from open_clip_ext.evaluation.scoring import aggregate, bootstrap
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def two(tmp_path, pictures):
 
 
 def test_numbers_are_those_of_the_rows(two):
-    found = comparison.compare(two)
+    found = paired.compare(two)
     sugarcrepe = found.benchmarks[0]
     base, tuned = ([row["correct"]["accuracy"] for row in own] for own in sugarcrepe.rows)
     primary = sugarcrepe.primary
@@ -56,15 +57,15 @@ def test_numbers_are_those_of_the_rows(two):
 
 def test_intervals_are_paired(two):
     """The interval of a difference is narrower than two models on other items would have it."""
-    change, *_ = comparison.compare(two).benchmarks[0].primary.changes
-    base, tuned = comparison.compare(two).benchmarks[0].primary.scores
+    change, *_ = paired.compare(two).benchmarks[0].primary.changes
+    base, tuned = paired.compare(two).benchmarks[0].primary.scores
     assert change.low < change.value < change.high
     assert change.high - change.low < 0.9 * np.hypot(base.high - base.low, tuned.high - tuned.low)
 
 
 def test_the_same_checkpoint_twice_changes_nothing(tmp_path, pictures):
     made = results.benchmarks(pictures)
-    found = comparison.compare([results.write(tmp_path / name, made) for name in ("a", "b")])
+    found = paired.compare([results.write(tmp_path / name, made) for name in ("a", "b")])
     for one in found.benchmarks:
         for measure in (*one.measures, *one.groups, *found.families.values()):
             assert measure.changes == [Change(0, 0, 0, 1)]
@@ -77,7 +78,7 @@ def test_the_order_of_rows_does_not_matter(two, tmp_path, pictures):
     for entry in made.values():
         random.Random(0).shuffle(entry["rows"])
     shuffled = results.write(tmp_path / "shuffled" / "tuned", made)
-    one, other = comparison.compare(two), comparison.compare([two[0], shuffled])
+    one, other = paired.compare(two), paired.compare([two[0], shuffled])
     assert one.families == other.families
     assert [b.primary for b in one.benchmarks] == [b.primary for b in other.benchmarks]
 
@@ -90,7 +91,7 @@ def test_a_family_is_the_mean_of_its_benchmarks(tmp_path, pictures):
         rows = results.composition(pictures, skill + 0.1, seed + 5, n=90)
         made["valse"] = results.entry("valse", "composition", rows, ["macro"])
         folders.append(results.write(tmp_path / name, made))
-    found = comparison.compare(folders)
+    found = paired.compare(folders)
     family = found.families["composition"]
     parts = [one.primary for one in found.benchmarks if one.family == "composition"]
     assert family.name == "mean of sugarcrepe micro, valse macro"
@@ -102,7 +103,7 @@ def test_a_family_is_the_mean_of_its_benchmarks(tmp_path, pictures):
 
 def test_holm_is_over_everything_shown(two, tmp_path, pictures):
     third = results.write(tmp_path / "third", results.benchmarks(pictures, 0.62, 0.8, model_seed=3))
-    found = comparison.compare([*two, third])
+    found = paired.compare([*two, third])
     ps = [change.p for one in found.benchmarks for change in one.primary.changes]
     assert [p for one in found.benchmarks for p in one.holm] == bootstrap.holm(ps)
     assert len(ps) == 4
@@ -119,7 +120,7 @@ def test_rows_that_do_not_count_are_not_counted(tmp_path, pictures):
         ]
         made = {"pairs": results.entry("pairs", "composition", rows + rare, ["aro_vga"])}
         folders.append(results.write(tmp_path / name, made))
-    [one] = comparison.compare(folders).benchmarks
+    [one] = paired.compare(folders).benchmarks
     assert (one.primary.n, one.primary.images) == (300, 24)
     assert "rare_pair" not in [group.name for group in one.groups]
     lucky = sum(
@@ -145,7 +146,7 @@ def test_many_subsets_show_those_that_changed_most(tmp_path, pictures):
         results.write(tmp_path / name, {"x": results.entry("x", "composition", rows(tuned), ["micro"])})
         for name, tuned in (("base", False), ("tuned", True))
     ]
-    found = comparison.compare(folders)
+    found = paired.compare(folders)
     [one] = found.benchmarks
     assert {f"class {g}" for g in range(91, 100)} <= {group.name for group in one.groups}
     assert (len(one.groups), one.left) == (24, 76)
@@ -158,7 +159,7 @@ def test_unseen_images_are_set_apart(tmp_path, pictures):
     seen = {str(path) for path in pictures[:12]}
     for row in tuned["sugarcrepe"]["rows"]:
         row["seen"] = row["pictures"][0] in seen
-    found = comparison.compare([results.write(tmp_path / "a", base), results.write(tmp_path / "b", tuned)])
+    found = paired.compare([results.write(tmp_path / "a", base), results.write(tmp_path / "b", tuned)])
     unseen = found.benchmarks[0].measures[-1]
     kept = [row["correct"]["accuracy"] for row in tuned["sugarcrepe"]["rows"] if not row["seen"]]
     assert unseen.name == "micro, unseen images"
@@ -166,8 +167,8 @@ def test_unseen_images_are_set_apart(tmp_path, pictures):
 
 
 def test_extremes_are_flipped_items_by_margin(two):
-    one = comparison.compare(two).benchmarks[0]
-    lost, won = comparison.extremes(one, 0, 5)
+    one = paired.compare(two).benchmarks[0]
+    lost, won = paired.extremes(one, 0, 5)
     margins = [[own[i]["margin"] for own in one.rows] for i in won]
     assert all(base <= 0 < tuned for base, tuned in margins)
     assert [t - b for b, t in margins] == sorted((t - b for b, t in margins), reverse=True)
@@ -204,25 +205,23 @@ def measure(low, high, name="sugarcrepe micro"):
 )
 def test_verdict(composition, zero_shot, word):
     parts = [ends and measure(*ends) for ends in (composition, zero_shot)]
-    assert comparison.judged(*parts, margin=0.01).word == word
+    assert paired.judged(*parts, margin=0.01).word == word
 
 
 def test_the_margin_decides():
     up, down = measure(0.01, 0.03), measure(-0.018, 0.0)
-    assert comparison.judged(up, down, margin=0.01).word == NOT_SHOWN
-    assert comparison.judged(up, down, margin=0.02).word == IMPROVED
+    assert paired.judged(up, down, margin=0.01).word == NOT_SHOWN
+    assert paired.judged(up, down, margin=0.02).word == IMPROVED
 
 
 def test_a_verdict_names_its_grounds():
-    said = comparison.judged(
-        measure(0.01, 0.03), measure(-0.002, 0.004, "imagenet top1 micro"), 0.015
-    ).reasons
+    said = paired.judged(measure(0.01, 0.03), measure(-0.002, 0.004, "imagenet top1 micro"), 0.015).reasons
     assert said == (
         "Composition improved: +2.00 [+1.00, +3.00] points (sugarcrepe micro, 7,511 items, 1,560 images); "
         "zero-shot is kept within the 1.5-point margin: +0.10 [-0.20, +0.40] points (imagenet top1 micro, "
         "7,511 items, 1,560 images)."
     )
-    assert comparison.judged(None, None, 0.01).reasons == (
+    assert paired.judged(None, None, 0.01).reasons == (
         "No composition benchmark was run; no zero-shot benchmark was run."
     )
 
@@ -233,7 +232,7 @@ def test_verdicts_of_models_that_differ(tmp_path, pictures):
         "better": results.benchmarks(pictures, 0.8, 0.95, model_seed=1),
         "forgot": results.benchmarks(pictures, 0.8, 0.5, model_seed=2),
     }
-    found = comparison.compare([results.write(tmp_path / name, entries) for name, entries in made.items()])
+    found = paired.compare([results.write(tmp_path / name, entries) for name, entries in made.items()])
     assert [verdict.word for verdict in found.verdicts] == [IMPROVED, WORSE]
 
 
@@ -347,14 +346,14 @@ def test_what_cannot_be_compared_is_refused(two, case):
     spoil, sentence = REFUSED[case]
     spoil(two)
     with pytest.raises(InputError, match=sentence):
-        comparison.compare(two)
+        paired.compare(two)
 
 
 def test_folders_are_refused(two):
     with pytest.raises(InputError, match="give at least two result folders, the base first"):
-        comparison.compare(two[:1])
+        paired.compare(two[:1])
     with pytest.raises(InputError, match="are the same folder"):
-        comparison.compare([two[0], two[0] / ".." / "base"])
+        paired.compare([two[0], two[0] / ".." / "base"])
 
 
 def test_the_same_files_elsewhere_are_the_same(two):
@@ -363,7 +362,7 @@ def test_the_same_files_elsewhere_are_the_same(two):
     edit_rows(
         two[1], lambda rows: [r | {"pictures": [f"/x/{Path(p).name}" for p in r["pictures"]]} for r in rows]
     )
-    assert comparison.compare(two).benchmarks[0].primary.images == 24
+    assert paired.compare(two).benchmarks[0].primary.images == 24
 
 
 def test_the_nearest_wrong_ones_may_differ(two, tmp_path, pictures):
@@ -380,11 +379,11 @@ def test_the_nearest_wrong_ones_may_differ(two, tmp_path, pictures):
         ]
         made = results.entry("karpathy", "retrieval", rows, ["i2t R@1 micro", "t2i R@1 micro"])
         folders.append(results.write(tmp_path / name, {"karpathy": made}))
-    [one] = comparison.compare(folders).benchmarks
+    [one] = paired.compare(folders).benchmarks
     assert [measure.changes[0].value for measure in one.measures] == [1, 0]
     edit_rows(folders[1], first(pictures=["other.png"]), "karpathy")
     with pytest.raises(InputError, match="karpathy: item 0/i2t has other pictures in a"):
-        comparison.compare(folders)
+        paired.compare(folders)
 
 
 def test_notes(two, tmp_path, pictures):
@@ -394,7 +393,7 @@ def test_notes(two, tmp_path, pictures):
     other = results.write(
         tmp_path / "other", made, activation="GELU", precision="bf16", name="ViT-L-14", config={"width": 1024}
     )
-    notes = " ".join(comparison.compare([two[0], other]).notes)
+    notes = " ".join(paired.compare([two[0], other]).notes)
     assert "cifar10 is left out: not in other." in notes
     assert "The activation differs: base QuickGELU, other GELU." in notes
     assert "The architecture differs: base ViT-B-32, other ViT-L-14." in notes
@@ -403,12 +402,12 @@ def test_notes(two, tmp_path, pictures):
 
 
 def test_few_images_are_said(two):
-    assert any("24 images" in note for note in comparison.compare(two).notes)
+    assert any("24 images" in note for note in paired.compare(two).notes)
 
 
 def test_folders_of_one_name_are_told_apart(two, tmp_path, pictures):
     other = results.write(tmp_path / "deeper" / "base", results.benchmarks(pictures))
-    found = comparison.compare([two[0], other])
+    found = paired.compare([two[0], other])
     assert [result.label for result in found.results] == [str(two[0]), str(other)]
 
 
@@ -428,7 +427,7 @@ def test_command(two, tmp_path):
     assert "tuned against base: " in done.stdout
     assert "3-point margin" in done.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["compare.html", "compare.md"]
-    found = comparison.compare(two, 0.03)
+    found = paired.compare(two, 0.03)
     assert (tmp_path / "out" / "compare.md").read_text() == report.markdown(found, report.parts(found))
 
 

@@ -14,7 +14,7 @@ import pytest
 import results
 from PIL import Image
 
-from open_clip_ext.evaluation import comparison, figures, page, report
+from open_clip_ext.evaluation.comparison import figures, page, paired, report
 
 
 class Read(HTMLParser):
@@ -55,7 +55,7 @@ def found(tmp_path_factory):
         "negclip": results.benchmarks(pictures, 0.8, 0.7, model_seed=1),
         "degla": results.benchmarks(pictures, 0.75, 0.8, model_seed=2),
     }
-    return comparison.compare([results.write(root / name, entries) for name, entries in made.items()])
+    return paired.compare([results.write(root / name, entries) for name, entries in made.items()])
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,9 @@ def test_every_plot_has_its_table(found, parts, html):
 
 def test_the_template_and_the_published_numbers_are_in_the_wheel(wheel):
     inside = zipfile.ZipFile(wheel).namelist()
-    assert {f"open_clip_ext/evaluation/{name}" for name in ("page.html", "published.json")} <= set(inside)
+    assert {f"open_clip_ext/evaluation/comparison/{name}" for name in ("page.html", "published.json")} <= set(
+        inside
+    )
 
 
 def test_links_within_the_page_lead_somewhere(html):
@@ -166,7 +168,7 @@ def test_a_page_of_one_family(tmp_path, family):
         made = results.benchmarks(pictures, model_seed=seed)
         kept = {key: entry for key, entry in made.items() if entry["family"] == family}
         folders.append(results.write(tmp_path / name, kept))
-    found = comparison.compare(folders)
+    found = paired.compare(folders)
     html = page.html(found, report.parts(found))
     assert "not shown" in html
     assert html.count("<figure>") == 2, "differences and subsets; no trade-off"
@@ -185,7 +187,7 @@ def test_the_true_one_is_marked(tmp_path):
         own = [row | {"correct": {"accuracy": won}, "margin": won - 0.5} for row in rows.values()]
         made = {"x": results.entry("x", "composition", own, ["micro"])}
         folders.append(results.write(tmp_path / name, made))
-    found = comparison.compare(folders)
+    found = paired.compare(folders)
     examples = {e.id: e for part in report.parts(found) for e in part.examples}
     assert examples["1"].captions == [("true", True), ("false", False)]
     assert examples["2"].pictures == [("a.png", False), ("b.png", True)]

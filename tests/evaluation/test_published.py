@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from open_clip_ext import plugins
-from open_clip_ext.evaluation import aggregate, published
+from open_clip_ext.evaluation.comparison import published
 from open_clip_ext.evaluation.items import GROUP
+from open_clip_ext.evaluation.scoring import aggregate
 
 TABLES = published.tables()
 SUGARCREPE = {

@@ -8,8 +8,8 @@ import random
 import pytest
 import torch
 
-from open_clip_ext.evaluation import ranking
-from open_clip_ext.evaluation.ranking import rank
+from open_clip_ext.evaluation.scoring import ranking
+from open_clip_ext.evaluation.scoring.ranking import rank
 
 
 def unit(rows: int, width: int = 6, seed: int = 0) -> torch.Tensor:

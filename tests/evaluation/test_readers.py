@@ -16,9 +16,10 @@ from PIL import Image
 
 from open_clip_ext import plugins
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation import aggregate, catalogue
+from open_clip_ext.evaluation import catalogue
 from open_clip_ext.evaluation.items import GROUP, Benchmark, Item
 from open_clip_ext.evaluation.readers import aro_order, sugarcrepe, valse, vl_checklist
+from open_clip_ext.evaluation.scoring import aggregate
 
 # --- one small data set of each ---------------------------------------------------------------------
 

@@ -9,10 +9,10 @@ from drawn import png, write_wds
 from fakes import ConstantEncoder, FakeEncoder
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation import aggregate, ranking, retrieval
 from open_clip_ext.evaluation.items import Picture
 from open_clip_ext.evaluation.readers.captions import coco, karpathy
 from open_clip_ext.evaluation.readers.wds import wds
+from open_clip_ext.evaluation.scoring import aggregate, ranking, retrieval
 
 
 def captioned(pictures: int = 30) -> dict[Picture, list[str]]:

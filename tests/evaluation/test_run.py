@@ -16,8 +16,9 @@ from test_readers import make_comvg, make_sugarcrepe, make_winoground, put
 
 from open_clip_ext import cli
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation import aggregate, manifest, run
+from open_clip_ext.evaluation import manifest, run
 from open_clip_ext.evaluation.items import Benchmark
+from open_clip_ext.evaluation.scoring import aggregate
 
 
 def benchmark(items, averages=("micro", "macro"), **more) -> Benchmark:

@@ -11,8 +11,8 @@ import torch
 from fakes import ConstantEncoder, FakeEncoder, NaNEncoder, pair
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation import aggregate, scoring
 from open_clip_ext.evaluation.items import Item, Picture
+from open_clip_ext.evaluation.scoring import aggregate, composition
 
 
 def above(s, truth):
@@ -73,7 +73,7 @@ def test_strict_and_half_credit_are_the_definition_with_ties_and_with_lots(kind,
     rng = np.random.default_rng(0)
     for _ in range(12):
         s = rng.integers(0, 3, (pictures, captions)) / 2  # few values, many ties
-        outcomes = scoring.KINDS[kind](s[None], np.array([truth], int), "strict")
+        outcomes = composition.KINDS[kind](s[None], np.array([truth], int), "strict")
         for metric, outcome in outcomes.items():
             definition = DEFINITIONS[kind, metric]
             assert float(outcome.half[0]) == pytest.approx(by_lot(definition, s.tolist(), truth))
@@ -85,7 +85,7 @@ def test_an_item_is_brittle_unless_its_true_captions_are_all_above_or_all_below(
     for first in (0, 1, 2):
         for second in (0, 1, 2):
             s = np.array([[[first, second, 1]]], float)
-            outcome = scoring.KINDS["multi-pos"](s, np.array([[0, 1]]), "strict")["brittleness"]
+            outcome = composition.KINDS["multi-pos"](s, np.array([[0, 1]]), "strict")["brittleness"]
             assert outcome.correct[0] == (not (first > 1 < second or first < 1 > second))
 
 
@@ -97,10 +97,10 @@ def test_text_only_items_compare_the_two_captions_with_both_pairs_of_the_third()
         def texts(self, texts):
             return torch.tensor([features[text] for text in texts])
 
-    (won,) = scoring.rows(Encoder(), [Item("1", (), captions, "text")])
+    (won,) = composition.rows(Encoder(), [Item("1", (), captions, "text")])
     assert won["correct"] == {"text-only": 1}
     assert won["margin"] == pytest.approx(0.8 - 0.48)  # a.b against b.c
-    (lost,) = scoring.rows(Encoder(), [Item("1", (), ("b", "c", "a"), "text")])
+    (lost,) = composition.rows(Encoder(), [Item("1", (), ("b", "c", "a"), "text")])
     assert lost["correct"] == {"text-only": 0}
 
 
@@ -126,7 +126,7 @@ EVERY_KIND = [
 
 @pytest.mark.parametrize(("item", "chance"), EVERY_KIND, ids=lambda x: getattr(x, "id", ""))
 def test_a_constant_model_scores_nothing_and_lots_give_it_exactly_chance(item, chance):
-    (row,) = scoring.rows(ConstantEncoder(), [item])
+    (row,) = composition.rows(ConstantEncoder(), [item])
     assert {name: row["correct"][name] for name in chance} == dict.fromkeys(chance, 0)
     assert {name: row["half"][name] for name in chance} == pytest.approx(chance)
     assert row["tied"]
@@ -137,14 +137,14 @@ def test_a_constant_model_scores_nothing_and_lots_give_it_exactly_chance(item, c
 @pytest.mark.parametrize("item", [item for item, _ in EVERY_KIND], ids=lambda item: item.id)
 def test_a_nan_model_raises(item):
     with pytest.raises(InputError, match="similarities are not finite"):
-        scoring.rows(NaNEncoder(), [item])
+        composition.rows(NaNEncoder(), [item])
 
 
 def test_a_model_that_draws_lots_scores_chance():
     items = [
         Item(str(n), (Picture(f"{n}a"), Picture(f"{n}b")), (f"{n}x", f"{n}y"), "2x2") for n in range(3000)
     ]
-    made = scoring.rows(FakeEncoder(), items)
+    made = composition.rows(FakeEncoder(), items)
     for metric, chance in {"group": 1 / 6, "text": 1 / 4, "image": 1 / 4}.items():
         score = aggregate.score(f"{metric} micro", made)
         assert score["value"] == score["half"]
@@ -153,7 +153,7 @@ def test_a_model_that_draws_lots_scores_chance():
 
 def test_equal_captions_tie_wherever_they_stand():
     same = pair("1", captions=("a dog", "a dog"))
-    (row,) = scoring.rows(FakeEncoder(), [same])
+    (row,) = composition.rows(FakeEncoder(), [same])
     assert (row["correct"], row["half"], row["tied"]) == ({"accuracy": 0}, {"accuracy": 0.5}, True)
 
 
@@ -178,13 +178,15 @@ def test_equal_captions_tie_wherever_they_stand():
 def test_an_item_that_asks_nothing_is_refused(kind, pictures, captions, truth):
     item = Item("7", tuple(map(Picture, pictures)), tuple(captions), kind, truth)
     with pytest.raises(InputError, match=f"item 7: nothing to score for kind {kind} with"):
-        scoring.rows(FakeEncoder(), [item])
+        composition.rows(FakeEncoder(), [item])
 
 
 def test_argmax_lets_the_first_of_equals_win():
     def won(*captions, truth):
         item = Item("1", (Picture("a"),), captions, "i2t", (truth,))
-        return [scoring.rows(ConstantEncoder(), [item], ties)[0]["correct"] for ties in ("strict", "argmax")]
+        return [
+            composition.rows(ConstantEncoder(), [item], ties)[0]["correct"] for ties in ("strict", "argmax")
+        ]
 
     assert won("x", "y", truth=0) == [{"accuracy": 0}, {"accuracy": 1}]  # COCO-Order
     assert won("x", "y", truth=1) == [{"accuracy": 0}, {"accuracy": 0}]  # VG-Relation
@@ -193,7 +195,7 @@ def test_argmax_lets_the_first_of_equals_win():
 def test_each_picture_and_caption_is_asked_for_once():
     encoder = FakeEncoder()
     items = [pair(str(n), picture=f"{n % 3}.png", captions=("one", f"other {n % 2}")) for n in range(12)]
-    scoring.rows(encoder, items)
+    composition.rows(encoder, items)
     assert sorted(map(str, encoder.encoded)) == sorted(
         map(str, [*(Picture(f"{n}.png") for n in range(3)), "one", "other 0", "other 1"])
     )
@@ -201,13 +203,13 @@ def test_each_picture_and_caption_is_asked_for_once():
 
 def test_rows_keep_the_order_of_items_and_do_not_depend_on_it():
     items = [item for item, _ in EVERY_KIND] + [pair(f"more {n}", picture=str(n)) for n in range(5)]
-    made = scoring.rows(FakeEncoder(), items)
+    made = composition.rows(FakeEncoder(), items)
     assert [row["id"] for row in made] == [item.id for item in items]
-    assert scoring.rows(FakeEncoder(), items[::-1]) == made[::-1]
+    assert composition.rows(FakeEncoder(), items[::-1]) == made[::-1]
 
 
 def test_a_chunk_ends_nowhere_that_shows(monkeypatch):
     items = [pair(str(n), picture=str(n)) for n in range(10)]
-    made = scoring.rows(FakeEncoder(), items)
-    monkeypatch.setattr(scoring, "CHUNK", 3)
-    assert scoring.rows(FakeEncoder(), items) == made
+    made = composition.rows(FakeEncoder(), items)
+    monkeypatch.setattr(composition, "CHUNK", 3)
+    assert composition.rows(FakeEncoder(), items) == made

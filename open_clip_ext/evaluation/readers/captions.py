@@ -6,9 +6,9 @@ from collections import Counter
 from pathlib import Path
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation import retrieval
 from open_clip_ext.evaluation.items import Benchmark, Picture
 from open_clip_ext.evaluation.readers.files import Annotations, Fields
+from open_clip_ext.evaluation.scoring import retrieval
 
 KARPATHY = tuple(f"dataset_{name}.json" for name in ("coco", "flickr30k", "flickr8k"))
 COCO = ("captions_val2017.json", "captions_val2014.json")

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation import classification
-from open_clip_ext.evaluation.classification import Classes
 from open_clip_ext.evaluation.items import Benchmark, Picture
-from open_clip_ext.evaluation.readers import words
+from open_clip_ext.evaluation.readers.classnames import read_lines, read_templates
+from open_clip_ext.evaluation.scoring import classification
+from open_clip_ext.evaluation.scoring.classification import Classes
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
@@ -54,7 +54,7 @@ def image_folder(*, images: Path, classnames: Path | None = None, templates: Pat
     files: dict[str, str] = {}
     names = [folder.name.replace("_", " ") for folder in folders]
     if classnames:
-        names = words.lines(classnames, files)
+        names = read_lines(classnames, files)
         if len(names) != len(folders):
             raise InputError(
                 f"{classnames}: {len(names)} class names for the {len(folders)} folders of {images}"
@@ -90,6 +90,6 @@ def _benchmark(
     found = [(picture, label) for label, path in enumerate(folders) for picture in pictures_in(path)]
     if not found:
         raise InputError(f"{folders[0].parent}: no picture in its folders ({', '.join(SUFFIXES)})")
-    classes = Classes(tuple(names), words.templates(templates, files))
+    classes = Classes(tuple(names), read_templates(templates, files))
     pictures, labels = zip(*found, strict=True)
     return classification.benchmark(f"{reader}-{folder}", pictures, labels, classes, files)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation import classification
-from open_clip_ext.evaluation.classification import Classes
 from open_clip_ext.evaluation.items import Benchmark, Picture
-from open_clip_ext.evaluation.readers import words
+from open_clip_ext.evaluation.readers.classnames import of_clip_benchmark, read_lines, read_templates
+from open_clip_ext.evaluation.scoring import classification
+from open_clip_ext.evaluation.scoring.classification import Classes
 from open_clip_ext.evaluation.stored import Sample
 
 
@@ -111,8 +111,8 @@ def _names(
     name: str, dataset: Any, path: Path | None, separators: str, files: dict[str, str]
 ) -> tuple[str, ...]:
     if path:
-        return tuple(words.lines(path, files))
-    if known := words.of_clip_benchmark("classnames", name):
+        return tuple(read_lines(path, files))
+    if known := of_clip_benchmark("classnames", name):
         return known
     names: Sequence[str] = dataset.classes
     return tuple("".join(" " if c in separators else c for c in found) for found in names)
@@ -120,5 +120,5 @@ def _names(
 
 def _templates(name: str, path: Path | None, files: dict[str, str]) -> tuple[str, ...]:
     if path:
-        return words.templates(path, files)
-    return words.of_clip_benchmark("zeroshot_classification_templates", name) or words.templates(None, files)
+        return read_templates(path, files)
+    return of_clip_benchmark("zeroshot_classification_templates", name) or read_templates(None, files)

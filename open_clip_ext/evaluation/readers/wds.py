@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation import classification, retrieval
-from open_clip_ext.evaluation.classification import Classes
 from open_clip_ext.evaluation.items import Benchmark
-from open_clip_ext.evaluation.readers import words
+from open_clip_ext.evaluation.readers import classnames
+from open_clip_ext.evaluation.scoring import classification, retrieval
+from open_clip_ext.evaluation.scoring.classification import Classes
 from open_clip_ext.evaluation.stored import Member, members
 
 PICTURES = ("webp", "png", "jpg", "jpeg")
@@ -33,7 +33,7 @@ def wds(*, images: Path, split: str = "test") -> Benchmark:
     """
     files: dict[str, str] = {}
     kind_file = images / "dataset_type.txt"
-    kind = words.lines(kind_file, files)[0].lower() if kind_file.exists() else "classification"
+    kind = classnames.read_lines(kind_file, files)[0].lower() if kind_file.exists() else "classification"
     if kind not in LABEL:
         raise InputError(f"{kind_file}: {kind} data sets cannot be scored here, only {' and '.join(LABEL)}")
     samples = list(_samples(images / split, LABEL[kind], files))
@@ -41,8 +41,8 @@ def wds(*, images: Path, split: str = "test") -> Benchmark:
     if kind == "retrieval":
         return retrieval.benchmark(name, {picture: text.splitlines() for picture, text in samples}, files)
     classes = Classes(
-        tuple(words.lines(images / "classnames.txt", files)),
-        tuple(words.lines(images / "zeroshot_classification_templates.txt", files)),
+        tuple(classnames.read_lines(images / "classnames.txt", files)),
+        tuple(classnames.read_lines(images / "zeroshot_classification_templates.txt", files)),
     )
     labels = [_label(picture, text) for picture, text in samples]
     return classification.benchmark(name, [picture for picture, _ in samples], labels, classes, files)
@@ -50,7 +50,7 @@ def wds(*, images: Path, split: str = "test") -> Benchmark:
 
 def _samples(folder: Path, label: str, files: dict[str, str]) -> Iterator[tuple[Member, str]]:
     count_file = folder / "nshards.txt"
-    count = words.lines(count_file, files)[0]
+    count = classnames.read_lines(count_file, files)[0]
     if not count.isdecimal():
         raise InputError(f"{count_file}: {count!r} is not a number of shards")
     for shard in range(int(count)):

@@ -101,7 +101,7 @@ def benchmark(
 
 def classify(classes: Classes, encoder: Encoder, items: Sequence[Item]) -> list[Row]:
     """A row per picture; its captions are the right class name and the nearest wrong one."""
-    from open_clip_ext.evaluation.ranking import metrics, rank
+    from open_clip_ext.evaluation.scoring.ranking import metrics, rank
 
     same: dict[str, list[int]] = {}
     for label, name in enumerate(classes.names):

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation import aggregate, bootstrap
 from open_clip_ext.evaluation import run as runs
-from open_clip_ext.evaluation.aggregate import Mean, Pool, Tree
-from open_clip_ext.evaluation.bootstrap import Replicates
 from open_clip_ext.evaluation.items import Row
+from open_clip_ext.evaluation.scoring import aggregate, bootstrap
+from open_clip_ext.evaluation.scoring.aggregate import Mean, Pool, Tree
+from open_clip_ext.evaluation.scoring.bootstrap import Replicates
 
 COMPOSITION, ZERO_SHOT = "composition", "zero-shot"
 FEW = 50  # images

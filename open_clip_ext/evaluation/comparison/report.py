@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from open_clip_ext import tables
-from open_clip_ext.evaluation import bootstrap, published
-from open_clip_ext.evaluation.comparison import (
+from open_clip_ext.evaluation.comparison import published
+from open_clip_ext.evaluation.comparison.paired import (
     COMPOSITION,
     Comparison,
     Measure,
@@ -19,6 +19,7 @@ from open_clip_ext.evaluation.comparison import (
     spread,
 )
 from open_clip_ext.evaluation.items import Row
+from open_clip_ext.evaluation.scoring import bootstrap
 
 EXAMPLES = 6
 _SIGN = {True: "✓ ", False: "✗ ", None: ""}

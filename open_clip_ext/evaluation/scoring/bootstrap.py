@@ -16,8 +16,8 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from open_clip_ext.evaluation import aggregate
 from open_clip_ext.evaluation.items import Row
+from open_clip_ext.evaluation.scoring import aggregate
 
 Array = npt.NDArray[np.float64]
 # Groups in sorted order, their sums of correct items [..., G] and of items [..., G] -> scores [...].

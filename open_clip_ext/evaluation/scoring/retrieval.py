@@ -45,7 +45,7 @@ def retrieve(encoder: Encoder, items: Sequence[Item]) -> list[Row]:
     A row of a picture has its best true caption and the best false one; a row of a caption the best true
     picture and the best false one.
     """
-    from open_clip_ext.evaluation.ranking import rank
+    from open_clip_ext.evaluation.scoring.ranking import rank
 
     captions = [caption for item in items for caption in item.captions]
     owner = [place for place, item in enumerate(items) for _ in item.captions]
@@ -75,7 +75,7 @@ def retrieve(encoder: Encoder, items: Sequence[Item]) -> list[Row]:
 
 
 def _row(direction: str, id: str, pictures: list[str], captions: list[str], found: Any) -> Row:
-    from open_clip_ext.evaluation.ranking import metrics
+    from open_clip_ext.evaluation.scoring.ranking import metrics
 
     named = {f"{prefix}R@{k}": k for prefix in ("", f"{direction} ") for k in AT}
     return {

@@ -35,9 +35,9 @@ def main(args: argparse.Namespace) -> int:
         raise InputError(f"--margin {args.margin:g}: give percentage points from 0 to 100")
     if args.out.exists() and not args.out.is_dir():
         raise InputError(f"--out {args.out}: not a folder; name another")
-    from open_clip_ext.evaluation import comparison, page, report
+    from open_clip_ext.evaluation.comparison import page, paired, report
 
-    found = comparison.compare(args.results, args.margin / 100)
+    found = paired.compare(args.results, args.margin / 100)
     args.out.mkdir(parents=True, exist_ok=True)
     made = report.parts(found)
     write_text(args.out / "compare.md", report.markdown(found, made))

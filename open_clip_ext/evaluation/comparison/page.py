@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from open_clip_ext.evaluation import figures, report
-from open_clip_ext.evaluation.comparison import IMPROVED, WORSE, Comparison
-from open_clip_ext.evaluation.report import Part
+from open_clip_ext.evaluation.comparison import figures, report
+from open_clip_ext.evaluation.comparison.paired import IMPROVED, WORSE, Comparison
+from open_clip_ext.evaluation.comparison.report import Part
 
 SIDE = 220  # of a thumbnail, in pixels
 # A figure with its interval, `76.9 [75.0, 78.8]`.
@@ -31,7 +31,7 @@ def html(found: Comparison, made: Sequence[Part], *, pictures: bool = True) -> s
     from markupsafe import Markup
 
     environment = Environment(
-        loader=PackageLoader("open_clip_ext.evaluation", "."),
+        loader=PackageLoader("open_clip_ext.evaluation.comparison", "."),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

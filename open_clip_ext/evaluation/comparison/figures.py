@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from xml.etree import ElementTree
 
-from open_clip_ext.evaluation.comparison import COMPOSITION, ZERO_SHOT, Change, Comparison, Measure
+from open_clip_ext.evaluation.comparison.paired import COMPOSITION, ZERO_SHOT, Change, Comparison, Measure
 
 WIDTH = 560
 COLOURS = 6  # of models, before they repeat; shapes repeat after four

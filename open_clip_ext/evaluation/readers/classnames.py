@@ -11,7 +11,7 @@ from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.readers.files import sha256
 
 
-def lines(path: Path, files: dict[str, str]) -> list[str]:
+def read_lines(path: Path, files: dict[str, str]) -> list[str]:
     """The lines of a text file, whose sha256 is noted in `files`.
 
     Raises InputError if it cannot be read or has none.
@@ -26,10 +26,10 @@ def lines(path: Path, files: dict[str, str]) -> list[str]:
     return found
 
 
-def templates(path: Path | None, files: dict[str, str]) -> tuple[str, ...]:
+def read_templates(path: Path | None, files: dict[str, str]) -> tuple[str, ...]:
     """The templates in a file, or OpenAI's for ImageNet where `path` is None."""
     if path:
-        return tuple(lines(path, files))
+        return tuple(read_lines(path, files))
     from open_clip import OPENAI_IMAGENET_TEMPLATES
 
     return tuple(template("{c}") for template in OPENAI_IMAGENET_TEMPLATES)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from open_clip_ext import plugins
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.items import Row
-from open_clip_ext.evaluation.relations import DROPPED
+from open_clip_ext.evaluation.scoring.aro_relations import DROPPED
 
 Floats = NDArray[np.float64]
 
