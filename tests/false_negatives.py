@@ -14,10 +14,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from open_clip_ext.negatives.lexicon import Lexicon
-from open_clip_ext.negatives.meaning import Judge
-from open_clip_ext.negatives.taggers import tagger
-from open_clip_ext.negatives.words import WORD
+from open_clip_ext.negatives.language.entailment import EntailmentChecker
+from open_clip_ext.negatives.language.lexicon import Lexicon
+from open_clip_ext.negatives.language.taggers import tagger
+from open_clip_ext.negatives.language.words import WORD
 
 FEW = 2  # words
 
@@ -35,7 +35,7 @@ def changed(one: str, other: str) -> int:
     return max((words[0] - words[1]).total(), (words[1] - words[0]).total())
 
 
-def judgements(judge: Judge, tag, labelled) -> dict[str, Counter[str]]:
+def judgements(judge: EntailmentChecker, tag, labelled) -> dict[str, Counter[str]]:
     """By kind of item: how many pairs got which judgement."""
     found: dict[str, Counter[str]] = {}
     for kind, caption, other in labelled:
@@ -49,7 +49,7 @@ def judgements(judge: Judge, tag, labelled) -> dict[str, Counter[str]]:
 
 
 def main(folder: Path, wordnet: bool) -> None:
-    judge, tag = Judge(Lexicon(wordnet=wordnet)), tagger("textblob")
+    judge, tag = EntailmentChecker(Lexicon(wordnet=wordnet)), tagger("textblob")
     print(f"lexicon {judge.lexicon.name}, tagger {tag.name}\n")
     columns = ("passes", "same_meaning", "implied", "narrower")
     for title, labelled in (

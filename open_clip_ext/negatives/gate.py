@@ -15,10 +15,10 @@ from functools import lru_cache
 from itertools import chain, takewhile
 from typing import Any
 
-from open_clip_ext.negatives.meaning import Judge
+from open_clip_ext.negatives.language.entailment import EntailmentChecker
+from open_clip_ext.negatives.language.taggers import Tagger
+from open_clip_ext.negatives.language.words import WORD, Token
 from open_clip_ext.negatives.records import Candidate, normalise
-from open_clip_ext.negatives.taggers import Tagger
-from open_clip_ext.negatives.words import WORD, Token
 
 REASONS = {
     "empty": "no text",
@@ -82,7 +82,9 @@ class Gate:
 
     version = "1"
 
-    def __init__(self, judge: Judge | None, tagger: Tagger, context: int = 77, enough: int = 1) -> None:
+    def __init__(
+        self, judge: EntailmentChecker | None, tagger: Tagger, context: int = 77, enough: int = 1
+    ) -> None:
         self.judge = judge
         self.tagger = tagger
         self.context = context

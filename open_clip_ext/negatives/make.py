@@ -245,13 +245,16 @@ def _generator(recipe: str, pairs: Sequence[str], seed: int) -> Any:
 def _gate(generator: Any, args: argparse.Namespace) -> Gate:
     """The gate, with the generator's own tagger and lexicon where it has them."""
     from open_clip_ext.negatives.gate import Gate
-    from open_clip_ext.negatives.lexicon import Lexicon
-    from open_clip_ext.negatives.meaning import Judge
-    from open_clip_ext.negatives.taggers import tagger
+    from open_clip_ext.negatives.language.entailment import EntailmentChecker
+    from open_clip_ext.negatives.language.lexicon import Lexicon
+    from open_clip_ext.negatives.language.taggers import tagger
 
     lexicon = getattr(generator, "lexicon", None) or Lexicon()
     return Gate(
-        Judge(lexicon), getattr(generator, "tagger", None) or tagger("auto"), args.context, args.per_type
+        EntailmentChecker(lexicon),
+        getattr(generator, "tagger", None) or tagger("auto"),
+        args.context,
+        args.per_type,
     )
 
 

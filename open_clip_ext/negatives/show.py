@@ -15,8 +15,8 @@ from typing import Any
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.files import write_text
-from open_clip_ext.negatives import edits
 from open_clip_ext.negatives.gate import REASONS
+from open_clip_ext.negatives.language import word_diff
 from open_clip_ext.negatives.records import Text
 from open_clip_ext.negatives.store import Store
 
@@ -93,7 +93,7 @@ def terminal(caption: str, texts: Sequence[Text], colour: bool) -> str:
         kind = _kind(text)
         said = "".join(
             _marked(piece.text, colour, COLOURS[kind]) if piece.kind == "new" else piece.text
-            for piece in edits.pieces(caption, _printable(text.text))
+            for piece in word_diff.pieces(caption, _printable(text.text))
             if piece.kind != "gone"
         )
         note = f"  ({text.reason})" if text.reason else ""
@@ -162,7 +162,7 @@ def _write_page(
 def _row(caption: str, text: Text) -> dict[str, Any]:
     pieces = [
         {**piece._asdict(), "bare": piece.text.lstrip(), "space": piece.text[: -len(piece.text.lstrip())]}
-        for piece in (edits.pieces(caption, text.text) if text.text else ())
+        for piece in (word_diff.pieces(caption, text.text) if text.text else ())
     ]
     return {
         "kind": _kind(text),

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from open_clip_ext.negatives import edits
+from open_clip_ext.negatives.language import word_diff
 from open_clip_ext.negatives.records import Text
 from open_clip_ext.negatives.store import Store
 from open_clip_ext.tables import aligned
@@ -89,7 +89,7 @@ def summarise(store: Store) -> Summary:
     """Read the whole store once."""
     from tqdm import tqdm
 
-    known = {_form(edits.spoken(caption)) for caption in store.captions()}
+    known = {_form(word_diff.spoken(caption)) for caption in store.captions()}
     summary = Summary(captions=len(store))
     kinds: dict[tuple[str, str, bool], Kind] = {}
     for generator, type, keeps, reason in (tally := store.tally()):
@@ -124,14 +124,14 @@ def _count(
 ) -> None:
     seen: set[int] = set()
     covered: set[int] = set()
-    said = edits.spoken(caption)
+    said = word_diff.spoken(caption)
     for text in texts:
         kind = kinds[text.generator, text.type, text.keeps]
-        spoken = edits.spoken(text.text)
+        spoken = word_diff.spoken(text.text)
         kind.texts += 1
         kind.captions += id(kind) not in covered
         kind.words += len(spoken)
-        kind.edits += edits.distance(said, spoken)
+        kind.edits += word_diff.distance(said, spoken)
         kind.repeated += (form := _form(spoken)) in seen
         kind.captions_too += form in known
         covered.add(id(kind))

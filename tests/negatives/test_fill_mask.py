@@ -8,7 +8,7 @@ from support_negatives import content, run
 from test_make import captions, make, write
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.negatives.fill_mask import CECLIP
+from open_clip_ext.negatives.recipes.fill_mask import CECLIP
 from open_clip_ext.negatives.store import Store
 
 transformers = pytest.importorskip("transformers")

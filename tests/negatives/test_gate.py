@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from open_clip_ext.negatives.gate import REASONS, Gate, unfit
-from open_clip_ext.negatives.lexicon import Lexicon
-from open_clip_ext.negatives.meaning import Judge
+from open_clip_ext.negatives.language.entailment import EntailmentChecker
+from open_clip_ext.negatives.language.lexicon import Lexicon
+from open_clip_ext.negatives.language.taggers import tagger
 from open_clip_ext.negatives.records import Candidate
-from open_clip_ext.negatives.taggers import tagger
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +27,14 @@ def lexicon():
 
 @pytest.fixture(scope="module")
 def judge(blob, lexicon):
-    made = Judge(lexicon)
+    made = EntailmentChecker(lexicon)
     return lambda caption, text: made.judge(*blob.tag([caption, text]))
 
 
 @pytest.fixture(scope="module")
 def gate(blob, lexicon):
     def check(caption, *candidates, others=(), **options) -> list[Candidate]:
-        made = Gate(Judge(lexicon), blob, **options)
+        made = Gate(EntailmentChecker(lexicon), blob, **options)
         return made.check(caption, next(iter(blob.tag([caption]))), candidates, others)
 
     return check
@@ -259,7 +259,7 @@ def test_verified_negatives_pass(judge):
     ],
 )
 def test_what_need_not_be_compared_in_full_would_have_come_out_the_same(blob, lexicon, caption):
-    judge, (tokens,) = Judge(lexicon), blob.tag([caption])
+    judge, (tokens,) = EntailmentChecker(lexicon), blob.tag([caption])
     for i, j in combinations(range(len(tokens)), 2):
         text = [*tokens[:i], tokens[j], *tokens[i + 1 : j], tokens[i], *tokens[j + 1 :]]
         same = judge.form(text) == judge.form(tokens)

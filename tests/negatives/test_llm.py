@@ -15,11 +15,11 @@ from support_llm import CAPTIONS, degla, everything, run
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.negatives.gate import Gate
-from open_clip_ext.negatives.lexicon import Lexicon
-from open_clip_ext.negatives.llm import KINDS, DeGLA, read_prompts
-from open_clip_ext.negatives.meaning import Judge
+from open_clip_ext.negatives.language.entailment import EntailmentChecker
+from open_clip_ext.negatives.language.lexicon import Lexicon
+from open_clip_ext.negatives.language.taggers import tagger
+from open_clip_ext.negatives.recipes.llm import KINDS, DeGLA, read_prompts
 from open_clip_ext.negatives.records import Candidate
-from open_clip_ext.negatives.taggers import tagger
 
 
 def test_every_caption_gets_its_candidates_in_the_order_of_the_types():
@@ -344,7 +344,7 @@ def test_the_examples_keep_their_own_rule(kind):
 
 
 def test_the_examples_pass_the_gate():
-    gate = Gate(Judge(Lexicon()), tagger("textblob"))
+    gate = Gate(EntailmentChecker(Lexicon()), tagger("textblob"))
     for kind in KINDS:
         for caption, edit in examples(kind):
             if edit != "null":
@@ -362,5 +362,5 @@ def test_the_instructions_are_the_files_and_come_first():
 def test_prompts_and_page_are_in_the_wheel(wheel):
     with zipfile.ZipFile(wheel) as opened:
         names = opened.namelist()
-    wanted = [f"prompts/{name}.md" for name in ("task", *KINDS)] + ["show.html"]
+    wanted = [f"recipes/prompts/{name}.md" for name in ("task", *KINDS)] + ["show.html"]
     assert {f"open_clip_ext/negatives/{name}" for name in wanted} <= set(names)

@@ -16,7 +16,7 @@ from support import ENVIRONMENT
 from tiny_llm import serve_llm, write_llm
 
 from open_clip_ext.cli import main
-from open_clip_ext.negatives.llm import KINDS, read_prompts
+from open_clip_ext.negatives.recipes.llm import KINDS, read_prompts
 from open_clip_ext.negatives.records import Text
 from open_clip_ext.negatives.store import Store
 

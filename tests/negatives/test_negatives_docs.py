@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from open_clip_ext import plugins
-from open_clip_ext.negatives.llm import DeGLA
+from open_clip_ext.negatives.recipes.llm import DeGLA
 
 DOCS = Path(__file__).parents[2] / "docs"
 

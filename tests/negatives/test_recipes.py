@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from test_make import captions
 
-from open_clip_ext.negatives.degla_rules import DeGLARules
 from open_clip_ext.negatives.gate import Gate
-from open_clip_ext.negatives.meaning import Judge
-from open_clip_ext.negatives.positives import Positives
-from open_clip_ext.negatives.swap import Swap
-from open_clip_ext.negatives.words import WORD, split
+from open_clip_ext.negatives.language.entailment import EntailmentChecker
+from open_clip_ext.negatives.language.words import WORD, split
+from open_clip_ext.negatives.recipes.degla_rules import DeGLARules
+from open_clip_ext.negatives.recipes.positives import Positives
+from open_clip_ext.negatives.recipes.swap import Swap
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def proposed(generator, caption: str, type: str | None = None) -> set[str]:
 def passed(generator, caption: str) -> list[tuple[str, bool]]:
     ((_, candidates),) = generator.generate([caption])
     (tokens,) = generator.tagger.tag([caption])
-    gate = Gate(Judge(generator.lexicon), generator.tagger, enough=9)
+    gate = Gate(EntailmentChecker(generator.lexicon), generator.tagger, enough=9)
     return [(c.text, c.keeps) for c in gate.check(caption, tokens, candidates) if c.valid]
 
 
@@ -179,7 +179,7 @@ def test_positives_keep_the_meaning(positives, caption, type, contains):
     found = proposed(positives, caption, type)
     assert contains in found
     (one,) = positives.tagger.tag([caption])
-    judge = Judge(positives.lexicon)
+    judge = EntailmentChecker(positives.lexicon)
     for text in found:
         assert judge.judge(one, next(iter(positives.tagger.tag([text])))) == "same_meaning"
 

@@ -9,7 +9,7 @@ import random
 import pytest
 
 from open_clip_ext.cli import main
-from open_clip_ext.negatives import edits, words
+from open_clip_ext.negatives.language import word_diff, words
 from open_clip_ext.negatives.records import Candidate
 from open_clip_ext.negatives.stats import summarise
 from open_clip_ext.negatives.store import Store, Writer
@@ -108,10 +108,10 @@ def test_edits_against_the_definition(seed):
     caption, text = (" ".join(rng.choices(["a", "dog", "cat's", "sees", ",", "red"], k=rng.randrange(6)))
                      for _ in range(2))  # fmt: skip
     spoken = [[token[2] for token in words.split(t)] for t in (caption, text)]
-    assert [edits.spoken(caption), edits.spoken(text)] == spoken
-    assert edits.distance(*spoken) == levenshtein(*spoken)
+    assert [word_diff.spoken(caption), word_diff.spoken(text)] == spoken
+    assert word_diff.distance(*spoken) == levenshtein(*spoken)
 
-    pieces = edits.pieces(caption, text)
+    pieces = word_diff.pieces(caption, text)
     assert "".join(piece.text for piece in pieces if piece.kind != "gone") == text
     before = [piece.text if piece.kind != "new" else piece.was for piece in pieces]
     assert [t[2] for part in before for t in words.split(part)] == spoken[0]
@@ -120,8 +120,8 @@ def test_edits_against_the_definition(seed):
 
 
 def test_case_is_no_edit_and_neighbouring_edits_are_one():
-    assert edits.spoken("A Dog sees a cat") == edits.spoken("a dog sees a cat")
-    assert edits.pieces("A dog sees a cat .", "A big dog of ours sees it .") == [
+    assert word_diff.spoken("A Dog sees a cat") == word_diff.spoken("a dog sees a cat")
+    assert word_diff.pieces("A dog sees a cat .", "A big dog of ours sees it .") == [
         ("A", "same", ""),
         (" big", "new", ""),
         (" dog", "same", ""),

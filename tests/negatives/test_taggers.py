@@ -10,10 +10,10 @@ from itertools import pairwise
 import pytest
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.negatives import words
-from open_clip_ext.negatives.forms import inflected, lemma
-from open_clip_ext.negatives.taggers import SpacyTagger, TextBlobTagger, tagger
-from open_clip_ext.negatives.words import Token
+from open_clip_ext.negatives.language import words
+from open_clip_ext.negatives.language.inflection import inflected, lemma
+from open_clip_ext.negatives.language.taggers import SpacyTagger, TextBlobTagger, tagger
+from open_clip_ext.negatives.language.words import Token
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +228,7 @@ def test_a_spacy_model_without_a_tagger(tmp_path):
 
 
 def test_the_swap_recipe_runs_on_spacy(spacy_model):
-    from open_clip_ext.negatives.swap import Swap
+    from open_clip_ext.negatives.recipes.swap import Swap
 
     made = Swap(tagger=str(spacy_model), seed=0)
     ((_, candidates),) = made.generate(["a black dog on the old man"])

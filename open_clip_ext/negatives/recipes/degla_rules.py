@@ -8,13 +8,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Sequence
 
-from open_clip_ext.negatives import words
-from open_clip_ext.negatives.forms import inflected
-from open_clip_ext.negatives.phrases import Phrase
+from open_clip_ext.negatives.language import words
+from open_clip_ext.negatives.language.inflection import inflected
+from open_clip_ext.negatives.language.phrases import Phrase
+from open_clip_ext.negatives.language.words import Token
+from open_clip_ext.negatives.recipes.rules import common, head, noun_phrases
+from open_clip_ext.negatives.recipes.swap import Swap
 from open_clip_ext.negatives.records import Candidate
-from open_clip_ext.negatives.rules import common, head, noun_phrases
-from open_clip_ext.negatives.swap import Swap
-from open_clip_ext.negatives.words import Token
 
 
 class DeGLARules(Swap):

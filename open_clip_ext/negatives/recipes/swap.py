@@ -6,10 +6,10 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise
 
-from open_clip_ext.negatives.phrases import NOUN_PHRASE, RELATION, Phrase, phrases
+from open_clip_ext.negatives.language.phrases import NOUN_PHRASE, RELATION, Phrase, phrases
+from open_clip_ext.negatives.language.words import Span, Token
+from open_clip_ext.negatives.recipes.rules import Rules, common, head
 from open_clip_ext.negatives.records import Candidate
-from open_clip_ext.negatives.rules import Rules, common, head
-from open_clip_ext.negatives.words import Span, Token
 
 # No properties of a thing: they say which or how many.
 NO_PROPERTY = frozenset(

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import Any, ClassVar
 
-from open_clip_ext.negatives import words
-from open_clip_ext.negatives.lexicon import Lexicon
-from open_clip_ext.negatives.phrases import NOUN_PHRASE, Phrase, phrases
+from open_clip_ext.negatives.language import words
+from open_clip_ext.negatives.language.lexicon import Lexicon
+from open_clip_ext.negatives.language.phrases import NOUN_PHRASE, Phrase, phrases
+from open_clip_ext.negatives.language.taggers import tagger as find_tagger
+from open_clip_ext.negatives.language.words import Span, Token
 from open_clip_ext.negatives.records import Candidate, draw
-from open_clip_ext.negatives.taggers import tagger as find_tagger
-from open_clip_ext.negatives.words import Span, Token
 
 
 class Rules:

@@ -305,7 +305,7 @@ def read_prompts(folder: str = "") -> str:
 
     Raises InputError if one cannot be read.
     """
-    place: Any = Path(folder) if folder else files("open_clip_ext.negatives") / "prompts"
+    place: Any = Path(folder) if folder else files(__package__) / "prompts"
     texts = []
     for name in ("task", *KINDS):
         try:
@@ -313,7 +313,7 @@ def read_prompts(folder: str = "") -> str:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
                 f"--cfg prompts={folder}: {name}.md cannot be read there ({error}); "
-                f"copy {files('open_clip_ext.negatives') / 'prompts'} and edit the copy"
+                f"copy {files(__package__) / 'prompts'} and edit the copy"
             ) from error
     return "\n\n".join(filter(None, texts))
 

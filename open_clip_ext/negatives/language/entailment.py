@@ -13,9 +13,18 @@ from functools import cached_property, lru_cache
 from operator import ne
 from typing import Any, Literal
 
-from open_clip_ext.negatives.lexicon import Lexicon
-from open_clip_ext.negatives.phrases import ADJECTIVE, AND, COMMA, NOUN_PHRASE, OTHER, RELATION, VERB, phrases
-from open_clip_ext.negatives.words import Token
+from open_clip_ext.negatives.language.lexicon import Lexicon
+from open_clip_ext.negatives.language.phrases import (
+    ADJECTIVE,
+    AND,
+    COMMA,
+    NOUN_PHRASE,
+    OTHER,
+    RELATION,
+    VERB,
+    phrases,
+)
+from open_clip_ext.negatives.language.words import Token
 
 Judgement = Literal["same_meaning", "implied", "narrower", ""]
 # Relations whose two sides can be exchanged; "with" only where both sides live.
@@ -42,7 +51,7 @@ PLACES = ("place", "room", "building")
 Form = tuple[Any, ...]
 
 
-class Judge:
+class EntailmentChecker:
     """Compares tagged texts by meaning.
 
     Args:
@@ -207,7 +216,7 @@ class Judge:
 class _Read:
     """A tagged text and what is compared of it, each worked out when it is first asked for."""
 
-    def __init__(self, tokens: Sequence[Token], judge: Judge) -> None:
+    def __init__(self, tokens: Sequence[Token], judge: EntailmentChecker) -> None:
         self.tokens = tokens
         self.lemmas = [token.lemma for token in tokens]
         self.words = sorted(self.lemmas)

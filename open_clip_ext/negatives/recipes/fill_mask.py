@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.negatives import words
+from open_clip_ext.negatives.language import words
+from open_clip_ext.negatives.language.words import Token
+from open_clip_ext.negatives.recipes.rules import Rules, noun_phrases
+from open_clip_ext.negatives.recipes.swap import NO_PROPERTY
 from open_clip_ext.negatives.records import Candidate, draw
-from open_clip_ext.negatives.rules import Rules, noun_phrases
-from open_clip_ext.negatives.swap import NO_PROPERTY
-from open_clip_ext.negatives.words import Token
 
 CLASSES = {"replace_adj": "ADJ", "replace_noun": "NOUN", "replace_verb": "VERB"}
 FILLS = 50  # asked of the model for each mask

@@ -8,8 +8,8 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.negatives.forms import lemma
-from open_clip_ext.negatives.words import Token, split
+from open_clip_ext.negatives.language.inflection import lemma
+from open_clip_ext.negatives.language.words import Token, split
 
 DEFAULT_MODEL = "en_core_web_sm"
 TEXTBLOB = "textblob"

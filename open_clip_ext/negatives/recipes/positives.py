@@ -5,13 +5,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from open_clip_ext.negatives import words
-from open_clip_ext.negatives.forms import inflected
-from open_clip_ext.negatives.meaning import PLACES, Judge
-from open_clip_ext.negatives.phrases import AND, NOUN_PHRASE, RELATION, Phrase, phrases
+from open_clip_ext.negatives.language import words
+from open_clip_ext.negatives.language.entailment import PLACES, EntailmentChecker
+from open_clip_ext.negatives.language.inflection import inflected
+from open_clip_ext.negatives.language.phrases import AND, NOUN_PHRASE, RELATION, Phrase, phrases
+from open_clip_ext.negatives.language.words import Token
+from open_clip_ext.negatives.recipes.rules import Rules
 from open_clip_ext.negatives.records import Candidate
-from open_clip_ext.negatives.rules import Rules
-from open_clip_ext.negatives.words import Token
 
 # Relations that can mean the same, but cannot stand for one another anywhere.
 LOOSE = frozenset(("in", "on", "at", "by", "into", "within", "inside", "onto", "upon", "as", "along", "down"))
@@ -26,7 +26,7 @@ class Positives(Rules):
 
     def __init__(self, *, seed: int = 0, tagger: str = "auto", wordnet: bool = True) -> None:
         super().__init__(seed=seed, tagger=tagger, wordnet=wordnet)
-        self._judge = Judge(self.lexicon)
+        self._judge = EntailmentChecker(self.lexicon)
 
     def propose(self, caption: str, tokens: Sequence[Token], rng: random.Random) -> Iterator[Candidate]:
         """Some texts of each type."""
