@@ -23,10 +23,10 @@ from open_clip_ext.host import seams
 from open_clip_ext.training.config import (
     BenchmarkRequest,
     Settings,
-    add_flags,
     resolve_benchmarks,
     resolve_flags,
 )
+from open_clip_ext.training.flags import add_flags
 from open_clip_ext.training.signals import Signals
 
 if TYPE_CHECKING:
