@@ -15,7 +15,7 @@ from open_clip_train import params
 from open_clip_train.data import expand_urls, get_dataset_size
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.host import csv_data, pictures, released, start
+from open_clip_ext.host import csv_data, initial_weights, pictures, released
 from open_clip_ext.training.config import Settings
 
 LATEST = "epoch_latest.pt"  # upstream's name for it
@@ -69,7 +69,7 @@ def problems(args: argparse.Namespace, world_size: int, writes: bool = True) -> 
         yield f"--train-num-samples {args.train_num_samples}: an epoch has at least 1 sample"
     elif args.dataset_type == "synthetic" and args.train_num_samples is None:
         yield "--dataset-type synthetic: give --train-num-samples, the size of an epoch"
-    yield from start.problems(args)
+    yield from initial_weights.problems(args)
     yield from _imagenet(args)
     if writes and args.logs and args.logs.lower() != "none":
         yield from _output(args)

@@ -30,8 +30,8 @@ from open_clip_ext.training.flags import add_flags
 from open_clip_ext.training.signals import Signals
 
 if TYPE_CHECKING:
-    from open_clip_ext.host.saving import Saver
-    from open_clip_ext.host.scores import Scores
+    from open_clip_ext.host.benchmarks import TrainingBenchmarks
+    from open_clip_ext.host.checkpoint import MidEpochCheckpoints
     from open_clip_ext.training.run import Run
 
 # Upstream's options that a --loss run refuses, and why.
@@ -52,13 +52,13 @@ class Adapter:
 
     def __init__(self) -> None:
         self.run: Run | None = None
-        self.saver: Saver | None = None
-        self.scores: Scores | None = None
+        self.checkpoints: MidEpochCheckpoints | None = None
+        self.benchmarks: TrainingBenchmarks | None = None
         self.signals = Signals()
 
     def parse_args(self, upstream: Upstream, args: Any) -> argparse.Namespace:
         """Add our flags to upstream's parser; begin a run if `--loss` is among them, read benchmarks."""
-        self.run = self.saver = self.scores = None
+        self.run = self.checkpoints = self.benchmarks = None
         errors.start()
         namespace, settings, scored = parse(upstream, args)
         if settings is not None:
@@ -81,10 +81,10 @@ class Adapter:
                 errors.started()  # it evaluates
             self.run = Run(settings)
         if scored is not None:
-            from open_clip_ext.host.scores import Scores
+            from open_clip_ext.host.benchmarks import TrainingBenchmarks
 
             with exit_on_error():
-                self.scores = Scores.read(scored)
+                self.benchmarks = TrainingBenchmarks.read(scored)
         return namespace
 
     def create_model_and_transforms(
@@ -97,38 +97,38 @@ class Adapter:
 
         if self.run is None:
             return build(pretrained)
-        from open_clip_ext.host import start
+        from open_clip_ext.host import initial_weights
 
         with exit_on_error():
-            return start.create(build, model_name, pretrained, resumed=bool(self.args.resume))
+            return initial_weights.create(build, model_name, pretrained, resumed=bool(self.args.resume))
 
     def pt_load(self, upstream: Upstream, file_path: str, map_location: Any = None) -> Any:
         """Take our state out of the checkpoint that is resumed."""
         if self.run is None:
             # Upstream's optimizers take no notice of our key.
             return upstream(file_path, map_location=map_location)
-        from open_clip_ext.host import start
+        from open_clip_ext.host import initial_weights
 
         with exit_on_error():
             try:
-                checkpoint = upstream(file_path, map_location=map_location)
+                state = upstream(file_path, map_location=map_location)
             except Exception as error:
-                raise start.unreadable(file_path, error, latest=self.latest) from error
-            optimizer = checkpoint.get("optimizer") if isinstance(checkpoint, dict) else None
+                raise initial_weights.unreadable(file_path, error, latest=self.latest) from error
+            optimizer = state.get("optimizer") if isinstance(state, dict) else None
             self.run.restore(optimizer, file_path, latest=self.latest)
-            return start.resumed(checkpoint, file_path, wrapped=self.args.distributed)
+            return initial_weights.resumed(state, file_path, wrapped=self.args.distributed)
 
     def save(self, upstream: Upstream, obj: Any, f: Any, *args: Any, **options: Any) -> None:
         """Write upstream's checkpoints, as ours, whole or not at all."""
         if self.run is None or not (str(f).endswith(".pt") and self.run.wrote(obj)):
             upstream(obj, f, *args, **options)
             return
-        from open_clip_ext.host import saving
+        from open_clip_ext.host import checkpoint
 
         path = Path(f)
         with exit_on_error():
-            saving.save(lambda part: upstream(obj, part, *args, **options), path)
-            saving.prune(path.parent, path, epoch=obj["epoch"])
+            checkpoint.save(lambda part: upstream(obj, part, *args, **options), path)
+            checkpoint.prune(path.parent, path, epoch=obj["epoch"])
 
     def get_dataset_fn(self, upstream: Upstream, data_path: str, dataset_type: str) -> Upstream:
         """Upstream's builder of a loader; the one for training brings the companion texts."""
@@ -145,7 +145,7 @@ class Adapter:
     ) -> dict[str, Any]:
         """Give upstream a reason to evaluate where our benchmarks are the only one."""
         data: dict[str, Any] = upstream(args, preprocess_fns, epoch=epoch, tokenizer=tokenizer)
-        return data if self.scores is None else self.scores.announce(data, preprocess_fns[1])
+        return data if self.benchmarks is None else self.benchmarks.announce(data, preprocess_fns[1])
 
     def zero_shot_eval(
         self,
@@ -158,13 +158,13 @@ class Adapter:
     ) -> dict[str, float]:
         """Upstream's zero-shot scores, and ours; it logs what it gets."""
         zero_shot = functools.partial(upstream, model, epoch=epoch, args=args, tokenizer=tokenizer)
-        if self.scores is None:
+        if self.benchmarks is None:
             return zero_shot(data=data)  # type: ignore[no-any-return]
-        metrics = zero_shot(data=self.scores.without(data))
-        if not self.scores.due(epoch, args):
+        metrics = zero_shot(data=self.benchmarks.without(data))
+        if not self.benchmarks.due(epoch, args):
             return metrics  # type: ignore[no-any-return]
         with exit_on_error():
-            return {**metrics, "epoch": epoch, **self.scores.score(model, tokenizer, args.precision)}
+            return {**metrics, "epoch": epoch, **self.benchmarks.score(model, tokenizer, args.precision)}
 
     def create_loss(self, upstream: Upstream, args: argparse.Namespace) -> torch.nn.Module:
         """The registered loss, with the distributed options that upstream's own takes."""
@@ -214,16 +214,18 @@ class Adapter:
         if self.run is None:
             train()
             return
-        from open_clip_ext.host import loaders, saving
+        from open_clip_ext.host import checkpoint, loaders
 
         with exit_on_error():
-            if self.saver is None:
+            if self.checkpoints is None:
                 self.run.begin(model, optimizer, scaled=scaler is not None, calls_per_step=args.accum_freq)
                 stream = data["train"].dataloader
-                self.saver = saving.Saver(self.run, self.signals, args, model, optimizer, scaler, stream)
+                self.checkpoints = checkpoint.MidEpochCheckpoints(
+                    self.run, self.signals, args, model, optimizer, scaler, stream
+                )
             self.run.begin_epoch()
             loaders.begin_epoch(data["train"], epoch)
-            with saving.counting(upstream, self.saver.begin_epoch(epoch)):
+            with checkpoint.enumerate_from(upstream, self.checkpoints.begin_epoch(epoch)):
                 train()
             loaders.end_epoch(data["train"], epoch)
 

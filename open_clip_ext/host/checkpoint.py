@@ -1,7 +1,7 @@
 """Checkpoints within an epoch, written between two steps and resumed at the same place.
 
 Upstream saves after an epoch only. Its training loop asks the loader for the next batch when a step
-is over: weights updated, logit scale clamped, values logged. There `Saver` writes what upstream
+is over: weights updated, logit scale clamped, values logged. There `MidEpochCheckpoints` writes what upstream
 writes after an epoch, with the place in the data beside it.
 """
 
@@ -40,7 +40,7 @@ WITHIN = re.compile(r"epoch_(\d+)_step_\d+\.pt")
 MARKER = "stopped"
 
 
-class Saver:
+class MidEpochCheckpoints:
     """Saves between two steps: every so many of them, and when the run is asked to stop.
 
     Args:
@@ -235,7 +235,7 @@ def prune(folder: Path, written: Path, epoch: int | None = None) -> None:
 
 
 @contextmanager
-def counting(upstream: Callable[..., Any], first: int) -> Iterator[None]:
+def enumerate_from(upstream: Callable[..., Any], first: int) -> Iterator[None]:
     """Let upstream's loop number its batches from `first` on.
 
     The loop takes its numbers, and from them the scheduler's and the logs' steps, from `enumerate`:
