@@ -30,7 +30,7 @@ from open_clip_ext.files import atomic_write, remove_partial
 from open_clip_ext.host import seams
 from open_clip_ext.host.stream import Stream
 from open_clip_ext.training import ranks
-from open_clip_ext.training.run import Run
+from open_clip_ext.training.run import STATE_KEY, Run
 from open_clip_ext.training.signals import Asked, Signals
 
 LATEST = "epoch_latest.pt"
@@ -51,6 +51,7 @@ class MidEpochCheckpoints:
         optimizer: upstream's.
         scaler: upstream's GradScaler, if the precision needs one.
         stream: the training data.
+        resumed: the position within an epoch that the run was resumed at, if it was.
 
     Raises InputError if the resumed checkpoint is of other data.
     """
@@ -64,8 +65,9 @@ class MidEpochCheckpoints:
         optimizer: Any,
         scaler: Any,
         stream: Stream,
+        resumed: Mapping[str, Any] | None,
     ) -> None:
-        self.run, self.signals, self.args = run, signals, args
+        self.run, self.signals, self.args, self.resumed = run, signals, args, resumed
         # Upstream saves the model beneath the compiler, and inside DDP.
         self.model = getattr(model, "_orig_mod", model)
         self.optimizer, self.scaler, self.stream = optimizer, scaler, stream
@@ -79,9 +81,8 @@ class MidEpochCheckpoints:
     def begin_epoch(self, epoch: int) -> int:
         """Set the stream to where `epoch` begins, or goes on after a resume; the first batch."""
         self.epoch, self.first, read = epoch, 0, None
-        resumed, self.run.resumed_at = self.run.resumed_at, None
-        if resumed is not None and resumed["epoch"] == epoch:
-            self.first, read = self._place(resumed)
+        if self.resumed is not None and self.resumed["epoch"] == epoch:
+            self.first, read = self._place(self.resumed)
             logging.info(f"open_clip_ext: resumed in the middle of epoch {epoch} at batch {self.first}")
         self.stream.begin(epoch, self.first, read, self._between, self._waiting)
         return self.first
@@ -128,7 +129,7 @@ class MidEpochCheckpoints:
         if every and batch > self.first and batch % self.args.accum_freq == 0 and step % every == 0:
             try:
                 self._save(batch, step)
-            except TrainingError as error:  # a safety net that tears must not end the run
+            except TrainingError as error:  # a failed mid-epoch save must not end the run
                 logging.warning(f"open_clip_ext: {error}; the run goes on")
 
     @contextmanager
@@ -172,22 +173,19 @@ class MidEpochCheckpoints:
         read = ranks.gather_strings(f"read/{step}", json.dumps(self.read))
         if not self.args.save_logs:
             return path
-        self.run.position = {
+        checkpoint = {
+            "epoch": self.epoch,
+            "name": self.args.name,
+            "state_dict": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        checkpoint["optimizer"][STATE_KEY]["position"] = {
             "epoch": self.epoch,
             "batch": batch,
             "samples": self.stream.num_samples,
             "layout": self._layout(),
             "read": [json.loads(workers) for workers in read],
         }
-        try:
-            checkpoint = {
-                "epoch": self.epoch,
-                "name": self.args.name,
-                "state_dict": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-            }
-        finally:
-            self.run.position = None
         if self.scaler is not None:
             checkpoint["scaler"] = self.scaler.state_dict()
         save(lambda part: torch.save(checkpoint, part), path)

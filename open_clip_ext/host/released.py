@@ -11,7 +11,7 @@ import functools
 import importlib
 import logging
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,10 +55,13 @@ class Adapter:
         self.checkpoints: MidEpochCheckpoints | None = None
         self.benchmarks: TrainingBenchmarks | None = None
         self.signals = Signals()
+        self.args = argparse.Namespace()
+        self.latest = False
+        self.resumed: Mapping[str, Any] | None = None
 
     def parse_args(self, upstream: Upstream, args: Any) -> argparse.Namespace:
         """Add our flags to upstream's parser; begin a run if `--loss` is among them, read benchmarks."""
-        self.run = self.checkpoints = self.benchmarks = None
+        self.run = self.checkpoints = self.benchmarks = self.resumed = None
         errors.start()
         namespace, settings, scored = parse(upstream, args)
         if settings is not None:
@@ -115,7 +118,7 @@ class Adapter:
             except Exception as error:
                 raise initial_weights.unreadable(file_path, error, latest=self.latest) from error
             optimizer = state.get("optimizer") if isinstance(state, dict) else None
-            self.run.restore(optimizer, file_path, latest=self.latest)
+            self.resumed = self.run.restore(optimizer, file_path, latest=self.latest)
             return initial_weights.resumed(state, file_path, wrapped=self.args.distributed)
 
     def save(self, upstream: Upstream, obj: Any, f: Any, *args: Any, **options: Any) -> None:
@@ -221,7 +224,7 @@ class Adapter:
                 self.run.begin(model, optimizer, scaled=scaler is not None, calls_per_step=args.accum_freq)
                 stream = data["train"].dataloader
                 self.checkpoints = checkpoint.MidEpochCheckpoints(
-                    self.run, self.signals, args, model, optimizer, scaler, stream
+                    self.run, self.signals, args, model, optimizer, scaler, stream, self.resumed
                 )
             self.run.begin_epoch()
             loaders.begin_epoch(data["train"], epoch)
