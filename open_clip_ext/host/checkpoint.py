@@ -30,7 +30,7 @@ from open_clip_ext.files import atomic_write, remove_partial
 from open_clip_ext.host import seams
 from open_clip_ext.host.stream import Stream
 from open_clip_ext.training import ranks
-from open_clip_ext.training.run import STATE_KEY, Run
+from open_clip_ext.training.run import STATE_KEY
 from open_clip_ext.training.signals import Asked, Signals
 
 LATEST = "epoch_latest.pt"
@@ -44,12 +44,9 @@ class MidEpochCheckpoints:
     """Saves between two steps: every so many of them, and when the run is asked to stop.
 
     Args:
-        run: ours.
+        every: optimizer steps between two of them; 0 for none.
         signals: what asks to stop.
         args: upstream's.
-        model: as upstream's loop has it.
-        optimizer: upstream's.
-        scaler: upstream's GradScaler, if the precision needs one.
         stream: the training data.
         resumed: the position within an epoch that the run was resumed at, if it was.
 
@@ -58,19 +55,14 @@ class MidEpochCheckpoints:
 
     def __init__(
         self,
-        run: Run,
+        every: int,
         signals: Signals,
         args: argparse.Namespace,
-        model: Any,
-        optimizer: Any,
-        scaler: Any,
         stream: Stream,
         resumed: Mapping[str, Any] | None,
     ) -> None:
-        self.run, self.signals, self.args, self.resumed = run, signals, args, resumed
-        # Upstream saves the model beneath the compiler, and inside DDP.
-        self.model = getattr(model, "_orig_mod", model)
-        self.optimizer, self.scaler, self.stream = optimizer, scaler, stream
+        self.every, self.signals, self.args = every, signals, args
+        self.stream, self.resumed = stream, resumed
         self.stop = ranks.CoordinatedStop()
         self.folder = Path(args.checkpoint_path)
         self.steps_per_epoch = stream.num_batches // args.accum_freq
@@ -78,9 +70,12 @@ class MidEpochCheckpoints:
             remove_partial(self.folder)
             (self.folder.parent / MARKER).unlink(missing_ok=True)
 
-    def begin_epoch(self, epoch: int) -> int:
-        """Set the stream to where `epoch` begins, or goes on after a resume; the first batch."""
-        self.epoch, self.first, read = epoch, 0, None
+    def begin_epoch(self, epoch: int, checkpoint: Callable[[int], dict[str, Any]]) -> int:
+        """Set the stream to where `epoch` begins, or goes on after a resume; the first batch.
+
+        `checkpoint` makes what upstream saves, after a number of steps of the run.
+        """
+        self.epoch, self.first, read, self.checkpoint = epoch, 0, None, checkpoint
         if self.resumed is not None and self.resumed["epoch"] == epoch:
             self.first, read = self._place(self.resumed)
             logging.info(f"open_clip_ext: resumed in the middle of epoch {epoch} at batch {self.first}")
@@ -125,8 +120,8 @@ class MidEpochCheckpoints:
         signal = self.stop.due(step, self.signals.received, last, torch.device(self.args.device))
         if signal is not None:
             self._stop(signal, batch, step)
-        every = self.run.settings.save_every
-        if every and batch > self.first and batch % self.args.accum_freq == 0 and step % every == 0:
+        due = self.every and batch % self.args.accum_freq == 0 and step % self.every == 0
+        if due and batch > self.first:
             try:
                 self._save(batch, step)
             except TrainingError as error:  # a failed mid-epoch save must not end the run
@@ -173,12 +168,7 @@ class MidEpochCheckpoints:
         read = ranks.gather_strings(f"read/{step}", json.dumps(self.read))
         if not self.args.save_logs:
             return path
-        checkpoint = {
-            "epoch": self.epoch,
-            "name": self.args.name,
-            "state_dict": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
+        checkpoint = self.checkpoint(step)
         checkpoint["optimizer"][STATE_KEY]["position"] = {
             "epoch": self.epoch,
             "batch": batch,
@@ -186,8 +176,6 @@ class MidEpochCheckpoints:
             "layout": self._layout(),
             "read": [json.loads(workers) for workers in read],
         }
-        if self.scaler is not None:
-            checkpoint["scaler"] = self.scaler.state_dict()
         save(lambda part: torch.save(checkpoint, part), path)
         prune(self.folder, path)
         return path
@@ -233,11 +221,18 @@ def prune(folder: Path, written: Path, epoch: int | None = None) -> None:
 
 
 @contextmanager
-def enumerate_from(upstream: Callable[..., Any], first: int) -> Iterator[None]:
+def enumerate_from(upstream: Callable[..., Any], first: int, tested: str) -> Iterator[None]:
     """Let upstream's loop number its batches from `first` on.
 
     The loop takes its numbers, and from them the scheduler's and the logs' steps, from `enumerate`:
     for the time of the call that name in its module stands for one that begins at `first`.
+
+    Args:
+        upstream: the function with the loop.
+        first: the number of the first batch.
+        tested: the releases whose loops do so.
+
+    Raises InputError if this one does not.
     """
     if first == 0:
         yield
@@ -245,7 +240,7 @@ def enumerate_from(upstream: Callable[..., Any], first: int) -> Iterator[None]:
     function: Any = inspect.unwrap(upstream)
     if "enumerate" not in function.__code__.co_names:
         raise InputError(
-            f"{seams.upstream()} numbers batches in another way than {seams.TESTED} do; resume from a "
+            f"{seams.upstream()} numbers batches in another way than {tested} do; resume from a "
             "checkpoint that was written after an epoch"
         )
     names = function.__globals__

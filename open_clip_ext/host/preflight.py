@@ -7,7 +7,7 @@ import inspect
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,18 @@ from open_clip_train import params
 from open_clip_train.data import expand_urls, get_dataset_size
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.host import csv_data, initial_weights, pictures, released
+from open_clip_ext.host import csv_data, flags, initial_weights, pictures
 from open_clip_ext.training.config import Settings
 
 LATEST = "epoch_latest.pt"  # upstream's name for it
 
 
-def parse(flags: Sequence[str]) -> tuple[argparse.Namespace, Settings | None]:
-    """Upstream's flags and ours, checked as a run checks them; exits with a sentence if they are wrong."""
-    args, settings, _ = released.parse(inspect.unwrap(params.parse_args), list(flags))
+def parse(given: Sequence[str], refused: Mapping[str, str]) -> tuple[argparse.Namespace, Settings | None]:
+    """Flags of upstream's and ours, checked as a run checks them; exits with a sentence if they are wrong.
+
+    `refused` are options that the adapter refuses, and why.
+    """
+    args, settings, _ = flags.parse(inspect.unwrap(params.parse_args), list(given), refused)
     return args, settings
 
 
