@@ -22,12 +22,12 @@ from open_clip_ext import errors
 from open_clip_ext.errors import InputError, exit_on_error
 from open_clip_ext.host import flags
 from open_clip_ext.host.seams import Seam, Upstream
-from open_clip_ext.training.config import Settings
 from open_clip_ext.training.signals import Signals
 
 if TYPE_CHECKING:
     from open_clip_ext.host.benchmarks import TrainingBenchmarks
     from open_clip_ext.host.checkpoint import MidEpochCheckpoints
+    from open_clip_ext.host.loaders.companions import LoaderState
     from open_clip_ext.training.run import Run
 
 
@@ -68,6 +68,7 @@ class Adapter(abc.ABC):
 
     def __init__(self) -> None:
         self.run: Run | None = None
+        self.loader: LoaderState | None = None
         self.checkpoints: MidEpochCheckpoints | None = None
         self.benchmarks: TrainingBenchmarks | None = None
         self.signals = Signals()
@@ -90,7 +91,7 @@ class Adapter(abc.ABC):
 
     def parse_args(self, upstream: Upstream, args: Any) -> argparse.Namespace:
         """Add our flags to upstream's parser; begin a run if `--loss` is among them, read benchmarks."""
-        self.run = self.checkpoints = self.benchmarks = self.resumed = None
+        self.run = self.loader = self.checkpoints = self.benchmarks = self.resumed = None
         errors.start()
         namespace, settings, request = flags.parse(upstream, args, self.refused)
         if settings is not None:
@@ -166,7 +167,21 @@ class Adapter(abc.ABC):
     def get_dataset_fn(self, upstream: Upstream, data_path: str, dataset_type: str) -> Upstream:
         """Upstream's builder of a loader; the one for training brings the companion texts."""
         build: Upstream = upstream(data_path, dataset_type)
-        return build if self.run is None else functools.partial(_build_loader, build, self.run.settings)
+        return build if self.run is None else functools.partial(self._build_loader, build)
+
+    def _build_loader(
+        self, build: Upstream, args: argparse.Namespace, preprocess: Any, is_train: bool, **options: Any
+    ) -> Any:
+        """A loader from upstream's builder; the one for training brings what the loss wants."""
+        if not is_train:
+            return build(args, preprocess, is_train=is_train, **options)
+        from open_clip_ext.host.loaders.build import build as build_for_training
+
+        assert self.run is not None
+        with exit_on_error():
+            info, self.loader = build_for_training(build, self.run.settings, args, preprocess, **options)
+            logging.info(f"open_clip_ext: {self.loader.summary}")
+            return info
 
     def announce(self, data: dict[str, Any], preprocess_fns: Any) -> dict[str, Any]:
         """Upstream's data, in which it finds a reason to evaluate if there are benchmarks."""
@@ -210,9 +225,10 @@ class Adapter(abc.ABC):
 
         Before the first one, the model is extended.
         """
-        from open_clip_ext.host import checkpoint, loaders
+        from open_clip_ext.host import checkpoint
 
         assert self.run is not None
+        assert self.loader is not None
         with exit_on_error():
             if self.checkpoints is None:
                 scaled, calls = call.scaler is not None, call.args.accum_freq
@@ -221,27 +237,8 @@ class Adapter(abc.ABC):
                     self.run.settings.save_every, self.signals, call.args, data.dataloader, self.resumed
                 )
             self.run.begin_epoch()
-            loaders.begin_epoch(data, call.epoch)
+            self.loader.begin_epoch(call.epoch)
             first = self.checkpoints.begin_epoch(call.epoch, functools.partial(self.checkpoint, call))
             with checkpoint.enumerate_from(train.func, first, self.tested):
                 train()
-            loaders.end_epoch(data, call.epoch)
-
-
-def _build_loader(
-    build: Upstream,
-    settings: Settings,
-    args: argparse.Namespace,
-    preprocess: Any,
-    is_train: bool,
-    **options: Any,
-) -> Any:
-    """A loader from upstream's builder; the one for training brings what the loss wants."""
-    if not is_train:
-        return build(args, preprocess, is_train=is_train, **options)
-    from open_clip_ext.host import loaders
-
-    with exit_on_error():
-        info = loaders.build(build, settings, args, preprocess, **options)
-        logging.info(f"open_clip_ext: {loaders.describe(info)}")
-        return info
+            self.loader.end_epoch(call.epoch)

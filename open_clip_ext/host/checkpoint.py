@@ -28,7 +28,7 @@ from open_clip_train import file_utils
 from open_clip_ext.errors import STOPPED, InputError, TrainingError
 from open_clip_ext.files import atomic_write, remove_partial
 from open_clip_ext.host import seams
-from open_clip_ext.host.stream import Stream
+from open_clip_ext.host.loaders.resumable import ResumableLoader
 from open_clip_ext.training import ranks
 from open_clip_ext.training.run import STATE_KEY
 from open_clip_ext.training.signals import Asked, Signals
@@ -47,7 +47,7 @@ class MidEpochCheckpoints:
         every: optimizer steps between two of them; 0 for none.
         signals: what asks to stop.
         args: upstream's.
-        stream: the training data.
+        loader: the training data.
         resumed: the position within an epoch that the run was resumed at, if it was.
 
     Raises InputError if the resumed checkpoint is of other data.
@@ -58,20 +58,20 @@ class MidEpochCheckpoints:
         every: int,
         signals: Signals,
         args: argparse.Namespace,
-        stream: Stream,
+        loader: ResumableLoader,
         resumed: Mapping[str, Any] | None,
     ) -> None:
         self.every, self.signals, self.args = every, signals, args
-        self.stream, self.resumed = stream, resumed
+        self.loader, self.resumed = loader, resumed
         self.stop = ranks.CoordinatedStop()
         self.folder = Path(args.checkpoint_path)
-        self.steps_per_epoch = stream.num_batches // args.accum_freq
+        self.steps_per_epoch = loader.num_batches // args.accum_freq
         if args.save_logs:
             remove_partial(self.folder)
             (self.folder.parent / MARKER).unlink(missing_ok=True)
 
     def begin_epoch(self, epoch: int, checkpoint: Callable[[int], dict[str, Any]]) -> int:
-        """Set the stream to where `epoch` begins, or goes on after a resume; the first batch.
+        """Set the loader to where `epoch` begins, or goes on after a resume; the first batch.
 
         `checkpoint` makes what upstream saves, after a number of steps of the run.
         """
@@ -79,16 +79,16 @@ class MidEpochCheckpoints:
         if self.resumed is not None and self.resumed["epoch"] == epoch:
             self.first, read = self._place(self.resumed)
             logging.info(f"open_clip_ext: resumed in the middle of epoch {epoch} at batch {self.first}")
-        self.stream.begin(epoch, self.first, read, self._between, self._waiting)
+        self.loader.begin(epoch, self.first, read, self._between, self._waiting)
         return self.first
 
     def _place(self, saved: Mapping[str, Any]) -> tuple[int, list[int] | None]:
         """Batches to pass over, and how far each worker of this rank had read for them."""
         was, now = saved["layout"], self._layout()
-        if was == now and saved["samples"] != self.stream.num_samples:
+        if was == now and saved["samples"] != self.loader.num_samples:
             raise InputError(
                 f"{self.args.resume}: stopped within an epoch of {saved['samples']} samples, and "
-                f"--train-data {self.args.train_data} has {self.stream.num_samples}; a new run needs "
+                f"--train-data {self.args.train_data} has {self.loader.num_samples}; a new run needs "
                 "another --name, or no --resume"
             )
         if was == now:
@@ -99,7 +99,7 @@ class MidEpochCheckpoints:
         )
         seen = saved["batch"] * was["batch_size"] * was["ranks"]
         steps = seen // (now["batch_size"] * now["ranks"] * self.args.accum_freq)
-        return min(steps * self.args.accum_freq, self.stream.num_batches), None
+        return min(steps * self.args.accum_freq, self.loader.num_batches), None
 
     def _layout(self) -> dict[str, int]:
         """What the meaning of a number of batches depends on."""
@@ -107,16 +107,16 @@ class MidEpochCheckpoints:
             "batch_size": self.args.batch_size,
             "accum_freq": self.args.accum_freq,
             "ranks": self.args.world_size,
-            "workers": self.stream.source.workers,
+            "workers": self.loader.source.workers,
         }
 
     def _between(self, batch: int) -> None:
         """After `batch` batches of the epoch: save, or save and stop."""
-        last = batch == self.stream.num_batches
+        last = batch == self.loader.num_batches
         if batch % self.args.accum_freq and not last:
             return
         step = self.steps_per_epoch * self.epoch + batch // self.args.accum_freq
-        self.batch, self.step, self.read = batch, step, list(self.stream.source.read)
+        self.batch, self.step, self.read = batch, step, list(self.loader.source.read)
         signal = self.stop.due(step, self.signals.received, last, torch.device(self.args.device))
         if signal is not None:
             self._stop(signal, batch, step)
@@ -172,7 +172,7 @@ class MidEpochCheckpoints:
         checkpoint["optimizer"][STATE_KEY]["position"] = {
             "epoch": self.epoch,
             "batch": batch,
-            "samples": self.stream.num_samples,
+            "samples": self.loader.num_samples,
             "layout": self._layout(),
             "read": [json.loads(workers) for workers in read],
         }

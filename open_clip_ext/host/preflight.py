@@ -15,7 +15,8 @@ from open_clip_train import params
 from open_clip_train.data import expand_urls, get_dataset_size
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.host import csv_data, flags, initial_weights, pictures
+from open_clip_ext.host import flags, initial_weights
+from open_clip_ext.host.loaders import csv_data, images
 from open_clip_ext.training.config import Settings
 
 LATEST = "epoch_latest.pt"  # upstream's name for it
@@ -92,7 +93,7 @@ def _csv(args: argparse.Namespace, option: str) -> Iterator[str]:
     except InputError as error:
         yield str(error)
         return
-    yield from _pictures(table, path, args, training)
+    yield from _images(table, path, args, training)
 
 
 def _is_csv(args: argparse.Namespace, path: str) -> bool:
@@ -101,10 +102,10 @@ def _is_csv(args: argparse.Namespace, path: str) -> bool:
     )
 
 
-def _pictures(table: Any, path: str, args: argparse.Namespace, training: bool) -> Iterator[str]:
+def _images(table: Any, path: str, args: argparse.Namespace, training: bool) -> Iterator[str]:
     paths = table[args.csv_img_key].tolist()
-    broken, looked = pictures.look(paths, Path(path).parent)
-    # A broken validation picture, or one of a plain run, is upstream's and cannot be skipped.
+    broken, looked = images.check(paths, Path(path).parent)
+    # A broken validation image, or one of a plain run, is upstream's and cannot be skipped.
     skippable = training and hasattr(args, "skip_broken_images") and 2 * len(broken) <= looked
     if not broken or (skippable and args.skip_broken_images):
         return
@@ -126,12 +127,12 @@ def samples(args: argparse.Namespace, settings: Settings | None) -> Iterator[str
         return
     import webdataset as wds
 
-    from open_clip_ext.host.loaders import Look, PackSample
+    from open_clip_ext.host.loaders.samples import FirstSamples, PackSample
 
     try:
-        look = Look(args.train_data, PackSample(settings.sources), wds.decode("pilrgb"))
+        first = FirstSamples(args.train_data, PackSample(settings.sources), wds.decode("pilrgb"))
         if settings.sources:
-            look.require(settings)
+            first.require(settings)
     except InputError as error:
         yield str(error)
 
