@@ -32,21 +32,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EpochCall:
-    """What upstream trains an epoch with, wherever it keeps it.
+class Training:
+    """What upstream trains with, wherever it keeps it.
 
     Attributes:
         model: inside DDP and a compiler or not.
         optimizer: upstream's.
         scaler: its GradScaler, if the precision needs one.
-        epoch: from 0.
         args: its namespace.
     """
 
     model: Any
     optimizer: Any
     scaler: Any
-    epoch: int
     args: argparse.Namespace
 
 
@@ -86,8 +84,8 @@ class Adapter(abc.ABC):
         torch.save = functools.update_wrapper(functools.partial(self.save, torch.save), torch.save)
 
     @abc.abstractmethod
-    def checkpoint(self, call: EpochCall, step: int) -> dict[str, Any]:
-        """What upstream would save if the run ended after `step` optimizer steps, within an epoch."""
+    def checkpoint(self, training: Training, epoch: int, step: int) -> dict[str, Any]:
+        """What upstream would save with `epoch` epochs and `step` optimizer steps of the run done."""
 
     def parse_args(self, upstream: Upstream, args: Any) -> argparse.Namespace:
         """Add our flags to upstream's parser; begin a run if `--loss` is among them, read benchmarks."""
@@ -220,10 +218,14 @@ class Adapter(abc.ABC):
         errors.started()  # upstream's epochs follow
         return loss
 
-    def train(self, train: functools.partial[None], data: Any, call: EpochCall) -> None:
-        """Let upstream `train` an epoch of its `data`, entered where it begins, or was left.
+    def train(self, train: functools.partial[None], data: Any, training: Training, epoch: int) -> None:
+        """Let upstream `train` an epoch from where it begins, or was left; before the first, begin the run.
 
-        Before the first one, the model is extended.
+        Args:
+            train: its function for an epoch, with all arguments.
+            data: the training data among them, an object with a `dataloader`.
+            training: what else it trains with.
+            epoch: from 0.
         """
         from open_clip_ext.host import checkpoint
 
@@ -231,14 +233,22 @@ class Adapter(abc.ABC):
         assert self.loader is not None
         with exit_on_error():
             if self.checkpoints is None:
-                scaled, calls = call.scaler is not None, call.args.accum_freq
-                self.run.begin(call.model, call.optimizer, scaled=scaled, calls_per_step=calls)
+                args = training.args
+                scaled = training.scaler is not None
+                self.run.begin(
+                    training.model, training.optimizer, scaled=scaled, calls_per_step=args.accum_freq
+                )
                 self.checkpoints = checkpoint.MidEpochCheckpoints(
-                    self.run.settings.save_every, self.signals, call.args, data.dataloader, self.resumed
+                    functools.partial(self.checkpoint, training),
+                    self.run.settings.save_every,
+                    self.signals,
+                    args,
+                    data.dataloader,
+                    self.resumed,
                 )
             self.run.begin_epoch()
-            self.loader.begin_epoch(call.epoch)
-            first = self.checkpoints.begin_epoch(call.epoch, functools.partial(self.checkpoint, call))
-            with checkpoint.enumerate_from(train.func, first, self.tested):
+            self.loader.begin_epoch(epoch)
+            data.dataloader = self.checkpoints.begin_epoch(epoch)
+            with checkpoint.enumerate_from(train.func, data.dataloader.first, self.tested):
                 train()
-            self.loader.end_epoch(call.epoch)
+            self.loader.end_epoch(epoch)

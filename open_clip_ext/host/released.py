@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from open_clip_ext import errors
-from open_clip_ext.host.adapter import Adapter, EpochCall
+from open_clip_ext.host.adapter import Adapter, Training
 from open_clip_ext.host.seams import Seam, Upstream
 
 TESTED = "2.28 to 3.3"
@@ -136,16 +136,16 @@ class Released(Adapter):
         if self.run is None:
             train()
         else:
-            self.train(train, data["train"], EpochCall(model, optimizer, scaler, epoch, args))
+            self.train(train, data["train"], Training(model, optimizer, scaler, args), epoch)
 
-    def checkpoint(self, call: EpochCall, step: int) -> dict[str, Any]:
+    def checkpoint(self, training: Training, epoch: int, step: int) -> dict[str, Any]:
         """What upstream's main function saves after an epoch: the model beneath the compiler, inside DDP."""
         made = {
-            "epoch": call.epoch,
-            "name": call.args.name,
-            "state_dict": getattr(call.model, "_orig_mod", call.model).state_dict(),
-            "optimizer": call.optimizer.state_dict(),
+            "epoch": epoch,
+            "name": training.args.name,
+            "state_dict": getattr(training.model, "_orig_mod", training.model).state_dict(),
+            "optimizer": training.optimizer.state_dict(),
         }
-        if call.scaler is not None:
-            made["scaler"] = call.scaler.state_dict()
+        if training.scaler is not None:
+            made["scaler"] = training.scaler.state_dict()
         return made

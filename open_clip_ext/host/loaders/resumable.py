@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from open_clip_ext.errors import InputError
@@ -35,7 +36,7 @@ class Source(Protocol):
 
 
 class ResumableLoader:
-    """What upstream iterates over in place of its loader.
+    """What upstream finds in place of its loader; `epoch` makes what it iterates over.
 
     Args:
         source: where the batches come from.
@@ -49,33 +50,57 @@ class ResumableLoader:
         self.num_batches: int = loader.num_batches
         self.num_samples: int = loader.num_samples
 
-    def begin(
+    def epoch(
         self,
         epoch: int,
         first: int,
         read: Sequence[int] | None,
         between: Callable[[int], None],
         waiting: Callable[[], AbstractContextManager[None]],
-    ) -> None:
-        """Set where the next iteration begins.
+    ) -> Epoch:
+        """The batches of `epoch` after the `first` ones, for which this rank's workers had `read` so far.
 
         `between` is called with the number of batches that upstream is done with, before each
         batch and after the last; each batch is awaited inside `waiting()`.
         """
-        self.epoch, self.first, self.read, self.hooks = epoch, first, read, (between, waiting)
+        return Epoch(self, epoch, first, read, between, waiting)
+
+
+@dataclass(frozen=True, eq=False)
+class Epoch:
+    """One epoch of a `ResumableLoader`, with the sizes of all of it.
+
+    The loader does not lead back to what watches its epochs: such a cycle would keep its workers.
+    """
+
+    loader: ResumableLoader
+    number: int
+    first: int
+    read: Sequence[int] | None
+    between: Callable[[int], None]
+    waiting: Callable[[], AbstractContextManager[None]]
+
+    @property
+    def num_batches(self) -> int:
+        """Of the whole epoch."""
+        return self.loader.num_batches
+
+    @property
+    def num_samples(self) -> int:
+        """Of the whole epoch, on all ranks."""
+        return self.loader.num_samples
 
     def __iter__(self) -> Iterator[Any]:
-        between, waiting = self.hooks
-        del self.hooks  # they lead back here, and a cycle would keep the loader's workers
-        whole = self.first >= self.num_batches
-        batches = iter(()) if whole else self.source.batches(self.epoch, self.first, self.read)
+        loader = self.loader
+        over = self.first >= self.num_batches
+        batches = iter(()) if over else loader.source.batches(self.number, self.first, self.read)
         for done in itertools.count(self.first):
-            between(done)
-            with waiting(), _one_sentence():
+            self.between(done)
+            with self.waiting(), _one_sentence():
                 batch = next(batches, None)
             if batch is None:
                 return
-            seeding.seed_step(self.seed, self.epoch, self.rank, done)
+            seeding.seed_step(loader.seed, self.number, loader.rank, done)
             yield batch
 
 

@@ -85,7 +85,7 @@ class WebDataset:
 
     Samples are numbered as they come out of the shuffle, broken ones too, and a batch brings along
     how far its worker had read for it. For batches given out before a resume a worker gives out
-    None, so that the others keep their turns. WebDataset that bring no batch raise InputError, where
+    None, so that the others keep their turns. Shards that bring no batch raise InputError, where
     upstream would begin them anew for ever.
     """
 
