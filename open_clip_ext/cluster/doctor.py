@@ -67,10 +67,11 @@ def _checks(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
         yield "armed in this interpreter", _unarmed()
 
     from open_clip_ext import host, registry
+    from open_clip_ext.host import signatures
 
-    adapter, _ = host.choose()
+    adapter, wrong = host.choose(signatures.read)
     for seam in adapter.seams:
-        yield f"{seam.module}.{seam.name}", seam.mismatch()
+        yield f"{seam.module}.{seam.name}", wrong.get(seam, "")
     for name, entry in registry.entries().items():
         try:
             registry.load(name)

@@ -1,10 +1,10 @@
 """The host adapter: the only place that names upstream's trainer.
 
-`seams` says what a wrapped function is, `adapter` what is done in them on any upstream, and `released`
-which ones they are in open_clip_torch 2.28 to 3.3. `flags` adds ours to upstream's parser, `preflight`
-looks whether a run could start, `initial_weights` loads what it starts from, `loaders` leads companion
-texts through upstream's data loaders, `checkpoint` saves within an epoch, `benchmarks` scores in
-upstream's evaluation.
+`seams` says what a wrapped function is, and `signatures` which parameters one has. `adapter` is what is
+done in them on any upstream, `released` which ones they are in open_clip_torch 2.28 to 3.3. `flags` adds
+ours to upstream's parser, `preflight` looks whether a run could start, `initial_weights` loads what it
+starts from, `loaders` leads companion texts through upstream's data loaders, `checkpoint` saves within an
+epoch, `benchmarks` scores in upstream's evaluation.
 """
 
 from __future__ import annotations
@@ -13,16 +13,21 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from open_clip_ext.host.adapter import Adapter
+    from open_clip_ext.host.seams import Parameters, Seam
 
 _installed = False
 
 
-def choose() -> tuple[type[Adapter], list[str]]:
-    """The adapter that fits the installed upstream best, and the seams of its that do not, in words."""
+def choose(parameters: Parameters | None = None) -> tuple[type[Adapter], dict[Seam, str]]:
+    """The adapter that fits the installed upstream best, and what is wrong with those seams that do not fit.
+
+    `parameters` gives those of a function, as `signatures.imported` (the default) or `read` do.
+    """
     from open_clip_ext.host.released import Released
     from open_clip_ext.host.seams import mismatches
+    from open_clip_ext.host.signatures import imported
 
-    fits = [(adapter, mismatches(adapter.seams)) for adapter in (Released,)]
+    fits = [(adapter, mismatches(adapter.seams, parameters or imported)) for adapter in (Released,)]
     return min(fits, key=lambda fit: len(fit[1]))
 
 
@@ -40,6 +45,6 @@ def install() -> None:
     if problems:
         from open_clip_ext.host import flags
 
-        flags.guard(problems, adapter.tested)
+        flags.guard(list(problems.values()), adapter.tested)
     else:
         adapter().install()

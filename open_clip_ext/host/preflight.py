@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_train import params
-from open_clip_train.data import expand_urls, get_dataset_size
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.host import flags, initial_weights
@@ -151,13 +150,17 @@ def _missing(args: argparse.Namespace, option: str) -> Iterator[str]:
 
 
 def _urls(shards: str) -> list[str]:
-    return [url for part in shards.split("::") for url in expand_urls(part)[0]]
+    from webdataset.shardlists import expand_urls  # as upstream's trainer does, which imports far more
+
+    return list(expand_urls(shards))
 
 
 def _shards(args: argparse.Namespace, world_size: int) -> Iterator[str]:
     shards = _urls(args.train_data)
     yield from _missing(args, "train_data")
     if args.train_num_samples is None:
+        from open_clip_train.data import get_dataset_size
+
         try:
             size = get_dataset_size(args.train_data)[0]
         except Exception as error:  # of a file that upstream reads the size from

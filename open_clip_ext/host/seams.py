@@ -7,14 +7,17 @@ program can be altered without an edit in that place. Which functions they are i
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from open_clip_ext.host.signatures import imported
+
 Upstream = Callable[..., Any]
+# The names of the parameters of a function, by its module and its name.
+Parameters = Callable[[str, str], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,13 @@ class Seam:
         found: Callable[..., Any] = getattr(importlib.import_module(self.module), self.name)
         return found
 
-    def mismatch(self) -> str:
-        """What is wrong with this seam in the installed upstream; empty if it fits."""
+    def mismatch(self, parameters: Parameters = imported) -> str:
+        """What is wrong with this seam in the installed upstream; empty if it fits.
+
+        `parameters` gives those of a function, as `signatures.imported` or `read` do.
+        """
         try:
-            there = tuple(inspect.signature(self.find()).parameters)
+            there = parameters(self.module, self.name)
         except ImportError as error:
             return f"{self.module} cannot be imported ({error})"
         except AttributeError:
@@ -57,9 +63,10 @@ class Seam:
         return ""
 
 
-def mismatches(seams: Iterable[Seam]) -> list[str]:
+def mismatches(seams: Iterable[Seam], parameters: Parameters = imported) -> dict[Seam, str]:
     """What is wrong with each of the seams that do not fit, in words."""
-    return [problem for problem in (seam.mismatch() for seam in seams) if problem]
+    found = {seam: seam.mismatch(parameters) for seam in seams}
+    return {seam: problem for seam, problem in found.items() if problem}
 
 
 def hooked() -> bool:
