@@ -21,6 +21,7 @@ import torch
 from open_clip_ext import errors
 from open_clip_ext.errors import InputError, exit_on_error
 from open_clip_ext.host import flags
+from open_clip_ext.host.loaders.layout import Layout
 from open_clip_ext.host.seams import Seam, Upstream
 from open_clip_ext.training.signals import Signals
 
@@ -57,12 +58,14 @@ class Adapter(abc.ABC):
         seams: the functions that are wrapped.
         tested: the releases that they were found in.
         refused: options of upstream's that cannot go with `--loss`, and why.
+        layout: of the samples and batches of its training loaders.
         run: ours; None without `--loss`.
     """
 
     seams: ClassVar[tuple[Seam, ...]]
     tested: ClassVar[str]
     refused: ClassVar[Mapping[str, str]]
+    layout: ClassVar[Layout]
 
     def __init__(self) -> None:
         self.run: Run | None = None
@@ -177,7 +180,9 @@ class Adapter(abc.ABC):
 
         assert self.run is not None
         with exit_on_error():
-            info, self.loader = build_for_training(build, self.run.settings, args, preprocess, **options)
+            info, self.loader = build_for_training(
+                build, self.layout, self.run.settings, args, preprocess, **options
+            )
             logging.info(f"open_clip_ext: {self.loader.summary}")
             return info
 

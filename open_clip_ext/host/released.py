@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from open_clip_ext import errors
 from open_clip_ext.host.adapter import Adapter, Training
+from open_clip_ext.host.loaders.layout import Layout
 from open_clip_ext.host.seams import Seam, Upstream
 
 TESTED = "2.28 to 3.3"
@@ -67,12 +69,35 @@ REFUSED = {
 }
 
 
+class TupleLayout(Layout):
+    """A sample is `(image, text)`, a batch `images [B,3,H,W], texts`; a number comes third."""
+
+    def text(self, batch: Any) -> Any:
+        """The second entry."""
+        return batch[1]
+
+    def with_text(self, batch: Any, text: Any) -> tuple[Any, ...]:
+        """The others as they were."""
+        image, _, *number = batch
+        return image, text, *number
+
+    def with_number(self, sample: Any, number: int) -> tuple[Any, ...]:
+        """A third entry."""
+        return *sample, number
+
+    def split_numbers(self, batch: Any) -> tuple[Any, Sequence[Any]]:
+        """The two entries that upstream's loop takes, and the third."""
+        images, texts, numbers = batch
+        return (images, texts), numbers
+
+
 class Released(Adapter):
     """Calls the functions of `Adapter` as the released trainer's loop calls its own."""
 
     seams = SEAMS
     tested = TESTED
     refused = REFUSED
+    layout = TupleLayout()
 
     def get_data(
         self,

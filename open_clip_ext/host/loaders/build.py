@@ -12,12 +12,14 @@ from open_clip_ext.data import CompanionCollate, Tokenizer
 from open_clip_ext.errors import InputError
 from open_clip_ext.host.loaders import csv_data, map_style, webdataset
 from open_clip_ext.host.loaders.companions import LoaderState, PassThrough, StoreLookup
+from open_clip_ext.host.loaders.layout import Layout
 from open_clip_ext.host.loaders.resumable import ResumableLoader, Source
 from open_clip_ext.training.config import Settings
 
 
 def build(
     builder: Callable[..., Any],
+    layout: Layout,
     settings: Settings,
     args: argparse.Namespace,
     preprocess: Any,
@@ -28,6 +30,7 @@ def build(
 
     Args:
         builder: upstream's.
+        layout: of its samples and batches.
         settings: of the run.
         args: upstream's.
         preprocess: the transform of an image.
@@ -42,7 +45,7 @@ def build(
     reader = PassThrough() if settings.companions else tokenizer
     with csv_data.as_text(args) as tables:
         info = builder(args, preprocess, is_train=True, tokenizer=reader, **options)
-    state = LoaderState(CompanionCollate(tokenizer, settings.companions, seed=args.seed))
+    state = LoaderState(CompanionCollate(tokenizer, settings.companions, seed=args.seed), layout)
     if settings.store is not None:
         state.lookup = StoreLookup(settings.store)
     loader = info.dataloader

@@ -17,14 +17,14 @@ from multiprocessing import get_context
 from typing import Any
 
 from open_clip_train import data as upstream
-from torch import Tensor
 from torch.utils.data import default_collate
 
 from open_clip_ext.data import CompanionCollate, Companions, parse_texts
 from open_clip_ext.errors import InputError
 from open_clip_ext.host.loaders import truncation
+from open_clip_ext.host.loaders.layout import Layout
 from open_clip_ext.negatives.store import Store
-from open_clip_ext.training.config import NEGATIVES, Settings
+from open_clip_ext.training.config import NEGATIVES
 
 
 class SharedCounter:
@@ -71,6 +71,7 @@ class CompanionBatches:
 
     Args:
         collate: makes the token ids.
+        layout: of the batches.
         batched: whether webdataset makes the batch itself.
         companions: a caption and its companions, from the string that stands for them.
     """
@@ -78,22 +79,22 @@ class CompanionBatches:
     def __init__(
         self,
         collate: CompanionCollate,
+        layout: Layout,
         batched: bool,
         companions: Callable[[str], tuple[str, Companions]] | None = None,
     ) -> None:
         self.collate = collate
+        self.layout = layout
         self.batched = batched
         self.companions = companions or unpack
 
-    def __call__(self, samples: Any) -> tuple[Tensor, ...] | None:
-        """Images `[B,3,H,W]` and texts `[B,1+C,L]` of a batch, and what else its `Source` adds to it."""
+    def __call__(self, samples: Any) -> Any:
+        """The batch of B samples as upstream collates it, but with texts `[B,1+C,L]`."""
         if samples is None:  # a batch before the one that a resumed run begins with
             return None
-        images, packed, *rest = samples if self.batched else zip(*samples, strict=True)
-        captions, companions = zip(*map(self.companions, packed), strict=True)
-        if not self.batched:
-            images = default_collate(list(images))
-        return images, self.collate.texts(captions, companions), *rest
+        batch = samples if self.batched else default_collate(samples)
+        captions, companions = zip(*map(self.companions, self.layout.text(batch)), strict=True)
+        return self.layout.with_text(batch, self.collate.texts(captions, companions))
 
 
 def pack(caption: str, companions: Companions) -> str:
@@ -134,12 +135,14 @@ class LoaderState:
 
     Attributes:
         collate: makes the token ids of its texts.
+        layout: of its samples and batches.
         summary: what companions it brings, for the log.
         broken: handles and counts what upstream's reader passes over.
         lookup: finds the companions, if they come from a store.
     """
 
     collate: CompanionCollate
+    layout: Layout
     summary: str = "the training data brings captions only"
     broken: CountingHandler = field(default_factory=lambda: CountingHandler(upstream.log_and_continue))
     lookup: StoreLookup | None = None
@@ -172,7 +175,7 @@ class LoaderState:
 
 
 def check_coverage(
-    captions: Sequence[str], state: LoaderState, lookup: StoreLookup, settings: Settings, where: str
+    captions: Sequence[str], state: LoaderState, lookup: StoreLookup, wanted: int, where: str
 ) -> str:
     """How many of some captions of the data have negatives in the store, in words.
 
@@ -180,12 +183,12 @@ def check_coverage(
         captions: those that are looked up.
         state: of the loader.
         lookup: finds them.
-        settings: of the run.
+        wanted: how many negatives a caption is to have.
         where: the data, for a sentence.
 
     Raises InputError if most have no entry or none has a negative.
     """
-    store, wanted = lookup.store, settings.companions[NEGATIVES]
+    store = lookup.store
     found = [lookup.find(caption) for caption in captions]
     unknown = [caption for caption, places in zip(captions, found, strict=True) if places is None]
     if 2 * len(unknown) > len(captions):

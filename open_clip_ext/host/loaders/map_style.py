@@ -50,11 +50,14 @@ def source(
     """
     samples = loader.dataset
     if settings.companions:
-        loader.collate_fn = CompanionBatches(state.collate, batched=False, companions=state.lookup)
+        loader.collate_fn = CompanionBatches(
+            state.collate, state.layout, batched=False, companions=state.lookup
+        )
         if state.lookup is not None:
             captions = getattr(samples, "captions", None) or [samples.caption]
             chosen = [captions[i] for i in spread(len(captions), SAMPLE)]
-            state.summary = check_coverage(chosen, state, state.lookup, settings, args.train_data)
+            wanted = settings.companions[NEGATIVES]
+            state.summary = check_coverage(chosen, state, state.lookup, wanted, args.train_data)
         elif table is not None:
             _attach_to_csv(table, samples, state, settings, args)
         else:

@@ -12,7 +12,7 @@ from typing import Any
 import webdataset as wds
 from open_clip_train import data as upstream
 from open_clip_train.data import SharedEpoch
-from webdataset.filters import FilterFunction, _batched, _decode, _select, _to_tuple
+from webdataset.filters import FilterFunction, _batched, _select
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.host.loaders.companions import (
@@ -21,6 +21,7 @@ from open_clip_ext.host.loaders.companions import (
     check_coverage,
     warn_of_truncation,
 )
+from open_clip_ext.host.loaders.layout import Layout
 from open_clip_ext.host.loaders.samples import FirstSamples, PackSample
 from open_clip_ext.host.loaders.shard_order import seed_shuffles
 from open_clip_ext.host.loaders.tally import Tally
@@ -54,9 +55,10 @@ def source(info: Any, state: LoaderState, settings: Settings, args: argparse.Nam
     )
     at = stages.index(upstream.tarfile_to_samples_nothrow)
     stages[at : at + 1] = tally.draw, partial(stages[at], handler=tally.bad_file), tally.read
-    stages[index(stages, _decode)].kw["handler"] = tally.bad_sample
+    decode = _decoding(stages)
+    decode.kw["handler"] = tally.bad_sample
     packer = PackSample(settings.sources)
-    look = FirstSamples(args.train_data, packer, stages[index(stages, _decode)])
+    look = FirstSamples(args.train_data, packer, decode)
     captions = [packer.caption(sample) for sample in look.samples]
     lists = list(filter(is_list, captions))
     if 2 * len(lists) > len(captions):
@@ -65,19 +67,22 @@ def source(info: Any, state: LoaderState, settings: Settings, args: argparse.Nam
             f"{lists[0][:60]!r}; training reads one caption in a txt: write one into each"
         )
     if state.lookup is not None:
-        state.summary = check_coverage(captions, state, state.lookup, settings, look.where)
-        loader.collate_fn = CompanionBatches(state.collate, batched=True, companions=state.lookup)
+        wanted = settings.companions[NEGATIVES]
+        state.summary = check_coverage(captions, state, state.lookup, wanted, look.where)
+        loader.collate_fn = CompanionBatches(
+            state.collate, state.layout, batched=True, companions=state.lookup
+        )
     elif settings.companions:
         look.require(settings)
         # A sample whose companions cannot be read is broken: counted and passed over like any other.
-        stages.insert(index(stages, _select) + 1, wds.map(packer, handler=tally.bad_sample))
-        loader.collate_fn = CompanionBatches(state.collate, batched=True)
+        stages.insert(_index(stages, _select) + 1, wds.map(packer, handler=tally.bad_sample))
+        loader.collate_fn = CompanionBatches(state.collate, state.layout, batched=True)
         names = ", ".join(settings.sources.values())
         state.summary = f"companion texts from the fields {names} of each sample"
     if state.lookup is None:
         warn_of_truncation(state, captions, [texts.get(NEGATIVES, ()) for texts in look.texts], look.where)
     state.summary += look.broken
-    return WebDataset(loader, info.shared_epoch, args.batch_size, args.seed, args.rank, tally)
+    return WebDataset(loader, info.shared_epoch, state.layout, args.batch_size, args.seed, args.rank, tally)
 
 
 class WebDataset:
@@ -90,20 +95,27 @@ class WebDataset:
     """
 
     def __init__(
-        self, loader: Any, epoch: SharedEpoch, batch_size: int, seed: int, rank: int, tally: Tally
+        self,
+        loader: Any,
+        epoch: SharedEpoch,
+        layout: Layout,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        tally: Tally,
     ) -> None:
         self.loader, self.workers, self.batch_size = loader, max(1, loader.num_workers), batch_size
+        self.layout = layout
         self.read = [0] * self.workers
         stages = loader.dataset.pipeline
         seed_shuffles(stages, epoch, seed, rank)
-        self.number = _NumberedSamples(epoch, seed, rank)
+        self.number = _NumberedSamples(epoch, layout, seed, rank)
         self.past = _SkippedBatches(epoch)
         for stage, before, after in (
             (_select, [tally.shuffle], [tally.complete, self.number]),
-            (_to_tuple, [], [self.number.stamp, tally.use]),
-            (_batched, [], [_RequiredBatches(tally, self.number), self.past]),
+            (_batched, [self.number.stamp, tally.use], [_RequiredBatches(tally, self.number), self.past]),
         ):
-            at = index(stages, stage)
+            at = _index(stages, stage)
             stages[at : at + 1] = *before, stages[at], *after
         loader.worker_init_fn = shield_worker_from_signals
 
@@ -118,16 +130,17 @@ class WebDataset:
 
     def _watched(self, first: int) -> Iterator[Any]:
         batches = itertools.islice(self.loader, first, None)
-        for number, (images, texts, read) in enumerate(batches, start=first):
+        for number, batch in enumerate(batches, start=first):
+            batch, read = self.layout.split_numbers(batch)
             self.read[number % self.workers] = int(read[-1])
-            yield images, texts
+            yield batch
 
 
 class _NumberedSamples:
     """Numbers the samples of an epoch and seeds their draws; passes over those before `start`."""
 
-    def __init__(self, epoch: SharedEpoch, seed: int, rank: int) -> None:
-        self.epoch, self.seed, self.rank = epoch, seed, rank
+    def __init__(self, epoch: SharedEpoch, layout: Layout, seed: int, rank: int) -> None:
+        self.epoch, self.layout, self.seed, self.rank = epoch, layout, seed, rank
         self.start: tuple[int, list[int]] = (-1, [])
         self.current, self.count = -1, 0
         self.passing = False
@@ -144,10 +157,10 @@ class _NumberedSamples:
                 seeding.seed_sample(self.seed, epoch, self.rank, worker, self.count)
                 yield sample
 
-    def stamp(self, samples: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    def stamp(self, samples: Iterable[Any]) -> Iterator[Any]:
         """Add its number to each sample: stages pull one at a time, so it is the last one."""
         for sample in samples:
-            yield *sample, self.count
+            yield self.layout.with_number(sample, self.count)
 
 
 class _RequiredBatches:
@@ -180,6 +193,15 @@ class _SkippedBatches:
         yield from batches
 
 
-def index(stages: Sequence[Any], function: Any) -> int:
+def _decoding(stages: Sequence[Any]) -> FilterFunction:
+    """The stage that decodes: upstream has it pass over what it cannot decode."""
+    return next(
+        stage
+        for stage in stages
+        if isinstance(stage, FilterFunction) and stage.kw.get("handler") is upstream.log_and_continue
+    )
+
+
+def _index(stages: Sequence[Any], function: Any) -> int:
     """Where in a webdataset pipeline the filter `function` stands."""
     return [isinstance(stage, FilterFunction) and stage.f is function for stage in stages].index(True)
