@@ -40,7 +40,7 @@ def armed() -> bool:
 def arm() -> None:
     """Put the trigger in place, once."""
     if enabled() and not armed():
-        sys.meta_path.insert(0, Trigger())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, Trigger())
 
 
 def disarm() -> None:

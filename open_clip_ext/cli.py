@@ -95,7 +95,7 @@ def _losses(args: argparse.Namespace) -> int:
         except InputError as error:
             print(f"{name}\n  {error}\n")
             continue
-        companions = " ".join(f"{kind}={n}" for kind, n in loss.companions.items())  # type: ignore[attr-defined]
+        companions = " ".join(f"{kind}={n}" for kind, n in loss.companions.items())
         print(f"{name}\n  from        {entry.value} ({entry.dist.name if entry.dist else 'unknown'})")
         print(f"  paper       {getattr(loss, 'paper', '') or '-'}")
         print(f"  companions  {companions or 'none'}")

@@ -41,4 +41,4 @@ def tokenizer(context_length: int) -> Any:
     """Upstream's tokenizer with this vocabulary."""
     from open_clip.tokenizer import SimpleTokenizer
 
-    return SimpleTokenizer(io.BytesIO(content()), context_length=context_length)  # type: ignore[arg-type]
+    return SimpleTokenizer(io.BytesIO(content()), context_length=context_length)

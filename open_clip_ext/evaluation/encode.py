@@ -158,7 +158,7 @@ class Encoder:
         with amp:
             features = forward(inputs.to(self.device, non_blocking=True))
         unit = torch.nn.functional.normalize(features.float(), dim=-1, eps=0.0)  # 0 / 0 must not pass as 0
-        return unit.cpu().numpy()  # type: ignore[no-any-return]
+        return unit.cpu().numpy()
 
 
 class _Store:

@@ -268,7 +268,7 @@ def _state(content: Any, path: Path) -> Mapping[str, Tensor]:
         return found  # as upstream does, whatever stands next to it
     found = {str(key): value for key, value in content.items() if is_state(value)}
     if len(found) == 1:
-        return next(iter(found.values()))  # type: ignore[no-any-return]
+        return next(iter(found.values()))
     if found:
         raise InputError(
             f"{path}: holds several sets of weights ({', '.join(found)}), and which one is meant is not "
