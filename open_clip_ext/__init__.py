@@ -3,4 +3,4 @@
 Start-up imports this module in every interpreter of the environment: it must import nothing.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
