@@ -287,8 +287,8 @@ def test_a_tag_or_file_that_is_not_there(tmp_path):
     pointer = tmp_path / "weights.pt"
     pointer.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     # Before the question which model and activation it has.
-    assert stops("ViT-B-32", str(pointer)).startswith(f"{pointer}: is a pointer of git-lfs")
-    assert stops(None, str(pointer)).startswith(f"{pointer}: is a pointer of git-lfs")
+    assert stops("ViT-B-32", str(pointer)).startswith(f"{pointer}: is a git-lfs pointer")
+    assert stops(None, str(pointer)).startswith(f"{pointer}: is a git-lfs pointer")
 
 
 def test_a_checkpoint_of_another_architecture(tmp_path, weights):
@@ -323,6 +323,6 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, model):
     torch.save({"state_dict": {"logit_scale": Code()}}, path)
     assert stops(model, str(path)) == (
         f"{path}: holds objects besides weights (pathlib.Path and 1 more), not read because that can run "
-        "code; where you trust the file, save its state dict alone"
+        "code; if you trust the file, save only its state dict"
     )
     assert not ran.exists()
