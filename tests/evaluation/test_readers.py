@@ -475,7 +475,7 @@ def test_a_folder_where_the_file_should_be(tmp_path):
     make_sugarcrepe(tmp_path)
     (tmp_path / "swap_obj.json").unlink()
     (tmp_path / "swap_obj.json").mkdir()
-    wrong(tmp_path, "ROOT/swap_obj.json: is a folder where the file should be")
+    wrong(tmp_path, "ROOT/swap_obj.json: is a folder, but should be a file")
 
 
 def test_a_file_where_the_folder_should_be(tmp_path):

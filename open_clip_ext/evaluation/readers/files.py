@@ -87,7 +87,7 @@ class Annotations:
             if (path := self.root / name).is_file():
                 return path
         if (self.root / names[0]).is_dir():
-            raise InputError(f"{self.root / names[0]}: is a folder where the file should be")
+            raise InputError(f"{self.root / names[0]}: is a folder, but should be a file")
         raise InputError(f"annotations={self.root}: no {' or '.join(names)} there")
 
     def json(self, *names: str) -> Any:
