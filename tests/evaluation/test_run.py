@@ -67,7 +67,7 @@ def test_missing_pictures_are_an_error_unless_allowed(drawn, pictures):
     with pytest.raises(InputError) as error:
         evaluate(FakeEncoder(), [drawn])
     assert str(error.value) == (
-        f"drawn: 1 of 8 pictures are not there (first: {pictures[3]}); mend the path, or leave their items "
+        f"drawn: 1 of 8 pictures are not there (first: {pictures[3]}); fix the path, or leave their items "
         "out with --allow-missing"
     )
     found = evaluate(FakeEncoder(), [drawn], allow_missing=True)["drawn"]
