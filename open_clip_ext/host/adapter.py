@@ -81,7 +81,7 @@ class Adapter(abc.ABC):
         """Put the methods into the seams, and `save` in place of `torch.save`."""
         for seam in self.seams:
             function = seam.find()
-            wrapper = functools.partial(getattr(self, seam.wrapper), function)
+            wrapper = functools.partial(getattr(self, seam.name), function)
             owner = importlib.import_module(seam.module)
             setattr(owner, seam.name, functools.update_wrapper(wrapper, function))
         torch.save = functools.update_wrapper(functools.partial(self.save, torch.save), torch.save)

@@ -16,45 +16,20 @@ from open_clip_ext.host.seams import Seam, Upstream
 
 TESTED = "2.28 to 3.3"
 SEAMS = (
-    Seam("open_clip_train.params", "parse_args", ("args",), "parse_args"),
-    Seam("open_clip_train.file_utils", "pt_load", ("file_path", "map_location"), "pt_load"),
-    Seam("open_clip_train.data", "get_dataset_fn", ("data_path", "dataset_type"), "get_dataset_fn"),
-    Seam(
-        "open_clip_train.data",
-        "get_data",
-        ("args", "preprocess_fns", "epoch", "tokenizer"),
-        "get_data",
-    ),
-    Seam(
-        "open_clip_train.train",
-        "zero_shot_eval",
-        ("model", "data", "epoch", "args", "tokenizer"),
-        "zero_shot_eval",
-    ),
-    Seam(
-        "open_clip",
-        "create_model_and_transforms",
-        ("model_name", "pretrained"),
-        "create_model_and_transforms",
-        more=True,
-    ),
-    Seam("open_clip", "create_loss", ("args",), "create_loss"),
+    Seam("open_clip_train.params", "parse_args", ("args",)),
+    Seam("open_clip_train.file_utils", "pt_load", ("file_path", "map_location")),
+    Seam("open_clip_train.data", "get_dataset_fn", ("data_path", "dataset_type")),
+    Seam("open_clip_train.data", "get_data", ("args", "preprocess_fns", "epoch", "tokenizer")),
+    Seam("open_clip_train.train", "zero_shot_eval", ("model", "data", "epoch", "args", "tokenizer")),
+    Seam("open_clip", "create_model_and_transforms", ("model_name", "pretrained"), more=True),
+    Seam("open_clip", "create_loss", ("args",)),
     Seam(
         "open_clip_train.train",
         "train_one_epoch",
         (
-            "model",
-            "data",
-            "loss",
-            "epoch",
-            "optimizer",
-            "scaler",
-            "scheduler",
-            "dist_model",
-            "args",
-            "tb_writer",
+            *("model", "data", "loss", "epoch", "optimizer", "scaler"),
+            *("scheduler", "dist_model", "args", "tb_writer"),
         ),
-        "train_one_epoch",
     ),
 )
 

@@ -26,16 +26,14 @@ class Seam:
 
     Attributes:
         module: the module whose attribute is replaced.
-        name: the function.
+        name: the function, and the method of the adapter that takes its place.
         parameters: their names, in order.
-        wrapper: the method of the adapter that takes its place.
         more: whether others may follow, which the wrapper hands on as they came.
     """
 
     module: str
     name: str
     parameters: tuple[str, ...]
-    wrapper: str
     more: bool = False
 
     def __str__(self) -> str:
