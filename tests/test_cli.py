@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from open_clip_ext import __version__, cli
+from open_clip_ext.losses import listing
 
 
 def test_every_loss_is_listed_with_its_options(capsys):
@@ -44,6 +45,6 @@ def test_an_interrupted_command_says_so_without_a_traceback(monkeypatch, capsys)
     def interrupted(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_losses", interrupted)
+    monkeypatch.setattr(listing, "main", interrupted)
     assert cli.main(["losses"]) == 130
     assert capsys.readouterr().err == "open_clip_ext: interrupted; what was finished is safe\n"

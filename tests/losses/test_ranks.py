@@ -186,7 +186,7 @@ def test_without_grad_the_averaged_gradient_of_features_is_one_over_w_of_it(rank
 def rows_only(name, x):
     """One process in which columns are constants: what `--local-loss` alone differentiates."""
     v, t, n, s, m = x.v, x.t, x.n, x.s, x.m
-    columns = f.Batch(v.detach(), t.detach(), n.detach(), m)
+    columns = f.Samples(v.detach(), t.detach(), n.detach(), m)
     if name in ("clip", "open_clip"):
         return f.clip(v, t, s, columns=columns)
     total = f.hard_negative_clip(v, t, n, s, m, columns=columns)
@@ -319,7 +319,8 @@ def test_the_wrong_values_of_a_flattened_gather_do_not_appear(ranks):
 
     (t, n), (tt, tn) = misread(x.t, x.n), misread(x.tt, x.tn)
     negclip = NegCLIPLoss()(x.v, t, x.s, n).item()
-    degla = DeGLALoss(tgc="released")(x.v, t, x.s, n, None, x.tv, tt, tn).item()
+    taught = {"teacher_image_features": x.tv, "teacher_text_features": tt, "teacher_neg_text_features": tn}
+    degla = DeGLALoss(tgc="released")(x.v, t, x.s, n, **taught).item()
     assert (negclip, degla) == close((8.1988587664, 9.8362832364))
 
     for name, wrong in (("negclip", negclip), ("degla released", degla)):
