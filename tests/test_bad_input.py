@@ -62,7 +62,7 @@ def flags(csv_data):
     [
         (
             ["--loss", "none"],
-            "--loss none: no such loss; registered losses: ce-clip, clip, degla, negclip",
+            f"--loss none: no such loss; registered losses: {', '.join(registry.entries())}",
         ),
         (
             ["--loss", "degla", "--loss-cfg", "weight=1"],

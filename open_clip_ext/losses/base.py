@@ -147,7 +147,10 @@ class Loss(Declared):
             return terms if output_dict else torch.stack(list(terms.values())).sum()
 
     def terms(self, x: Batch) -> dict[str, Tensor]:
-        """The weighted terms by name; 0 where the weight is 0."""
+        """The weighted terms by name; 0 where the weight is 0.
+
+        Under a compiler this is the graph: `forward`, which switches TF32 off while it runs, cannot be in it.
+        """
         found = {}
         for name, weight in self.weights.items():
             factor = getattr(self, weight) if weight else 1.0

@@ -55,9 +55,9 @@ class Declared(nn.Module):
         dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
         if generated:
             # As written they are strings, and those of a base mean nothing in the module of a subclass.
-            hints = typing.get_type_hints(cls.__init__)
+            cls.__init__.__annotations__ = typing.get_type_hints(cls.__init__)
             for field in _options(cls):
-                field.type = hints[field.name]
+                field.type = cls.__init__.__annotations__[field.name]
         names = {field.name for field in _options(cls)}
         for field in _options(cls):
             where = f"{cls.__name__}.{field.name}"

@@ -8,8 +8,9 @@ import typing
 
 import pytest
 import torch
-from our_losses import CLASSES
+from our_losses import CLASSES, VARIANTS, loss_of
 from reference import KINDS, arguments, close, features
+from support import assert_same
 
 from open_clip_ext.losses import CECLIPLoss, DeGLALoss
 
@@ -82,6 +83,29 @@ def test_gradients_come_back_in_the_dtype_of_the_features(cls):
     cls()(**args).backward()
     assert x.v.grad.dtype == torch.bfloat16
     assert x.v.grad.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_compiled_loss_is_one_graph_with_the_same_numbers(name):
+    """Around it, TF32 is switched off while the graph runs, which a graph cannot do by itself."""
+    x = features()
+    args = arguments(loss_of(name), x)
+    expected = VARIANTS[name]()(**args, output_dict=True)
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(VARIANTS[name](), backend=backend)
+    got = compiled(**args, output_dict=True)
+    assert len(graphs) == 1
+    assert_same(got, expected)
+    leaves = (x.v, x.t, x.n, x.s)
+    grads = (torch.autograd.grad(sum(y.values()), leaves, allow_unused=True) for y in (got, expected))
+    assert_same(*map(list, grads))
 
 
 @pytest.mark.parametrize("cls", LOSSES)
