@@ -31,7 +31,7 @@ def term(weight: str = "") -> Callable[[Term], Term]:
     """
 
     def mark(method: Term) -> Term:
-        method.weight = weight  # type: ignore[attr-defined]
+        method.term_weight = weight  # type: ignore[attr-defined]
         return method
 
     return mark
@@ -94,9 +94,9 @@ class Loss(Declared):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        marked = {name: m.weight for name, m in vars(cls).items() if hasattr(m, "weight")}
-        cls.weights = {**cls.weights, **marked}
-        for name, weight in marked.items():
+        attributes = [item for base in reversed(cls.__mro__) for item in vars(base).items()]
+        cls.weights = {name: m.term_weight for name, m in attributes if hasattr(m, "term_weight")}
+        for name, weight in cls.weights.items():
             if not name.endswith("_loss"):
                 raise TypeError(f"{cls.__name__}.{name} is a term: its name must end in _loss")
             if weight and weight not in cls.__dataclass_fields__:  # type: ignore[attr-defined]
@@ -111,9 +111,9 @@ class Loss(Declared):
         image_features: Tensor,
         text_features: Tensor,
         logit_scale: Tensor,
-        *companions: Tensor | None,
+        *tensors: Tensor | None,
         output_dict: bool = False,
-        **tensors: Tensor | None,
+        **named: Tensor | None,
     ) -> Tensor | dict[str, Tensor]:
         """Score a batch in fp32 without TF32 and autocast, or in fp64 if it comes in fp64.
 
@@ -121,23 +121,24 @@ class Loss(Declared):
             image_features: `[b, D]`, any float dtype.
             text_features: `[b, D]`.
             logit_scale: one element.
-            *companions: `{kind}_text_features [b, K, D]` and `{kind}_valid [b, K]`, of each kind in
-                turn; or by keyword. No mask, or None, means that all exist.
+            *tensors: by place, what may also come by name.
             output_dict: return the weighted terms by name.
-            **tensors: with a teacher, `teacher_image_features [b, D]`, `teacher_text_features [b, D]`
-                and `teacher_{kind}_text_features [b, K, D]`; they get no gradient.
+            **named: `{kind}_text_features [b, K, D]` and `{kind}_valid [b, K]` of each kind in turn, where
+                no mask means that all exist; then `teacher_image_features [b, D]`, `teacher_text_features
+                [b, D]` and `teacher_{kind}_text_features [b, K, D]`, which get no gradient.
 
         Raises:
             TypeError: an argument is none of these.
             ValueError: a shape does not fit, or a tensor is missing that a term needs.
         """
         names = [f"{kind}_{part}" for kind in self.companions for part in ("text_features", "valid")]
-        given = {**dict(zip(names, companions, strict=False)), **tensors}
-        if len(given) < len(companions) + len(tensors):
-            raise TypeError(f"{len(companions)} companions by place, expected {', '.join(names) or 'none'}")
-        taught = ["image_features", "text_features", *(name for name in names if "features" in name)]
-        if unknown := set(given) - {*names, *(f"teacher_{name}" for name in taught)}:
-            raise TypeError(f"{type(self).__name__} takes no {', '.join(sorted(unknown))}")
+        names += ["teacher_image_features", "teacher_text_features"]
+        names += [f"teacher_{kind}_text_features" for kind in self.companions]
+        given = {**dict(zip(names, tensors, strict=False)), **named}
+        wrong = sorted(set(given) - set(names))
+        if wrong or len(given) < len(tensors) + len(named):
+            what = ", ".join(wrong) or f"{len(tensors)} by place, {len(named)} by name"
+            raise TypeError(f"{type(self).__name__} takes {', '.join(names)}, got {what}")
         check_shapes(image_features, text_features, logit_scale, given, self.companions, self.known_counts())
         given |= {"image_features": image_features, "text_features": text_features}
         split = self.local_loss and self.world_size > 1

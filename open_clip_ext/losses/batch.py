@@ -1,8 +1,8 @@
 """A batch as the terms of a loss see it: a tensor is upcast and gathered when it is first asked for.
 
-Not built, and where it would enter: companion images and dense tokens are further methods of `Rows` (tokens
-of `own` rows alone, which are never gathered); a logit bias stands beside the scale; kinds that belong
-together place by place, and identities of samples, are tensors of the model's output like any other.
+Where more would enter: companion images, dense tokens (of `own` rows, never gathered) and identities of
+samples are further names in `Loss.forward` and methods of `Rows`; a logit bias stands beside the scale. Kinds
+that belong together place by place are a matter of the collate, and any teacher of `make_teacher`.
 """
 
 from __future__ import annotations

@@ -66,6 +66,8 @@ class Declared(nn.Module):
             # The instance's attribute would hide the method.
             if any(callable(vars(base).get(field.name)) for base in cls.__mro__):
                 raise TypeError(f"{where} is the name of an option and of a method; rename one of them")
+            if vars(cls).get(field.name, field.default) is not field.default:
+                raise TypeError(f"{where} is an option of a base: annotate its new default, too")
             if unknown := set(field.metadata.get("needs", ())) - names:
                 raise TypeError(f"{where} needs {', '.join(sorted(unknown))}, which is no option")
 

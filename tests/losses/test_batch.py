@@ -58,12 +58,14 @@ def test_shapes_are_checked_for_every_kind(name, shape, expected):
 
 def test_an_argument_that_no_loss_has_is_refused():
     args = given()
-    with pytest.raises(TypeError, match=r"^Kinds takes no neg_text_features$"):
-        Kinds()(**args, neg_text_features=args["pos_text_features"])
-    with pytest.raises(TypeError, match="1 companions by place, expected none"):
-        CLIPLoss()(*list(args.values())[:4])
-    with pytest.raises(TypeError, match="1 companions by place, expected pos_text_features, pos_valid"):
-        Kinds()(*list(args.values())[:4], pos_text_features=args["pos_text_features"])
+    every = list(args.values())
+    taken = "teacher_image_features, teacher_text_features"
+    with pytest.raises(TypeError, match=rf"^CLIPLoss takes {taken}, got neg_text_features$"):
+        CLIPLoss()(*every[:3], neg_text_features=every[3])
+    with pytest.raises(TypeError, match=rf"^CLIPLoss takes {taken}, got 3 by place, 0 by name$"):
+        CLIPLoss()(*every[:6])
+    with pytest.raises(TypeError, match=r"^Kinds takes .*, got 1 by place, 1 by name$"):
+        Kinds()(*every[:4], pos_text_features=every[3])
 
 
 def test_a_missing_tensor_is_named():

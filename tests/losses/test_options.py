@@ -43,6 +43,29 @@ def test_options_and_terms_come_after_those_of_the_base():
     assert list(DeGLALoss.weights) == ["contrastive_loss", "igc_loss", "tgc_loss", "distill_loss"]
 
 
+def test_a_new_default_of_a_base_s_option_needs_its_annotation():
+    class Slow(DeGLALoss):
+        ema_decay: float = option(default=0.5, least=0, most=1)
+
+    assert (Slow().ema_decay, DeGLALoss().ema_decay) == (0.5, 0.9996)
+    assert list(registry.options(Slow)) == list(registry.options(DeGLALoss))
+
+
+def test_a_loss_with_two_bases_has_the_terms_of_both():
+    class Mixin(Loss):
+        mixed_weight: float = option(default=2.0, least=0)
+
+        @term("mixed_weight")
+        def mixed_loss(self, x):
+            return x.scale
+
+    class Both(Mixin, DeGLALoss):
+        pass
+
+    assert list(Both.weights) == [*DeGLALoss.weights, "mixed_loss"]
+    assert Both().mixed_weight == 2.0
+
+
 def test_a_loss_that_makes_its_constructor_itself_may():
     class Own(Loss):
         def __init__(self, *, margin: float = 0.1, **distributed: bool | int) -> None:
@@ -75,6 +98,7 @@ def nothing(self, x):
             {"own_loss": term("own_weight")(nothing)},
             "Bad.own_loss is weighted by own_weight, which is no option",
         ),
+        ({"world_size": 2}, "Bad.world_size is an option of a base: annotate its new default, too"),
         ({"size": option(default=1)}, "'size' is a field but has no type annotation"),
     ],
 )
