@@ -62,7 +62,7 @@ class Declared(nn.Module):
         for field in _options(cls):
             where = f"{cls.__name__}.{field.name}"
             if field.default is dataclasses.MISSING:
-                raise TypeError(f"{where} has no default; an annotated attribute of a loss is an option")
+                raise TypeError(f"{where} has no default: it is an option, or is annotated in __post_init__")
             # The instance's attribute would hide the method.
             if any(callable(vars(base).get(field.name)) for base in cls.__mro__):
                 raise TypeError(f"{where} is the name of an option and of a method; rename one of them")
