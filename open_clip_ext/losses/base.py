@@ -99,7 +99,7 @@ class Loss(Declared):
         for name, weight in cls.weights.items():
             if not name.endswith("_loss"):
                 raise TypeError(f"{cls.__name__}.{name} is a term: its name must end in _loss")
-            if weight and weight not in cls.__dataclass_fields__:  # type: ignore[attr-defined]
+            if weight and weight not in cls.__dataclass_fields__:
                 raise TypeError(f"{cls.__name__}.{name} is weighted by {weight}, which is no option")
 
     def __post_init__(self) -> None:
@@ -211,7 +211,7 @@ class Loss(Declared):
             # A buffer without numbers waits for K, which may be unknown here or where the state was saved.
             if saved is not None and not (saved.numel() and buffer.numel()):
                 setattr(self, name, buffer.new_zeros(saved.shape))
-        super()._load_from_state_dict(state, prefix, *args)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state, prefix, *args)
 
 
 class HardNegativeLoss(Loss):

@@ -21,7 +21,7 @@ X = TypeVar("X")
 def fp32(x: X) -> X:
     """`x` in fp32 if it is a tensor of fp16 or bf16; fp64 and whatever is no float stays."""
     narrow = isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64
-    return x.float() if narrow else x  # type: ignore[attr-defined, no-any-return]
+    return x.float() if narrow else x  # type: ignore[attr-defined]
 
 
 class Tensors:
