@@ -8,10 +8,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import typing
-from typing import Any, TypeVar
+from typing import Any, TypeVar, dataclass_transform
 
 from torch import nn
-from typing_extensions import dataclass_transform
 
 from open_clip_ext.plugins import alternatives
 
