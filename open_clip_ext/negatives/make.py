@@ -134,7 +134,7 @@ class Source:
 
     def part(self, shard: tuple[int, int] | None, limit: int | None) -> list[str]:
         """The captions to do: those of a shard, which depends on the text alone."""
-        from open_clip_ext.negatives.store import key
+        from open_clip_ext.negatives.store_file import key
 
         chosen = islice(self.images, limit)
         return [c for c in chosen if shard is None or key(c) % shard[1] == shard[0] - 1]

@@ -15,8 +15,10 @@ from support_negatives import content
 
 from open_clip_ext.errors import InputError, TrainingError
 from open_clip_ext.negatives import store as stores
+from open_clip_ext.negatives import store_file
+from open_clip_ext.negatives.merge import merge
 from open_clip_ext.negatives.records import Candidate, Text
-from open_clip_ext.negatives.store import Store, Writer, merge
+from open_clip_ext.negatives.store import Store, Writer
 
 HERE = Path(__file__).parent
 TYPES = ("swap_noun", "replace_noun")
@@ -83,7 +85,8 @@ def test_unicode_is_composed_and_case_kept(tmp_path):
 
 
 def test_captions_of_one_key_are_told_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr(stores, "key", lambda caption: 7)
+    for module in (stores, store_file):
+        monkeypatch.setattr(module, "key", lambda caption: 7)
     store = Store.open(fill(tmp_path / "s", range(3)))
     assert [store.negatives(f"a caption {i}")[0].text for i in range(3)] == [
         f"a picture {i}" for i in range(3)
