@@ -53,6 +53,7 @@ def merge(out: str | Path, shards: Sequence[str | Path]) -> tuple[int, int]:
                         rows[record.name] = store_file.insert_generator(connection, record), record
         for store in stores:
             with store_file.transaction(connection):
+                store_file.add_kinds(connection, store.kinds())
                 new, old = _add(connection, store, {name: row for name, (row, _) in rows.items()})
             came, there = came + new, there + old
         store_file.finish(connection)
@@ -72,18 +73,18 @@ def _add(connection: sqlite3.Connection, store: Store, rows: Mapping[str, int]) 
         rows: the row of each generator in the store merged into, by name.
     """
     new = old = 0
-    records = {record.name: record for record in store.generators()}
+    added: Counter[tuple[int, str, str, str]] = Counter()
+    kinds = store_file.kinds(connection)
+    codecs = {record.name: store_file.Codec(record, kinds) for record in store.generators()}
     for caption, images, name, texts in store.written():
         row = store_file.caption_row(connection, caption, images)
-        entry = store_file.encode(texts, records[name].places)
+        entry = codecs[name].encode(texts)
         there = connection.execute(
             "SELECT texts FROM entry WHERE caption = ? AND generator = ?", (row, rows[name])
         ).fetchone()
         if there is None:
             connection.execute("INSERT INTO entry VALUES (?, ?, ?)", (row, rows[name], entry))
-            store_file.count(
-                connection, Counter((rows[name], text.type, text.keeps, text.reason) for text in texts)
-            )
+            added.update((rows[name], text.type, text.kind, text.reason) for text in texts)
             new += 1
         elif there[0] == entry:
             old += 1
@@ -92,4 +93,5 @@ def _add(connection: sqlite3.Connection, store: Store, rows: Mapping[str, int]) 
                 f"{store.path}: other texts of {name} than in the store merged into, "
                 f"for the caption {caption[:80]!r}; leave one of the two out"
             )
+    store_file.count(connection, added)
     return new, old

@@ -13,7 +13,7 @@ from typing import Any
 
 from open_clip_ext.errors import InputError, TrainingError
 from open_clip_ext.negatives import store_file
-from open_clip_ext.negatives.records import Candidate, Text, normalise
+from open_clip_ext.negatives.records import NEGATIVE, POSITIVE, Candidate, Text, normalise
 from open_clip_ext.negatives.store_file import GeneratorRecord, key
 
 FIND = """
@@ -32,6 +32,7 @@ class Store:
         self.path = Path(path)
         self._connection: sqlite3.Connection | None = None
         self._process = 0
+        self._codecs: dict[int, store_file.Codec] = {}  # by the row of the generator
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
@@ -80,27 +81,33 @@ class Store:
             "SELECT text, images, generator, texts FROM caption JOIN entry ON entry.caption = caption.id "
             "ORDER BY entry.rowid"
         ):
-            name = self._generators[generator].name
-            yield caption, json.loads(images), name, self._decode([(generator, texts)])
+            codec = self._codecs[generator]
+            yield caption, json.loads(images), codec.record.name, codec.decode(texts)
 
-    def texts(self, caption: str) -> list[Text] | None:
-        """All texts of a caption, in stored order, rejected ones too; None without an entry."""
+    def texts(self, caption: str, kind: str = "", *, rejected: bool = False) -> list[Text] | None:
+        """The texts of a caption in stored order; None without an entry.
+
+        Args:
+            caption: the caption.
+            kind: only texts of this kind; "neg" are those that change the meaning, "pos" keep it.
+            rejected: with those that must not be trained on.
+        """
         caption = normalise(caption)
         with self._reported():
             found = self._query(FIND, (key(caption), caption)).fetchall()
-        return self._decode(found) if found else None
+        if not found:
+            return None
+        return [
+            text
+            for text in self._decode(found)
+            if (rejected or not text.reason) and (not kind or text.kind == kind)
+        ]
 
-    def negatives(self, caption: str, keeps: bool = False) -> list[Text] | None:
-        """The valid texts that change the caption's meaning, or those that keep it.
-
-        None without an entry.
-        """
-        texts = self.texts(caption)
-        return None if texts is None else [text for text in texts if text.valid and text.keeps is keeps]
-
-    def places(self, caption: str, types: Sequence[str]) -> list[list[str]] | None:
-        """The valid negatives of a caption: a list for each of `types`; None without an entry."""
-        texts = self.negatives(caption)
+    def texts_by_type(
+        self, caption: str, types: Sequence[str], kind: str = NEGATIVE
+    ) -> list[list[str]] | None:
+        """The valid texts of a kind: a list for each of `types`; None without an entry."""
+        texts = self.texts(caption, kind)
         return (
             None if texts is None else [[text.text for text in texts if text.type == type] for type in types]
         )
@@ -113,27 +120,24 @@ class Store:
         ).fetchone()
         return json.loads(row[0]) if row else []
 
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of texts that the store knows, in the order in which they came."""
+        return store_file.kinds(self._open())
+
     def generators(self) -> list[GeneratorRecord]:
         """The generators whose texts are here."""
         return list(store_file.generators(self._open()).values())
 
-    @property
-    def types(self) -> tuple[str, ...]:
-        """The types that have valid negatives, in stored order: their places in a batch."""
-        return self.types_of(keeps=False)
-
-    def types_of(self, keeps: bool) -> tuple[str, ...]:
-        """The types of which there are valid texts that keep the meaning, or that change it."""
+    def types(self, kind: str = NEGATIVE) -> tuple[str, ...]:
+        """The types of which there are valid texts of a kind, in stored order: their places in a batch."""
         there = {
-            (generator, type)
-            for (generator, type, kept, reason) in self.tally()
-            if kept is keeps and not reason
+            (generator, type) for (generator, type, its, reason) in self.tally() if its == kind and not reason
         }
         declared = [(record.name, type) for record in self.generators() for type in record.types]
         return tuple(dict.fromkeys(type for name, type in declared if (name, type) in there))
 
-    def tally(self) -> Counter[tuple[str, str, bool, str]]:
-        """The number of texts by (generator, type, keeps, reason); the reason of a valid one is ""."""
+    def tally(self) -> Counter[tuple[str, str, str, str]]:
+        """The number of texts by (generator, type, kind, reason); the reason of a valid one is ""."""
         return store_file.tally(self._open())
 
     def close(self) -> None:
@@ -144,16 +148,10 @@ class Store:
 
     def _decode(self, entries: Sequence[tuple[int, str]]) -> list[Text]:
         return [
-            Text(
-                self._generators[generator].types[place],
-                text,
-                bool(keeps),
-                reason,
-                self._generators[generator].name,
-            )
+            text
             for generator, texts in entries
             if texts is not None
-            for place, text, keeps, reason in json.loads(texts)
+            for text in self._codecs[generator].decode(texts)
         ]
 
     def _open(self) -> sqlite3.Connection:
@@ -161,7 +159,9 @@ class Store:
         if self._connection is None or self._process != os.getpid():
             self._connection = store_file.connect(self.path, "mode=ro&immutable=1")
             self._process = os.getpid()
-            self._generators = store_file.generators(self._connection)
+            kinds = store_file.kinds(self._connection)
+            records = store_file.generators(self._connection)
+            self._codecs = {row: store_file.Codec(record, kinds) for row, record in records.items()}
         return self._connection
 
     def _query(self, sql: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
@@ -187,22 +187,31 @@ class Writer:
         version: of its rules or prompts.
         params: what else identifies its output; plain types.
         types: its types of texts, in stored order.
+        kinds: the kinds of its texts.
 
     Raises InputError if `path` is not a store, is being written by someone else, or has texts of
     the same generator made in another way.
     """
 
     def __init__(
-        self, path: str | Path, generator: str, version: str, params: Mapping[str, Any], types: Sequence[str]
+        self,
+        path: str | Path,
+        generator: str,
+        version: str,
+        params: Mapping[str, Any],
+        types: Sequence[str],
+        kinds: Sequence[str] = (NEGATIVE, POSITIVE),
     ) -> None:
         self.path = Path(path)
         record = GeneratorRecord(generator, version, store_file.plain(params), tuple(types))
-        self._places = record.places
-        self._added: list[tuple[int, str, bool, str]] = []  # since the last commit
+        self._added: list[tuple[int, str, str, str]] = []  # since the last commit
         self._connection = store_file.create(self.path)
         try:
             with self._reported():
                 self._generator = self._settle(record)
+                with store_file.transaction(self._connection):
+                    store_file.add_kinds(self._connection, kinds)
+                self._codec = store_file.Codec(record, store_file.kinds(self._connection), kinds)
                 there = "SELECT 1 FROM entry WHERE generator = ? LIMIT 1"
                 self._begun = self._connection.execute(there, (self._generator,)).fetchone() is not None
         except BaseException:
@@ -234,21 +243,25 @@ class Writer:
     def add(self, caption: str, texts: Sequence[Candidate], images: Sequence[str] = ()) -> None:
         """Store what the generator made of a caption, rejected texts too, and the caption's images.
 
-        Raises TrainingError if it cannot be written: the disk is full, for example.
+        Raises InputError if the generator did not declare a text's type or kind, or if the text that
+        it belongs to is not there; TrainingError if it cannot be written: the disk is full, for example.
         """
         if not self._connection.in_transaction:
             with self.together():
                 self.add(caption, texts, images)
             return
-        entry = store_file.encode(texts, self._places)
+        try:
+            entry = self._codec.encode(texts)
+        except ValueError as error:
+            raise InputError(f"{self._codec.record.name}, caption {caption[:80]!r}: {error}") from error
         self._begun = True
         row = store_file.caption_row(self._connection, normalise(caption), images)
         self._connection.execute("INSERT INTO entry VALUES (?, ?, ?)", (row, self._generator, entry))
-        self._added += [(self._generator, text.type, text.keeps, text.reason) for text in texts]
+        self._added += [(self._generator, text.type, text.kind, text.reason) for text in texts]
 
-    def tally(self) -> Counter[tuple[str, bool, str]]:
-        """How many texts of this generator are here by (type, keeps, reason)."""
-        name = store_file.generators(self._connection)[self._generator].name
+    def tally(self) -> Counter[tuple[str, str, str]]:
+        """How many texts of this generator are here by (type, kind, reason)."""
+        name = self._codec.record.name
         return Counter(
             {key[1:]: n for key, n in store_file.tally(self._connection).items() if key[0] == name}
         )

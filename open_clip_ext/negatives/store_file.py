@@ -23,10 +23,16 @@ from typing import Any
 from urllib.parse import quote
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.negatives.records import Candidate
+from open_clip_ext.negatives.records import NEGATIVE, POSITIVE, Candidate, Text
 
 APPLICATION = 0x6F63786E  # "ocxn", in the file's header
-VERSION = 1
+FORMAT = 2
+KINDS = (NEGATIVE, POSITIVE)  # of format 1; the first two of every store, so that their entries are the same
+TABLE_OF_KINDS = (
+    # A kind has the place of its row, from 0.
+    "CREATE TABLE kind (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)",
+    *(f"INSERT INTO kind VALUES ({place}, '{kind}')" for place, kind in enumerate(KINDS)),
+)
 SCHEMA = (
     # params: a JSON object; types: a JSON list
     "CREATE TABLE generator (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, version TEXT NOT NULL, "
@@ -35,13 +41,18 @@ SCHEMA = (
     "CREATE TABLE caption (id INTEGER PRIMARY KEY, key INTEGER NOT NULL, text TEXT NOT NULL, "
     "images TEXT NOT NULL)",
     "CREATE INDEX caption_key ON caption (key)",
-    # texts: a JSON list of [place of the type, text, keeps, reason]
+    # texts: a JSON list of [place of the type, text, place of the kind, reason]; of a text that belongs to
+    # an earlier one in this list, the place of that one is fifth
     "CREATE TABLE entry (caption INTEGER NOT NULL, generator INTEGER NOT NULL, texts TEXT NOT NULL)",
     "CREATE UNIQUE INDEX entry_caption ON entry (caption, generator)",
-    "CREATE TABLE tally (generator INTEGER NOT NULL, type TEXT NOT NULL, keeps INTEGER NOT NULL, "
-    "reason TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (generator, type, keeps, reason)) "
+    "CREATE TABLE tally (generator INTEGER NOT NULL, type TEXT NOT NULL, kind INTEGER NOT NULL, "
+    "reason TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (generator, type, kind, reason)) "
     "WITHOUT ROWID",
+    *TABLE_OF_KINDS,
 )
+# What makes a store of the next format, by format. Format 1 had `keeps`, 0 or 1, for the place of the kind:
+# its entries stay as they are, so that many GB are converted in a moment.
+CONVERSIONS = {1: (*TABLE_OF_KINDS, "ALTER TABLE tally RENAME COLUMN keeps TO kind")}
 ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
@@ -61,10 +72,61 @@ class GeneratorRecord:
     params: Mapping[str, Any]
     types: tuple[str, ...]
 
-    @property
-    def places(self) -> dict[str, int]:
-        """The place of each type."""
-        return {type: place for place, type in enumerate(self.types)}
+
+class Codec:
+    """How texts of one generator are written in an entry of the file.
+
+    Args:
+        record: the generator.
+        kinds: the kinds of the store, in the order of their places.
+        written: those that may be written; None for all.
+    """
+
+    def __init__(
+        self, record: GeneratorRecord, kinds: Sequence[str], written: Sequence[str] | None = None
+    ) -> None:
+        self.record = record
+        self._kinds = kinds
+        self._place_of_type = {type: place for place, type in enumerate(record.types)}
+        self._place_of_kind = {
+            kind: place for place, kind in enumerate(kinds) if written is None or kind in written
+        }
+
+    def encode(self, texts: Iterable[Candidate]) -> str:
+        """The JSON of texts; raises ValueError for what the store cannot hold."""
+        rows: list[list[Any]] = []
+        places: dict[str, int] = {}  # of the texts so far
+        for candidate in texts:
+            try:
+                row = [
+                    self._place_of_type[candidate.type],
+                    candidate.text,
+                    self._place_of_kind[candidate.kind],
+                    candidate.reason,
+                ]
+                if candidate.of:
+                    row.append(places[candidate.of])
+            except KeyError as error:
+                raise ValueError(self._wrong(candidate)) from error
+            places.setdefault(candidate.text, len(rows))
+            rows.append(row)
+        return ENCODE(rows)
+
+    def decode(self, entry: str) -> list[Text]:
+        """The texts of an entry's JSON."""
+        name, types, kinds = self.record.name, self.record.types, self._kinds
+        texts: list[Text] = []
+        for place, text, kind, reason, *of in json.loads(entry):
+            owner = texts[of[0]].text if of else ""
+            texts.append(Text(types[place], text, kinds[kind], reason, owner, name))
+        return texts
+
+    def _wrong(self, candidate: Candidate) -> str:
+        if candidate.type not in self._place_of_type:
+            return f"a text of the type {candidate.type!r}; declare it in the generator's `types`"
+        if candidate.kind not in self._place_of_kind:
+            return f"a text of the kind {candidate.kind!r}; declare it in the generator's `kinds`"
+        return f"a text that belongs to {candidate.of[:80]!r}, which must be a text before it"
 
 
 def connect(path: Path, query: str) -> sqlite3.Connection:
@@ -76,7 +138,10 @@ def connect(path: Path, query: str) -> sqlite3.Connection:
 
 
 def create(path: Path) -> sqlite3.Connection:
-    """A connection for the one writer of the store `path`, made if it is not there."""
+    """A connection for the one writer of the store `path`, made if it is not there.
+
+    A store of an earlier format is converted, all at once or not at all.
+    """
     if path.exists() and (not path.is_file() or path.stat().st_size or log_of(path).exists()):
         require_store(path)
     try:
@@ -87,11 +152,15 @@ def create(path: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             with transaction(connection):
-                if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
+                if _number(connection, "application_id") != APPLICATION:
                     for statement in SCHEMA:
                         connection.execute(statement)
-                    connection.execute(f"PRAGMA user_version = {VERSION}")
                     connection.execute(f"PRAGMA application_id = {APPLICATION}")
+                else:
+                    for form in range(_number(connection, "user_version"), FORMAT):
+                        for statement in CONVERSIONS[form]:
+                            connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {FORMAT}")
         except BaseException:
             connection.close()
             raise
@@ -109,7 +178,7 @@ def finish(connection: sqlite3.Connection) -> None:
 
 
 def require_store(path: Path) -> None:
-    """Raise InputError unless there is a store of our version at `path`."""
+    """Raise InputError unless there is a store at `path`, of a format that is known here."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; make a store with `open-clip-ext negatives make`")
     try:
@@ -118,9 +187,10 @@ def require_store(path: Path) -> None:
     except OSError as error:
         raise InputError(f"{path}: it cannot be read ({error.strerror})") from error
     application, version, pages = (int.from_bytes(header[at : at + 4], "big") for at in (68, 60, 28))
-    if header[:16] == b"SQLite format 3\0" and application == APPLICATION and version != VERSION:
+    if header[:16] == b"SQLite format 3\0" and application == APPLICATION and version > FORMAT:
         raise InputError(
-            f"{path}: a negatives store of format {version}; this version reads format {VERSION}"
+            f"{path}: a negatives store of format {version}; this version reads formats up to {FORMAT}, so "
+            "update open_clip_ext"
         )
     # A writer that was killed early has left its tables in the log beside the file, or nowhere yet.
     begun = header[:16] == b"SQLite format 3\0" and (log_of(path).exists() or pages == 1)
@@ -144,11 +214,6 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-
-
-def encode(texts: Iterable[Candidate], places: Mapping[str, int]) -> str:
-    """Texts as an entry holds them, given the place of each type."""
-    return ENCODE([[places[text.type], text.text, int(text.keeps), text.reason] for text in texts])
 
 
 def key(caption: str) -> int:
@@ -176,23 +241,39 @@ def _images(images: tuple[str, ...]) -> str:
     return ENCODE(images)
 
 
-def count(connection: sqlite3.Connection, counts: Mapping[tuple[int, str, bool, str], int]) -> None:
-    """Add to the numbers of texts, by (row of the generator, type, keeps, reason)."""
+def count(connection: sqlite3.Connection, counts: Mapping[tuple[int, str, str, str], int]) -> None:
+    """Add to the numbers of texts, by (row of the generator, type, kind, reason)."""
     connection.executemany(
-        "INSERT INTO tally VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET count = count + excluded.count",
+        "INSERT INTO tally VALUES (?, ?, (SELECT id FROM kind WHERE name = ?), ?, ?) "
+        "ON CONFLICT DO UPDATE SET count = count + excluded.count",
         [(*what, n) for what, n in counts.items()],
     )
 
 
-def tally(connection: sqlite3.Connection) -> Counter[tuple[str, str, bool, str]]:
-    """The number of texts by (generator, type, keeps, reason)."""
-    known = generators(connection)
+def tally(connection: sqlite3.Connection) -> Counter[tuple[str, str, str, str]]:
+    """The number of texts by (generator, type, kind, reason)."""
+    known, names = generators(connection), kinds(connection)
     return Counter(
         {
-            (known[generator].name, type, bool(keeps), reason): count
-            for generator, type, keeps, reason, count in connection.execute("SELECT * FROM tally")
+            (known[generator].name, type, names[kind], reason): count
+            for generator, type, kind, reason, count in connection.execute("SELECT * FROM tally")
         }
     )
+
+
+def kinds(connection: sqlite3.Connection) -> tuple[str, ...]:
+    """The kinds of texts that the store knows, in the order of their places."""
+    if _number(connection, "user_version") < 2:
+        return KINDS
+    return tuple(name for (name,) in connection.execute("SELECT name FROM kind ORDER BY id"))
+
+
+def add_kinds(connection: sqlite3.Connection, names: Iterable[str]) -> None:
+    """Make the kinds known to the store."""
+    there = kinds(connection)
+    for name in names:
+        if name not in there:
+            connection.execute("INSERT INTO kind VALUES ((SELECT count(*) FROM kind), ?)", (name,))
 
 
 def generators(connection: sqlite3.Connection) -> dict[int, GeneratorRecord]:
@@ -216,6 +297,10 @@ def plain(params: Mapping[str, Any]) -> dict[str, Any]:
     """`params` as they come back from the file, so that they compare equal."""
     plain: dict[str, Any] = json.loads(_json(params))
     return plain
+
+
+def _number(connection: sqlite3.Connection, pragma: str) -> int:
+    return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
 
 
 def _json(value: Any) -> str:

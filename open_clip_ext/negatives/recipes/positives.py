@@ -11,7 +11,7 @@ from open_clip_ext.negatives.language.inflection import inflected
 from open_clip_ext.negatives.language.phrases import AND, NOUN_PHRASE, RELATION, Phrase, phrases
 from open_clip_ext.negatives.language.words import Token
 from open_clip_ext.negatives.recipes.rules import Rules
-from open_clip_ext.negatives.records import Candidate
+from open_clip_ext.negatives.records import POSITIVE, Candidate
 
 # Relations that can mean the same, but cannot stand for one another anywhere.
 LOOSE = frozenset(("in", "on", "at", "by", "into", "within", "inside", "onto", "upon", "as", "along", "down"))
@@ -23,6 +23,7 @@ class Positives(Rules):
     name = "positives"
     version = "1"
     types = ("synonym", "exchange", "clause_order")
+    kinds = (POSITIVE,)
 
     def __init__(self, *, seed: int = 0, tagger: str = "auto", wordnet: bool = True) -> None:
         super().__init__(seed=seed, tagger=tagger, wordnet=wordnet)
@@ -39,7 +40,7 @@ class Positives(Rules):
             texts = list(edits(caption, tokens, found))
             for text in rng.sample(texts, min(len(texts), self.proposals)):
                 if text != caption and self._same(tokens, text):
-                    yield Candidate(type, text, keeps=True)
+                    yield Candidate(type, text, POSITIVE)
 
     def synonyms(self, caption: str, tokens: Sequence[Token], found: Sequence[Phrase]) -> Iterator[str]:
         """One noun, adjective, verb or relation exchanged for another word for it, in the same form."""

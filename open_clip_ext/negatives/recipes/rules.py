@@ -12,7 +12,7 @@ from open_clip_ext.negatives.language.lexicon import Lexicon
 from open_clip_ext.negatives.language.phrases import NOUN_PHRASE, Phrase, phrases
 from open_clip_ext.negatives.language.taggers import tagger as find_tagger
 from open_clip_ext.negatives.language.words import Span, Token
-from open_clip_ext.negatives.records import Candidate, draw
+from open_clip_ext.negatives.records import NEGATIVE, Candidate, draw
 
 
 class Rules:
@@ -28,6 +28,7 @@ class Rules:
     name: ClassVar[str]
     version: ClassVar[str]
     types: ClassVar[tuple[str, ...]]
+    kinds: ClassVar[tuple[str, ...]] = (NEGATIVE,)
     cheap = True
     # Per type and caption; the gate takes the first that are good.
     proposals = 2
