@@ -92,9 +92,7 @@ class Store:
             kind: only texts of this kind; "neg" are those that change the meaning, "pos" keep it.
             rejected: with those that must not be trained on.
         """
-        caption = normalise(caption)
-        with self._reported():
-            found = self._query(FIND, (key(caption), caption)).fetchall()
+        found = self._find(caption)
         if not found:
             return None
         return [
@@ -107,10 +105,16 @@ class Store:
         self, caption: str, types: Sequence[str], kind: str = NEGATIVE
     ) -> list[list[str]] | None:
         """The valid texts of a kind: a list for each of `types`; None without an entry."""
-        texts = self.texts(caption, kind)
-        return (
-            None if texts is None else [[text.text for text in texts if text.type == type] for type in types]
-        )
+        found = self._find(caption)
+        if not found:
+            return None
+        texts = [
+            pair
+            for generator, entry in found
+            if entry is not None
+            for pair in self._codecs[generator].valid(entry, kind)
+        ]
+        return [[text for its, text in texts if its == type] for type in types]
 
     def images(self, caption: str) -> list[str]:
         """The image files that the source named for a caption."""
@@ -146,7 +150,13 @@ class Store:
             self._connection.close()
         self._connection = None
 
-    def _decode(self, entries: Sequence[tuple[int, str]]) -> list[Text]:
+    def _find(self, caption: str) -> list[tuple[int, str | None]]:
+        """The entries of a caption with the rows of their generators; empty if it is not here."""
+        caption = normalise(caption)
+        with self._reported():
+            return self._query(FIND, (key(caption), caption)).fetchall()
+
+    def _decode(self, entries: Sequence[tuple[int, str | None]]) -> list[Text]:
         return [
             text
             for generator, texts in entries

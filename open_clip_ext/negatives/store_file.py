@@ -121,6 +121,11 @@ class Codec:
             texts.append(Text(types[place], text, kinds[kind], reason, owner, name))
         return texts
 
+    def valid(self, entry: str, kind: str) -> list[tuple[str, str]]:
+        """Type and text of the valid texts of a kind; training asks for no more, once for each sample."""
+        types, wanted = self.record.types, self._place_of_kind.get(kind)
+        return [(types[row[0]], row[1]) for row in json.loads(entry) if row[2] == wanted and not row[3]]
+
     def _wrong(self, candidate: Candidate) -> str:
         if candidate.type not in self._place_of_type:
             return f"a text of the type {candidate.type!r}; declare it in the generator's `types`"
