@@ -99,9 +99,9 @@ def terminal(caption: str, texts: Sequence[Text], colour: bool) -> str:
     for text in texts:
         status = _status(text)
         said = "".join(
-            _marked(piece.text, colour, COLOURS.get(status, "1")) if piece.kind == "new" else piece.text
+            _marked(piece.text, colour, COLOURS.get(status, "1")) if piece.change == "new" else piece.text
             for piece in word_diff.pieces(_printable(text.of) or caption, _printable(text.text))
-            if piece.kind != "gone"
+            if piece.change != "gone"
         )
         note = f"  ({text.reason})" if text.reason else ""
         lines.append(f"  {SIGNS.get(status, OTHER)} {text.type.ljust(width)}  {said.strip()}{note}")
@@ -182,6 +182,7 @@ def _row(caption: str, text: Text) -> dict[str, Any]:
         "generator": text.generator,
         "reason": text.reason,
         "why": REASONS.get(text.reason, ""),
+        "original": "text it belongs to" if text.of else "caption",
         "pieces": pieces,
     }
 

@@ -112,10 +112,10 @@ def test_edits_against_the_definition(seed):
     assert word_diff.distance(*spoken) == levenshtein(*spoken)
 
     pieces = word_diff.pieces(caption, text)
-    assert "".join(piece.text for piece in pieces if piece.kind != "gone") == text
-    before = [piece.text if piece.kind != "new" else piece.was for piece in pieces]
+    assert "".join(piece.text for piece in pieces if piece.change != "gone") == text
+    before = [piece.text if piece.change != "new" else piece.was for piece in pieces]
     assert [t[2] for part in before for t in words.split(part)] == spoken[0]
-    same = [piece.kind == "same" for piece in pieces]
+    same = [piece.change == "same" for piece in pieces]
     assert all(one is not other for one, other in itertools.pairwise(same))
 
 

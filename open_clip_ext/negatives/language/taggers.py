@@ -43,7 +43,7 @@ class Tagger(Protocol):
         """Whether it takes a word for an English one."""
 
 
-class Remembering:
+class CachedTagger:
     """A tagger that remembers the last captions: a generator and the gate ask for the same ones."""
 
     def __init__(self, tagger: Tagger, captions: int = 1024) -> None:
@@ -66,8 +66,8 @@ class Remembering:
 
 
 def tagger(name: str) -> Tagger:
-    """A `Remembering` tagger by its name."""
-    return Remembering(_tagger(name))
+    """A `CachedTagger` of the tagger with this name."""
+    return CachedTagger(_tagger(name))
 
 
 def _tagger(name: str) -> Tagger:

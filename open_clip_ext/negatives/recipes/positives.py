@@ -45,7 +45,7 @@ class Positives(Rules):
     def synonyms(self, caption: str, tokens: Sequence[Token], found: Sequence[Phrase]) -> Iterator[str]:
         """One noun, adjective, verb or relation exchanged for another word for it, in the same form."""
         for phrase in found:
-            if phrase.kind == RELATION:
+            if phrase.category == RELATION:
                 for other in self.lexicon.synonyms(phrase.words, "ADP"):
                     if LOOSE.isdisjoint((phrase.words, other)):
                         yield words.edit(caption, tokens, {phrase.span: other})
@@ -62,10 +62,10 @@ class Positives(Rules):
         """Two noun phrases around an "and", unless what follows may belong to one of them alone."""
         for at in range(1, len(found) - 1):
             one, other = found[at - 1], found[at + 1]
-            if found[at].kind == AND and one.kind == other.kind == NOUN_PHRASE:
+            if found[at].category == AND and one.category == other.category == NOUN_PHRASE:
                 before, after = found[: at - 1], found[at + 2 :]
-                alone = not before or before[-1].kind != RELATION or not after
-                if alone and (not after or after[0].kind != RELATION or self._place(tokens, after)):
+                alone = not before or before[-1].category != RELATION or not after
+                if alone and (not after or after[0].category != RELATION or self._place(tokens, after)):
                     yield words.swap(caption, tokens, one.span, other.span)
 
     def clauses(self, caption: str, tokens: Sequence[Token], found: Sequence[Phrase]) -> Iterator[str]:
@@ -77,17 +77,17 @@ class Positives(Rules):
                 first = words.lowered(caption, tokens, (0, phrase.first))
                 second = caption[tokens[phrase.last].start : end] if phrase.last < len(tokens) else ""
                 # "A man sits while eating": the second half has no subject of its own.
-                if any(p.kind == NOUN_PHRASE for p in found if p.first == phrase.last):
+                if any(p.category == NOUN_PHRASE for p in found if p.first == phrase.last):
                     opening = "While" if tokens[0].text[:1].isupper() else "while"
                     gap = " " if caption[:end].endswith(" ") else ""
                     yield f"{opening} {second.strip()}, {first.strip(' ,')}{gap}{sign}"
 
     def _place(self, tokens: Sequence[Token], after: Sequence[Phrase]) -> bool:
         """Whether "in the park" follows, which belongs to all that is said before."""
-        if len(after) < 2 or after[1].kind != NOUN_PHRASE:
+        if len(after) < 2 or after[1].category != NOUN_PHRASE:
             return False
         head = tokens[after[1].last - 1].lemma
-        return any(self.lexicon.relation(head, kind, "NOUN") in ("same", "implied") for kind in PLACES)
+        return any(self.lexicon.relation(head, place, "NOUN") in ("same", "implied") for place in PLACES)
 
     def _same(self, tokens: Sequence[Token], text: str) -> bool:
         return self._judge.form(tokens) == self._judge.form(next(iter(self.tagger.tag([text]))))

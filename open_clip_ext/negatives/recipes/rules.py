@@ -79,7 +79,7 @@ class Rules:
 
 def noun_phrases(tokens: Sequence[Token]) -> list[Phrase]:
     """The noun phrases of a caption."""
-    return [phrase for phrase in phrases(tokens) if phrase.kind == NOUN_PHRASE]
+    return [phrase for phrase in phrases(tokens) if phrase.category == NOUN_PHRASE]
 
 
 def common(tokens: Sequence[Token], phrase: Phrase) -> bool:
