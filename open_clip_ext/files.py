@@ -1,10 +1,13 @@
-"""Files that are written whole or not at all."""
+"""Files that are written completely or not at all, and their hashes."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+
+from open_clip_ext.errors import InputError
 
 PART = ".part"
 
@@ -38,6 +41,18 @@ def remove_partial(folder: Path) -> None:
     """Remove what killed writes left in `folder`."""
     for part in folder.glob(f".*{PART}"):
         part.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hex.
+
+    Raises InputError if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _to_disk(path: Path) -> None:

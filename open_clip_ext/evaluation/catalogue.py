@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,3 +176,10 @@ def main(args: argparse.Namespace) -> int:
         else:
             print(f"{name}\n  {headline.splitlines()[0]}\n  {needed}")
     return 0
+
+
+def note_sources(results: Mapping[str, Any], found: Mapping[str, tuple[Source, Benchmark]]) -> None:
+    """Add to results what they were read with."""
+    for name, (source, _) in found.items():
+        results[name]["reader"] = source.name
+        results[name]["options"] = {key: str(value) for key, value in source.options.items()}

@@ -108,7 +108,7 @@ def load(
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     from open_clip_ext.evaluation.encode import weights_digest
-    from open_clip_ext.evaluation.readers.files import sha256
+    from open_clip_ext.files import sha256
     from open_clip_ext.model import text_trimming
 
     file = _file(name, pretrained)

@@ -289,13 +289,13 @@ def test_a_data_set_in_the_official_form_is_read(tmp_path, name):
 def test_every_average_of_a_benchmark_can_be_given(tmp_path, name):
     from fakes import FakeEncoder
 
-    from open_clip_ext.evaluation import run
+    from open_clip_ext.evaluation.evaluate import evaluate
 
     SETS[name][0](tmp_path)
     found = read(name, tmp_path)
     # A single item is too few for a pair of attributes to count.
     few = {"aro-vg-attribution"}
-    scores = run.evaluate(FakeEncoder(), [found], intervals=False)[name]["scores"]
+    scores = evaluate(FakeEncoder(), [found], intervals=False)[name]["scores"]
     assert list(scores) == [a for a in found.aggregations if not (name in few and a == "aro_vga")]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation import run as runs
+from open_clip_ext.evaluation import result_folder
 from open_clip_ext.evaluation.items import Row
 from open_clip_ext.evaluation.scoring import aggregate, bootstrap
 from open_clip_ext.evaluation.scoring.aggregate import Mean, Pool, Tree
@@ -184,7 +184,7 @@ def read(folders: Sequence[Path]) -> list[Result]:
     found = []
     for folder in folders:
         name = folder.resolve().name
-        content = runs.read(folder)
+        content = result_folder.read(folder)
         _whole(content, RESULT, str(folder / "result.json"))
         found.append(Result(name if names[name] == 1 else str(folder), folder, content))
     return found
@@ -204,7 +204,7 @@ def _whole(content: Mapping[str, Any], fields: Sequence[str], where: str) -> Non
 def _rows(result: Result, name: str) -> list[Row]:
     entry = result.benchmarks[name]
     _whole(entry, ENTRY, f"{result.folder / 'result.json'}, {name}")
-    rows = runs.read_rows(result.folder, entry)
+    rows = result_folder.read_rows(result.folder, entry)
     for number, row in enumerate(rows, 1):
         _whole(row, ROW, f"{result.folder / entry['items']}, line {number}")
     return rows

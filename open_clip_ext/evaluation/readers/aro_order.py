@@ -22,8 +22,8 @@ from typing import Any
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.items import Benchmark, Item
-from open_clip_ext.evaluation.readers.files import Annotations, picture, sha256
-from open_clip_ext.files import write_text
+from open_clip_ext.evaluation.readers.files import Annotations, picture
+from open_clip_ext.files import sha256, write_text
 
 MAX_WORDS = 30
 DRAWS = 20

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation.readers.files import sha256
+from open_clip_ext.files import sha256
 
 
 def read_lines(path: Path, files: dict[str, str]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -13,6 +12,7 @@ from typing import Any
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.items import Item, Picture
+from open_clip_ext.files import sha256
 
 
 class Fields(dict[str, Any]):
@@ -140,21 +140,6 @@ class Annotations:
             return path, path.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
             raise InputError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file.
-
-    Raises InputError if it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    return digest.hexdigest()
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
