@@ -89,8 +89,8 @@ class Store:
 
         Args:
             caption: the caption.
-            kind: only texts of this kind; "neg" are those that change the meaning, "pos" keep it.
-            rejected: with those that must not be trained on.
+            kind: which texts, such as "neg" or "pos"; empty for all.
+            rejected: whether to include those that must not be trained on.
         """
         found = self._find(caption)
         if not found:
@@ -104,7 +104,7 @@ class Store:
     def texts_by_type(
         self, caption: str, types: Sequence[str], kind: str = NEGATIVE
     ) -> list[list[str]] | None:
-        """The valid texts of a kind: a list for each of `types`; None without an entry."""
+        """The valid texts of a kind, in stored order: a list for each of `types`; None without an entry."""
         found = self._find(caption)
         if not found:
             return None

@@ -27,6 +27,7 @@ from open_clip_ext.negatives.records import NEGATIVE, POSITIVE, Candidate, Text
 
 APPLICATION = 0x6F63786E  # "ocxn", in the file's header
 FORMAT = 2
+CURRENT = f"PRAGMA user_version = {FORMAT}"
 KINDS = (NEGATIVE, POSITIVE)  # of format 1; the first two of every store, so that their entries are the same
 TABLE_OF_KINDS = (
     # A kind has the place of its row, from 0.
@@ -158,14 +159,13 @@ def create(path: Path) -> sqlite3.Connection:
             connection.execute("PRAGMA synchronous = NORMAL")
             with transaction(connection):
                 if _number(connection, "application_id") != APPLICATION:
-                    for statement in SCHEMA:
+                    for statement in (*SCHEMA, f"PRAGMA application_id = {APPLICATION}", CURRENT):
                         connection.execute(statement)
-                    connection.execute(f"PRAGMA application_id = {APPLICATION}")
-                else:
-                    for form in range(_number(connection, "user_version"), FORMAT):
-                        for statement in CONVERSIONS[form]:
+                elif (form := _number(connection, "user_version")) < FORMAT:
+                    for older in range(form, FORMAT):
+                        for statement in CONVERSIONS[older]:
                             connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {FORMAT}")
+                    connection.execute(CURRENT)
         except BaseException:
             connection.close()
             raise

@@ -155,6 +155,11 @@ def test_a_writer_converts(old, new):
     assert tables(old) == tables(new)
 
 
+def test_opening_a_store_of_today_writes_nothing(new):
+    with Writer(new, "drawn", "1", {"seed": 0}, TYPES):
+        assert store_file.log_of(new).stat().st_size == 0
+
+
 def test_make_goes_on_with_a_store_of_format_1(old, tmp_path):
     with sqlite3.connect(old) as connection:
         connection.execute("DELETE FROM entry WHERE caption = 2")
