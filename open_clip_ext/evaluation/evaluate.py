@@ -114,7 +114,7 @@ def present(
     if gone and not allow_missing:
         raise InputError(
             f"{benchmark.name}: {len(gone)} of {len(paths)} pictures are not there (first: {gone[0]}); "
-            f"mend the path, or leave their items out with {flag}"
+            f"fix the path, or leave their items out with {flag}"
         )
     if not items:
         raise InputError(f"{benchmark.name}: none of its {len(paths)} pictures is there (first: {gone[0]})")

@@ -67,7 +67,7 @@ def test_missing_pictures_are_an_error_unless_allowed(drawn, pictures):
     with pytest.raises(InputError) as error:
         evaluate(FakeEncoder(), [drawn])
     assert str(error.value) == (
-        f"drawn: 1 of 8 pictures are not there (first: {pictures[3]}); mend the path, or leave their items "
+        f"drawn: 1 of 8 pictures are not there (first: {pictures[3]}); fix the path, or leave their items "
         "out with --allow-missing"
     )
     found = evaluate(FakeEncoder(), [drawn], allow_missing=True)["drawn"]
@@ -155,7 +155,7 @@ def test_a_manifest_that_is_wrong(tmp_path):
     for path, sentence in (
         (tmp_path / "a.csv", "a.csv, row 1: it has no field 'filepath' (its fields: picture, title)"),
         (tmp_path / "b.txt", f"--train-manifest {tmp_path}/b.txt: names no picture"),
-        (tmp_path, f"--train-manifest {tmp_path}: is a folder where the file should be"),
+        (tmp_path, f"--train-manifest {tmp_path}: is a folder, but should be a file"),
         (tmp_path / "none.txt", "no such file or folder"),
     ):
         with pytest.raises(InputError) as error:

@@ -20,7 +20,7 @@ from open_clip_ext.negatives.records import Candidate, Text
 from open_clip_ext.negatives.store import Store, Writer
 
 TYPES = ("swap_noun", "replace_noun")
-# As version 0.1 wrote it. The fourth entry of a text was `keeps`, its third: 0 negative, 1 positive.
+# As versions before 0.2 wrote it: the third member of a text was `keeps`, 0 of a negative, 1 of a positive.
 FORMAT_1 = r"""
 CREATE TABLE generator (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, version TEXT NOT NULL,
     params TEXT NOT NULL, types TEXT NOT NULL);
