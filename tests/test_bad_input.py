@@ -62,7 +62,7 @@ def flags(csv_data):
     [
         (
             ["--loss", "none"],
-            "--loss none: no such loss; registered losses: ce-clip, clip, degla, negclip",
+            f"--loss none: no such loss; registered losses: {', '.join(registry.entries())}",
         ),
         (
             ["--loss", "degla", "--loss-cfg", "weight=1"],
@@ -443,6 +443,9 @@ class NotDistributed(torch.nn.Module):
 
 class NoNegatives(CLIPLoss):
     companions = {"neg": 4}
+
+    def forward(self, image_features, text_features, logit_scale, output_dict=False):
+        return {}
 
 
 class WantsPhrases(CLIPLoss):

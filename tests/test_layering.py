@@ -34,7 +34,7 @@ ALLOWED = {
         *("host", "", "csv_files", "data", "errors", "evaluation", "files", "model"),
         *("negatives", "precision", "teacher", "texts", "training"),
     ],
-    "losses": ["losses", "precision", "teacher"],
+    "losses": ["losses", "errors", "plugins", "precision", "registry", "teacher"],
     "evaluation": [
         *("evaluation", "", "errors", "files", "model", "plugins", "tables", "texts"),
     ],
