@@ -156,7 +156,7 @@ class Run:
     def state(self) -> dict[str, Any]:
         """What a checkpoint must hold to go on from there: tensors and plain types.
 
-        Its `position` is that of a checkpoint after an epoch; whoever writes one within an epoch sets it.
+        Its `position` is that of a checkpoint after an epoch; code that writes one within an epoch sets it.
         """
         return {
             "format": STATE_FORMAT,
