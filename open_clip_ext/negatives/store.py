@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sqlite3
@@ -115,6 +116,32 @@ class Store:
             for pair in self._codecs[generator].valid(entry, kind)
         ]
         return [[text for its, text in texts if its == type] for type in types]
+
+    def together_by_type(
+        self, caption: str, types: Sequence[str], kinds: Sequence[str]
+    ) -> list[list[tuple[str, ...]]] | None:
+        """The valid texts of kinds that belong together, such as phrases and their foils.
+
+        Args:
+            caption: the caption.
+            types: of the texts of the first kind.
+            kinds: a text of the first one is what those of the others belong to (`of`).
+
+        Returns:
+            For each type a list of texts of the first kind, each with one of each other kind, in stored
+            order: as often as there are others, and not at all if it lacks one. None without an entry.
+        """
+        found = self._find(caption)
+        if not found:
+            return None
+        first, *others = kinds
+        units = []
+        for generator, entry in found:
+            texts = [text for text in self._decode([(generator, entry)]) if text.valid]
+            for owner in (text for text in texts if text.kind == first):
+                owned = [[x.text for x in texts if x.kind == kind and x.of == owner.text] for kind in others]
+                units += [(owner.type, (owner.text, *unit)) for unit in itertools.product(*owned)]
+        return [[unit for its, unit in units if its == type] for type in types]
 
     def images(self, caption: str) -> list[str]:
         """The image files that the source named for a caption."""
