@@ -18,13 +18,17 @@ from torch.nn.parallel import DistributedDataParallel
 from open_clip_ext import _startup
 from open_clip_ext.training.run import Run
 
-torch.set_num_threads(1)
 _init = DistributedDataParallel.__init__
 
 
 @functools.wraps(_init)
 def init(self, module, device_ids=None, **options):
     _init(self, module, **options)
+
+
+def install() -> None:
+    torch.set_num_threads(1)
+    DistributedDataParallel.__init__ = init
 
 
 def signal_at(rank: str, step: str) -> None:
@@ -39,9 +43,9 @@ def signal_at(rank: str, step: str) -> None:
 
 
 if __name__ == "__main__":
+    install()
     if "SIGNAL_AT" in os.environ:
         signal_at(*os.environ["SIGNAL_AT"].split(":"))
-    DistributedDataParallel.__init__ = init
     if os.environ.get("UNARMED_RANK") == os.environ["RANK"]:
         _startup.disarm()
     runpy.run_module("open_clip_train.main", run_name="__main__", alter_sys=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import logging
@@ -13,11 +14,18 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import torch
 from PIL import Image, ImageDraw
+from torch.distributed import TCPStore
+from trainer_server import Process, Server
 
 COLOURS = {
     "red": (220, 30, 30),
@@ -49,6 +57,7 @@ MODEL = {
 
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+DDP_ON_CPU = Path(__file__).with_name("ddp_on_cpu.py")
 # One short epoch on CPU; later flags win.
 COMMON = (
     *("--device", "cpu", "--precision", "fp32", "--workers", 0, "--batch-size", 8, "--epochs", 1),
@@ -149,44 +158,101 @@ class Finished:
         return torch.load(self.folder / "checkpoints" / name, weights_only=True, map_location="cpu")
 
 
+@functools.cache
+def server() -> Server:
+    """The fork server of this process, from its first use on."""
+    return Server(ENVIRONMENT)
+
+
+def start(
+    *argv: object, output: IO[Any], env: Mapping[str, str] | None = None, real: bool = False
+) -> Process | subprocess.Popen[bytes]:
+    """`python *argv` in a session of its own: a fork of the server, or a real start."""
+    environment = {**ENVIRONMENT, **(env or {})}
+    if not real:
+        return server().start(argv, output, environment)
+    return subprocess.Popen(
+        [sys.executable, *map(str, argv)],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def end(process: Process | subprocess.Popen[bytes]) -> None:
+    """With all that it started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@contextmanager
+def ranks(count: int) -> Iterator[list[dict[str, str]]]:
+    """The store at which so many processes meet; what torchrun puts into the environment of each."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    common = {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }
+    yield [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+
+
+def wait_for_all(processes: Sequence[Process | subprocess.Popen[bytes]], timeout: float) -> int:
+    """The first exit status that is not 0; the others are then told to end, as torchrun does."""
+    deadline = time.monotonic() + timeout
+    status = 0
+    while any(process.poll() is None for process in processes):
+        if not status and (status := next((p.returncode for p in processes if p.returncode), 0)):
+            deadline = min(deadline, time.monotonic() + 30)
+            for process in processes:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+        if time.monotonic() > deadline:
+            assert status, f"not within {timeout} s"
+            break
+        time.sleep(0.01)
+    return status or next((p.returncode for p in processes if p.returncode), 0)
+
+
 def train(
     tmp_path: Path,
     *flags: object,
     name: str = "run",
     processes: int = 1,
-    module: str = "open_clip_train.main",
-    env: dict[str, str] | None = None,
+    env: Mapping[str, str] | None = None,
     timeout: float = 300,
+    real: bool = False,
 ) -> Finished:
-    """Upstream's real command line; in several gloo processes with the CPU fix of the tests."""
-    common = [*COMMON, "--logs", tmp_path / "logs", "--name", name]
-    if processes > 1:
-        start = [
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            processes,
-            "--",  # or torchrun takes --logs for one of its own
-            Path(__file__).with_name("ddp_on_cpu.py"),
-        ]
-    else:
-        start = ["-m", module]
-    command = [sys.executable, *map(str, [*start, *common, *flags])]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**ENVIRONMENT, **(env or {})},
-        start_new_session=True,
-    ) as process:
-        try:
-            output, _ = process.communicate(timeout=timeout)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)  # torchrun's workers too
-            raise
-    return Finished(process.returncode, output, tmp_path / "logs" / name)
+    """Upstream's real command line; in several gloo processes with the CPU fix of the tests.
+
+    Started from the fork server, with the exit status of the first rank that failed; or, if `real`, by
+    `python -m` and torchrun, whose status is 1 for any failure.
+    """
+    flags = (*COMMON, "--logs", tmp_path / "logs", "--name", name, *flags)
+    program: tuple[object, ...] = ("-m", "open_clip_train.main")
+    environments: list[dict[str, str]] = [{}]
+    with ExitStack() as stack:
+        if processes > 1 and real:
+            launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes)
+            program = (*launch, "--", DDP_ON_CPU)  # without `--` torchrun takes --logs for one of its own
+        elif processes > 1:
+            program = (DDP_ON_CPU,)
+            environments = stack.enter_context(ranks(processes))
+        output = stack.enter_context(tempfile.TemporaryFile("w+"))
+        started = []
+        for environment in environments:
+            environment.update(env or {})
+            started.append(start(*program, *flags, output=output, env=environment, real=real))
+            stack.callback(end, started[-1])
+        status = wait_for_all(started, timeout)
+        output.seek(0)
+        return Finished(status, output.read(), tmp_path / "logs" / name)
 
 
 def assert_same(a, b, where=""):

@@ -64,7 +64,7 @@ def test_the_loss_of_add_a_loss_trains(tmp_path, model, csv_data):
     (info / "entry_points.txt").write_text(f"[open_clip_ext.losses]\nsharp = {entry}\n")
     run = train(
         tmp_path, "--model", model, "--train-data", csv_data, "--csv-separator", ",",
-        "--loss", "sharp", "--loss-cfg", "own_weight=0.3", env={"PYTHONPATH": str(site)},
+        "--loss", "sharp", "--loss-cfg", "own_weight=0.3", env={"PYTHONPATH": str(site)}, real=True,
     )  # fmt: skip
     assert run.status == 0, run.output
     assert "loss=sharp options: own_weight=0.3 own_scale=50.0" in run.output
