@@ -165,17 +165,21 @@ def server() -> Server:
 
 
 def start(
-    *argv: object, output: IO[Any], env: Mapping[str, str] | None = None, real: bool = False
+    *argv: object,
+    output: IO[Any],
+    error: IO[Any] | None = None,
+    env: Mapping[str, str] | None = None,
+    real: bool = False,
 ) -> Process | subprocess.Popen[bytes]:
     """`python *argv` in a session of its own: a fork of the server, or a real start."""
     environment = {**ENVIRONMENT, **(env or {})}
     if not real:
-        return server().start(argv, output, environment)
+        return server().start(argv, output, error or output, environment)
     return subprocess.Popen(
         [sys.executable, *map(str, argv)],
         stdin=subprocess.DEVNULL,
         stdout=output,
-        stderr=subprocess.STDOUT,
+        stderr=error or output,
         env=environment,
         start_new_session=True,
     )
@@ -188,8 +192,24 @@ def end(process: Process | subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
+def python(
+    *argv: object, env: Mapping[str, str] | None = None, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """What became of `python *argv`, a fork of the server."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as error:
+        process = start(*argv, output=output, error=error, env=env)
+        try:
+            process.wait(timeout)
+        finally:
+            end(process)
+        output.seek(0)
+        error.seek(0)
+        status = process.wait()
+        return subprocess.CompletedProcess(list(map(str, argv)), status, output.read(), error.read())
+
+
 @contextmanager
-def ranks(count: int) -> Iterator[list[dict[str, str]]]:
+def rendezvous(count: int) -> Iterator[list[dict[str, str]]]:
     """The store at which so many processes meet; what torchrun puts into the environment of each."""
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     common = {
@@ -220,6 +240,26 @@ def wait_for_all(processes: Sequence[Process | subprocess.Popen[bytes]], timeout
     return status or next((p.returncode for p in processes if p.returncode), 0)
 
 
+def together(
+    *argv: object,
+    processes: int = 1,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 300,
+    real: bool = False,
+) -> tuple[int, str]:
+    """The first bad status of so many processes of `python *argv`, as torchrun has them; what they print."""
+    with ExitStack() as stack:
+        environments = stack.enter_context(rendezvous(processes)) if processes > 1 else [{}]
+        output = stack.enter_context(tempfile.TemporaryFile("w+"))
+        started = []
+        for environment in environments:
+            started.append(start(*argv, output=output, env={**environment, **(env or {})}, real=real))
+            stack.callback(end, started[-1])
+        status = wait_for_all(started, timeout)
+        output.seek(0)
+        return status, output.read()
+
+
 def train(
     tmp_path: Path,
     *flags: object,
@@ -231,28 +271,12 @@ def train(
 ) -> Finished:
     """Upstream's real command line; in several gloo processes with the CPU fix of the tests.
 
-    Started from the fork server, with the exit status of the first rank that failed; or, if `real`, by
-    `python -m` and torchrun, whose status is 1 for any failure.
+    In forks of the server, or if `real` in interpreters of their own; with the first status that is not 0.
     """
     flags = (*COMMON, "--logs", tmp_path / "logs", "--name", name, *flags)
-    program: tuple[object, ...] = ("-m", "open_clip_train.main")
-    environments: list[dict[str, str]] = [{}]
-    with ExitStack() as stack:
-        if processes > 1 and real:
-            launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes)
-            program = (*launch, "--", DDP_ON_CPU)  # without `--` torchrun takes --logs for one of its own
-        elif processes > 1:
-            program = (DDP_ON_CPU,)
-            environments = stack.enter_context(ranks(processes))
-        output = stack.enter_context(tempfile.TemporaryFile("w+"))
-        started = []
-        for environment in environments:
-            environment.update(env or {})
-            started.append(start(*program, *flags, output=output, env=environment, real=real))
-            stack.callback(end, started[-1])
-        status = wait_for_all(started, timeout)
-        output.seek(0)
-        return Finished(status, output.read(), tmp_path / "logs" / name)
+    program = ("-m", "open_clip_train.main") if processes == 1 else (DDP_ON_CPU,)
+    status, output = together(*program, *flags, processes=processes, env=env, timeout=timeout, real=real)
+    return Finished(status, output, tmp_path / "logs" / name)
 
 
 def assert_same(a, b, where=""):

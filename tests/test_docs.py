@@ -51,7 +51,7 @@ def test_the_tests_that_losses_names_exist():
         assert re.search(rf"def test_\w*{test}", (ROOT / f"{file}.py").read_text()), (file, test)
 
 
-@pytest.mark.slow
+@pytest.mark.real_start
 def test_the_loss_of_add_a_loss_trains(tmp_path, model, csv_data):
     site = tmp_path / "site"
     (site / "my_losses").mkdir(parents=True)

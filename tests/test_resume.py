@@ -30,7 +30,7 @@ def test_resumed_equals_unstopped(tmp_path, flags, loss, precision):
 
 
 @pytest.mark.parametrize("sampling", [(), ("--dataset-resampled",)], ids=["", "resampled"])
-@pytest.mark.slow
+@pytest.mark.trainer
 def test_resumed_webdataset_run_equals_unstopped(tmp_path, model, shards, sampling):
     flags = ["--model", model, "--train-data", shards, "--dataset-type", "webdataset", *sampling]
     flags += ["--train-num-samples", 32, "--workers", 2, "--epochs", 3, "--loss", "degla"]
@@ -45,7 +45,7 @@ def test_resumed_webdataset_run_equals_unstopped(tmp_path, model, shards, sampli
     )
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 def test_killed_run_resumes_from_latest(tmp_path, flags):
     flags += [
         "--loss",

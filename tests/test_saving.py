@@ -214,7 +214,7 @@ def test_stopped_synthetic_run_goes_on_to_the_bit(tmp_path, model, stop):
     assert_goes_on(unstopped, train_here(tmp_path, *flags, "--resume", "latest"))
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 def test_ranks_stop_at_one_step_and_go_on_to_the_bit(tmp_path, flags):
     """Only rank 1 gets the signal: within an epoch, then in its last step but one."""
     flags = [*flags, "--batch-size", 2, "--local-loss", "--gather-with-grad", "--workers", 1]
@@ -231,7 +231,7 @@ def test_ranks_stop_at_one_step_and_go_on_to_the_bit(tmp_path, flags):
     assert_goes_on(unstopped, resumed)
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 def test_ranks_go_on_in_their_own_shards(tmp_path, model, broken_shards):
     flags = [
         "--model",
@@ -275,7 +275,7 @@ def wait_until(condition, process: Process, seconds: float = 120) -> None:
         time.sleep(0.001)
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM])
 def test_signal_to_the_whole_job_saves_and_stops(tmp_path, flags, started, number):
     """Loader workers get it too, and have to live for the last step."""
@@ -319,7 +319,7 @@ def test_killed_write_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 def test_run_killed_in_the_middle_of_a_write_goes_on(tmp_path, flags, started):
     flags = [*flags, "--save-every-steps", 1, "--save-most-recent", "--save-frequency", 0]
     process = started(*flags, "--resume", "latest")

@@ -77,11 +77,14 @@ class Server:
                 start_new_session=True,  # Ctrl-C is pytest's
             )
 
-    def start(self, argv: Sequence[object], output: IO[Any], environment: Mapping[str, str]) -> Process:
+    def start(
+        self, argv: Sequence[object], stdout: IO[Any], stderr: IO[Any], environment: Mapping[str, str]
+    ) -> Process:
         """`python *argv`, leader of a new session; `argv` begins with `-m MODULE` or with a script."""
         request = {"argv": list(map(str, argv)), "cwd": os.getcwd(), "environment": dict(environment)}
         read, write = os.pipe()
-        socket.send_fds(self._connection, [json.dumps(request).encode()], [output.fileno(), write])
+        files = [stdout.fileno(), stderr.fileno(), write]
+        socket.send_fds(self._connection, [json.dumps(request).encode()], files)
         os.close(write)
         return Process(os.fdopen(read, "rb", buffering=0))
 
@@ -102,22 +105,23 @@ def serve(connection: socket.socket) -> dict[str, Any]:
             os.close(ended)
         if connection not in ready:
             continue
-        message, files, _, _ = socket.recv_fds(connection, 1 << 20, 2)
+        message, files, _, _ = socket.recv_fds(connection, 1 << 20, 3)
         if not message:  # the client is gone
             for pid, _ in running.values():
                 os.killpg(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
             sys.exit()
-        output, status = files
+        stdout, stderr, status = files
         if pid := os.fork():
             running[os.pidfd_open(pid)] = pid, status
-            os.close(output)
+            os.close(stdout)
+            os.close(stderr)
             continue
         os.setsid()
         os.write(status, b"%d\n" % os.getpid())
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        for inherited in (output, status, connection.detach(), *running, *(s for _, s in running.values())):
+        os.dup2(stdout, 1)
+        os.dup2(stderr, 2)
+        for inherited in (*files, connection.detach(), *running, *(s for _, s in running.values())):
             os.close(inherited)
         request: dict[str, Any] = json.loads(message)
         return request
@@ -134,6 +138,7 @@ def run(argv: list[str], cwd: str, environment: dict[str, str]) -> None:
     numpy.random.seed()  # else all forks would draw the same
     if not _startup.enabled():
         _startup.disarm()
+    sys.path[1:1] = filter(None, environment.get("PYTHONPATH", "").split(":"))
     if argv[0] == "-m":
         sys.argv, sys.path[0] = argv[1:], cwd
         runpy.run_module(argv[1], run_name="__main__", alter_sys=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Callable
@@ -51,7 +52,8 @@ class Cluster:
         self.init = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()[0]
 
     def close(self) -> None:
-        self.process.kill()
+        # The first process of the namespaces, and the others with it; its parent then ends too.
+        os.kill(int(self.init), signal.SIGKILL)
         self.process.wait()
 
     def run(self, *command: object, node: int = 0, check: bool = True) -> str:
@@ -86,7 +88,10 @@ class Cluster:
         self.run("ip", "link", "set", f"vb{node}", state)
 
     def wait_for(self, node: int) -> None:
-        until(lambda: "idle" in self.run("sinfo", "-h", "-n", f"node{node}", "-o", "%T"), f"node{node}")
+        def up() -> bool:  # or taken already by a job that waited for it
+            return self.run("sinfo", "-h", "-n", f"node{node}", "-o", "%T") in ("idle", "mixed", "allocated")
+
+        until(up, f"node{node} is up")
 
     def submit(self, script: Path, *flags: object, options: tuple = (), cwd: Path, **settings) -> Job:
         """`sbatch` a script with `settings` in its environment."""

@@ -162,7 +162,7 @@ def test_a_byte_level_model_gives_words_with_their_beginnings(random_model):
     assert replaced > 10
 
 
-@pytest.mark.slow
+@pytest.mark.real_start
 def test_the_command_makes_a_store_twice_the_same(tmp_path, capsys, liking):
     source = write(tmp_path / "c.csv", captions(30))
     options = ("--cfg", f"model={liking}", "rank=1")
