@@ -11,8 +11,10 @@ import functools
 import os
 import runpy
 import signal
+from typing import Any
 
 import torch
+from torch.nn import Module
 from torch.nn.parallel import DistributedDataParallel
 
 from open_clip_ext import _startup
@@ -22,24 +24,24 @@ _init = DistributedDataParallel.__init__
 
 
 @functools.wraps(_init)
-def init(self, module, device_ids=None, **options):
+def init(self: DistributedDataParallel, module: Module, device_ids: object = None, **options: Any) -> None:
     _init(self, module, **options)
 
 
 def install() -> None:
     torch.set_num_threads(1)
-    DistributedDataParallel.__init__ = init
+    DistributedDataParallel.__init__ = init  # type: ignore[method-assign, assignment]
 
 
 def signal_at(rank: str, step: str) -> None:
     stepped = Run._stepped
 
-    def signalled(self, *arguments):
+    def signalled(self: Run, *arguments: Any) -> None:
         stepped(self, *arguments)
         if self.steps == int(step) and os.environ["RANK"] == rank:
             os.kill(os.getpid(), signal.SIGUSR1)
 
-    Run._stepped = signalled
+    Run._stepped = signalled  # type: ignore[method-assign, assignment]
 
 
 if __name__ == "__main__":

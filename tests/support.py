@@ -16,7 +16,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import IO, Any
 
 import torch
 from PIL import Image, ImageDraw
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from trainer_server import Process, Server
 
 COLOURS = {
@@ -34,7 +34,7 @@ COLOURS = {
     "yellow": (230, 210, 40),
 }
 SHAPES = ("circle", "square", "triangle")
-MODEL = {
+MODEL: dict[str, dict[str, Any]] = {
     "model_cfg": {
         "embed_dim": 32,
         "vision_cfg": {
@@ -98,7 +98,7 @@ def photos(count: int, seed: int = 0, negatives: int = 4) -> list[Photo]:
     return made
 
 
-def write_csv(folder: Path, made: list[Photo], form=json.dumps) -> Path:
+def write_csv(folder: Path, made: list[Photo], form: Callable[[list[str]], str] = json.dumps) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "photos.csv"
     with path.open("w", newline="") as file:
@@ -134,7 +134,7 @@ def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(info, io.BytesIO(content))
 
 
-def write_model(folder: Path, **changes) -> str:
+def write_model(folder: Path, **changes: object) -> str:
     """A tiny CLIP as `--model local-dir:...`, without weights: upstream draws them from --seed."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {**MODEL, "model_cfg": {**MODEL["model_cfg"], **changes}}
@@ -154,7 +154,7 @@ class Finished:
         """The values of a logged loss term, in order; of rank 0."""
         return [float(v) for v in re.findall(rf"\b{term.capitalize()}: (\S+) \(", self.output)]
 
-    def checkpoint(self, name: str = "epoch_1.pt"):
+    def checkpoint(self, name: str = "epoch_1.pt") -> Any:
         return torch.load(self.folder / "checkpoints" / name, weights_only=True, map_location="cpu")
 
 
@@ -279,7 +279,7 @@ def train(
     return Finished(status, output, tmp_path / "logs" / name)
 
 
-def assert_same(a, b, where=""):
+def assert_same(a: Any, b: Any, where: str = "") -> None:
     """Equal to the bit, whatever is nested."""
     assert type(a) is type(b), where
     if isinstance(a, dict):
@@ -304,14 +304,14 @@ def train_here(tmp_path: Path, *flags: object, name: str = "run") -> Finished:
     """As `train`, but upstream's `main` in this very process: quick enough to try many flags."""
     import open_clip_train.main  # the trigger installs the plugin
 
-    flags = [str(flag) for flag in (*COMMON, "--logs", tmp_path / "logs", "--name", name, *flags)]
+    words = [str(flag) for flag in (*COMMON, "--logs", tmp_path / "logs", "--name", name, *flags)]
     taken = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM)}
     handlers, levels = logging.root.handlers[:], {name: log.level for name, log in loggers().items()}
     try:
-        open_clip_train.main.main(flags)
+        open_clip_train.main.main(words)
     finally:  # upstream adds handlers, makes every logger talk, and takes nothing back
-        for number, handler in taken.items():
-            signal.signal(number, handler)
+        for number, action in taken.items():
+            signal.signal(number, action)
         for handler in set(logging.root.handlers) - set(handlers):
             logging.root.removeHandler(handler)
             handler.close()

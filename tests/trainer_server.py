@@ -97,13 +97,13 @@ def serve(connection: socket.socket) -> dict[str, Any]:
     """Fork for each request. Returns in the forks alone, with what they have to run."""
     running: dict[int, tuple[int, int]] = {}  # descriptor of a process: its pid, where to write its status
     while True:
-        ready, _, _ = select.select([connection, *running], [], [])
+        ready, _, _ = select.select([connection.fileno(), *running], [], [])
         for ended in running.keys() & set(ready):
             pid, status = running.pop(ended)
             os.write(status, b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
             os.close(status)
             os.close(ended)
-        if connection not in ready:
+        if connection.fileno() not in ready:
             continue
         message, files, _, _ = socket.recv_fds(connection, 1 << 20, 3)
         if not message:  # the client is gone

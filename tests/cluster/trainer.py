@@ -15,6 +15,8 @@ import sys
 import time
 from pathlib import Path
 
+from torch import Tensor
+from torch.nn import Module
 from torch.nn.modules.module import register_module_forward_hook
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -26,13 +28,13 @@ held = folder / f"held-{restart}"
 steps = 0
 
 
-def record(module, inputs, terms):
+def record(module: Module, inputs: object, terms: dict[str, Tensor]) -> None:
     if isinstance(module, Loss):
         with (folder / rank).open("a") as file:
             print(restart, time.time(), sum(term.item() for term in terms.values()), file=file)
 
 
-def hold(*_):
+def hold(*_: object) -> None:
     global steps
     steps += 1
     if not held.exists() or steps != int(held.read_text()):
