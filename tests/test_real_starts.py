@@ -48,3 +48,29 @@ def test_torchrun_equals_two_forks(tmp_path, flags):
     said = [re.findall(r"loss=degla .*", run.output) for run in (real, forks)]
     assert said[0] == said[1]
     assert len(said[0]) == 2  # every rank announces itself
+
+
+PROGRAM = """
+import atexit, os, signal, sys
+atexit.register(print, "at exit", flush=True)
+print(__name__, sys.argv, sys.path[0], os.getcwd(), os.environ.get("GIVEN"), repr(sys.stdin.read()))
+print([(number, str(signal.getsignal(number))) for number in sorted(signal.valid_signals())])
+print(os.getsid(0) == os.getpid(), sorted(os.listdir("/proc/self/fd")), flush=True)
+exec(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize(
+    "end", ["sys.exit(3)", "sys.exit('why')", "1 / 0", "os.kill(os.getpid(), 2)", "os.kill(os.getpid(), 9)"]
+)
+def test_a_fork_runs_a_program_as_python_does(tmp_path, end):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    seen = []
+    for real in (True, False):
+        with (tmp_path / f"output-{real}").open("w+") as output:
+            process = start(tmp_path / "program.py", end, output=output, env={"GIVEN": "1"}, real=real)
+            status = process.wait(60)
+            output.seek(0)
+            lines = output.read().splitlines()
+        seen.append((status, lines[:3], lines[-1]))
+    assert seen[0] == seen[1]
