@@ -4,21 +4,19 @@ BIN := .venv/bin
 DEMO_OUT ?= build/demo
 
 CHECK = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-# Two processes on two cores would often wait for SLURM.
-PYTEST = $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
-TEST_PROCESSES ?= auto
+PYTEST = $(BIN)/python -m pytest --dist loadgroup --no-loadscope-reorder
 
 .PHONY: demo test quick check bench clean
 
 demo: .venv/ready  ## the embedded example: about 12 minutes on 2 cores
 	$(BIN)/open-clip-ext demo --out $(DEMO_OUT) $(DEMO_ARGS)
 
-# `exec`: pytest then tells what all of it took.
+# One process more than cores, as one of them often waits for SLURM. After `exec` pytest tells what all of it took.
 test: .venv/ready  ## lint, types, all tests: ten minutes on 2 cores
-	$(CHECK) && exec $(PYTEST) $(TEST_ARGS)
+	$(CHECK) && exec $(PYTEST) --numprocesses $$(($$(nproc) + 1)) $(TEST_ARGS)
 
 quick: .venv/ready  ## lint, types and the light tests: three minutes on 2 cores
-	$(CHECK) && exec $(PYTEST) -m "not (cluster or real_start or trainer)" $(TEST_ARGS)
+	$(CHECK) && exec $(PYTEST) --numprocesses auto -m "not (cluster or real_start or trainer)" $(TEST_ARGS)
 
 check: .venv/ready  ## lint and types
 	$(CHECK)
