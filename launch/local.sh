@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A recipe on the GPUs of this machine, without SLURM, with the settings of its file:
+# Run a recipe on the GPUs of this machine, without SLURM, with the settings in its file:
 #     TRAIN_DATA=captions.csv launch/local.sh degla [FLAGS of open_clip_train]
 set -euo pipefail
 launch=$(dirname "${BASH_SOURCE[0]}")

@@ -1,26 +1,26 @@
 # shellcheck shell=bash disable=SC2154  # the recipes set the variables
-# What the recipes in this folder share: sourced after their settings, with the flags of the call as arguments.
-# Under SLURM it trains on all nodes of the job and requeues it; elsewhere on the GPUs of this machine.
-# docs/clusters.md says what each setting does. The environment of NCCL is left to the site.
+# The common part of the recipes in this folder: sourced after their settings, with the flags of the call as arguments.
+# Under SLURM it trains on all nodes of the job and requeues it, elsewhere on the GPUs of this machine.
+# docs/clusters.md explains each setting. NCCL variables are left to the site.
 
 : "${LOGS:=logs}"                               # on a file system that every node sees
 : "${SAVE_EVERY:=200}"                          # steps between checkpoints within an epoch
-: "${MAX_RESTARTS:=5}"                          # of all kinds together, then the job stays down
-: "${GRACE:=240}"                               # seconds to save in, once the time limit is near
+: "${MAX_RESTARTS:=5}"                          # for any reason, then the job ends
+: "${GRACE:=240}"                               # seconds to save before the time limit
 : "${TRAINER:=-m -- open_clip_train.main}"      # what torchrun starts; `-m -- open_clip_ext` where start-up files are not read
 
 stop() { echo "open_clip_ext: $(uname -n): $*" >&2; exit 2; }
-refused() { # whatever the status: upstream ends over some flags with 0
+refused() { # checked whatever the status: upstream exits with 0 over some flags
   [[ ! -f $OPEN_CLIP_EXT_REFUSED ]] || stop "no restart, the same input would fail again: $(<"$OPEN_CLIP_EXT_REFUSED")"
-  # Of ranks that fail torchrun makes status 1.
-  [[ $rc != 2 && $rc != 12[67] ]] || stop "no restart, torchrun cannot be started so (status $rc, TRAINER=$TRAINER); see above"
+  # torchrun reports failed ranks as status 1, so these mean that the call of torchrun itself is wrong.
+  [[ $rc != 2 && $rc != 12[67] ]] || stop "no restart, torchrun cannot be started like this (status $rc, TRAINER=$TRAINER); see above"
 }
 
 restart=${SLURM_RESTART_COUNT:-0}
 if [[ -n ${SLURM_JOB_ID:-} ]]; then
   nodes=$SLURM_JOB_NUM_NODES processes=${SLURM_GPUS_ON_NODE:-0}
   mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-  : "${RDZV_HOST:=${hosts[0]}}"                 # a name of the first node that all others reach
+  : "${RDZV_HOST:=${hosts[0]}}"                 # a name of the first node that all others can reach
   rendezvous=$RDZV_HOST:$((20000 + (SLURM_JOB_ID + restart) % 20000))
   advice="ask SLURM for some, as with --gpus-per-node"
 else
@@ -44,18 +44,18 @@ flags=(
   --logs "$LOGS" --name "$NAME" --save-most-recent --save-every-steps "$SAVE_EVERY" --resume latest "$@"
 )
 
-# One task on each node. A node without the plugin must stop the job, not train plain CLIP.
+# One task per node. A node without the plugin must stop the job, not train plain CLIP.
 # shellcheck disable=SC2016  # expanded on the node
 preflight='[[ -x $(command -v open-clip-ext) ]] || {
   echo "open_clip_ext: $(uname -n): open-clip-ext is not on the PATH of this node; install the plugin there" >&2; exit 1; }
 exec open-clip-ext doctor --quiet --node "${SLURM_NODEID:-0}" "$@"'
 doctor=(bash -c "$preflight" preflight --nodes "$nodes" --processes "$processes")
 [[ $TRAINER != *" open_clip_ext" ]] || doctor+=(--no-start-up)
-# USR1 is for the ranks: torchrun lets it pass.
+# USR1 is meant for the ranks, so torchrun ignores it.
 # shellcheck disable=SC2206,SC2016  # TRAINER is a list of words
 train=(bash -c 'trap "" USR1; exec torchrun "$@"' train --nnodes "$nodes" --nproc-per-node "$processes")
 export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1
-export OPEN_CLIP_EXT_REFUSED=$LOGS/$NAME.refused      # where a rank writes why its input is wrong: not to be tried again
+export OPEN_CLIP_EXT_REFUSED=$LOGS/$NAME.refused      # where a rank writes why its input is wrong, so that it is not tried again
 
 if [[ -z ${SLURM_JOB_ID:-} ]]; then
   "${doctor[@]}" -- "${flags[@]}" || exit 2
@@ -68,20 +68,20 @@ if [[ -z ${SLURM_JOB_ID:-} ]]; then
     "${train[@]}" --standalone --max-restarts 0 $TRAINER "${flags[@]}" || rc=$?
     refused
     ((rc)) || exit 0
-    [[ ! $told && ! -f $LOGS/$NAME/stopped ]] && ((restart < MAX_RESTARTS)) || exit "$rc"   # told to stop, or given up
+    [[ ! $told && ! -f $LOGS/$NAME/stopped ]] && ((restart < MAX_RESTARTS)) || exit "$rc"   # told to stop, or out of restarts
     echo "restart $((restart + 1)) of at most $MAX_RESTARTS: the step ended with status $rc"
   done
 fi
 
 on_every_node=(srun --ntasks-per-node=1 --kill-on-bad-exit=1)
-# What a task says just before it fails is lost when SLURM ends the step first.
+# The last output of a failing task is lost if SLURM ends the step first, so wait a little.
 # shellcheck disable=SC2016
 linger=(bash -c '"$@" || { rc=$?; sleep 2; exit "$rc"; }' linger)
 export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-1}   # srun does not inherit it from sbatch
 echo "job $SLURM_JOB_ID, restart $restart of at most $MAX_RESTARTS, $nodes x $processes on ${hosts[*]}"
 
 running() { [[ $(squeue --noheader --job "$SLURM_JOB_ID" --format %T) == RUNNING ]]; }
-again() { # again WHY: put the job back into the queue, unless it was ended by someone or too often
+again() { # again WHY: requeue the job, unless SLURM or a user has ended it or it was restarted too often
   running || { echo "SLURM has ended this job itself ($1)"; return 1; }
   ((restart < MAX_RESTARTS)) || { echo "no requeue after $MAX_RESTARTS restarts: $1"; return 1; }
   echo "requeue: $1"
@@ -89,18 +89,18 @@ again() { # again WHY: put the job back into the queue, unless it was ended by s
 }
 warned=
 trap 'warned=$SECONDS; echo "time limit near: the ranks are told to save"' USR1
-trap : TERM   # preemption; what it means is decided when the step has ended
+trap : TERM   # preemption: decide what to do when the step has ended
 
 ((restart <= MAX_RESTARTS)) || stop "restart $restart is more than MAX_RESTARTS=$MAX_RESTARTS; see the log above for what ends the job"
 "${on_every_node[@]}" "${linger[@]}" "${doctor[@]}" --meet "$rendezvous" -- "${flags[@]}" || { [[ $warned ]] && again "time limit near"; exit 2; }
-rm -f "$LOGS/$NAME/stopped" "$OPEN_CLIP_EXT_REFUSED"   # the first: where a run writes that it was told to stop, and saved
+rm -f "$LOGS/$NAME/stopped" "$OPEN_CLIP_EXT_REFUSED"   # the first is where a run notes that it was told to stop and has saved
 
 # shellcheck disable=SC2086
 "${on_every_node[@]}" "${train[@]}" --max-restarts 0 \
   --rdzv-id "$SLURM_JOB_ID.$restart" --rdzv-backend c10d --rdzv-endpoint "$rendezvous" $TRAINER "${flags[@]}" &
 step=$!
 while kill -0 "$step" 2>/dev/null; do
-  if [[ $warned ]]; then # again and again: a rank that is still loading misses the signal
+  if [[ $warned ]]; then # repeatedly: a rank that is still loading misses the signal
     ((SECONDS - warned < GRACE)) || again "nothing saved within $GRACE s" || exit 1
     scancel --signal=USR1 "$SLURM_JOB_ID"
     sleep 5

@@ -1,6 +1,6 @@
-"""Hard-negative fine-tuning for the stock open_clip trainer.
+"""A plugin that adds hard-negative fine-tuning losses to open_clip's trainer.
 
-Start-up imports this module in every interpreter of the environment: it must import nothing.
+Every interpreter of the environment imports this module at start-up, so it must not import anything.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,6 +1,6 @@
 """`python -m open_clip_ext ...` is `python -m open_clip_train.main ...` with the plugin installed.
 
-For places where start-up files are not read: `python -S`, `PYTHONPATH`, `pip install --target`.
+For cases in which Python does not read start-up files: `python -S`, `PYTHONPATH`, `pip install --target`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from open_clip_ext import _startup
 if __name__ == "__main__":
     if not _startup.enabled():
         print(
-            "open_clip_ext: OPEN_CLIP_EXT=0 turns it off; unset it, or run open_clip_train.main",
+            "open_clip_ext: OPEN_CLIP_EXT=0 turns the plugin off; unset it, or run open_clip_train.main",
             file=sys.stderr,
         )
         sys.exit(2)

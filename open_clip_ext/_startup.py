@@ -1,10 +1,10 @@
-"""What every interpreter runs at start-up, so: standard library only, and silent.
+"""Code that every interpreter runs at start-up. It uses only the standard library and prints nothing.
 
-`arm()` puts a finder at the head of `sys.meta_path` that finds nothing. It waits for one name,
-`open_clip_train.main`, which `python -m`, torchrun and `import` all ask for before upstream's code
-runs. Then it steps aside and installs the host adapter. A hook after the import would come too
-late: under `python -m` upstream's main module is executed by runpy and never passes through an
-import.
+`arm()` puts a meta-path finder at the head of `sys.meta_path`, used only as a trigger: it never resolves
+a module. It waits for the name `open_clip_train.main`, which `python -m`, torchrun and `import` all look
+up before upstream's code runs. Then it removes itself and installs the host adapter. A hook after the
+import would be too late, because under `python -m` runpy executes upstream's main module without importing
+it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ ENTRY_POINTS = ("open_clip_train.main", "open_clip_train.legacy_main")
 
 
 class Trigger:
-    """A finder that finds nothing and installs the plugin when upstream's trainer is asked for."""
+    """A meta-path finder used only as a trigger; it never resolves a module.
+
+    It installs the plugin when upstream's trainer is looked up.
+    """
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
         """Called for every import; must be cheap and must never raise."""
@@ -26,33 +29,32 @@ class Trigger:
 
 
 def enabled() -> bool:
-    """False under the kill switch `OPEN_CLIP_EXT=0`."""
+    """False if the kill switch `OPEN_CLIP_EXT=0` is set."""
     return os.environ.get("OPEN_CLIP_EXT", "1") != "0"
 
 
 def armed() -> bool:
-    """Whether the trigger waits in this interpreter."""
+    """Whether the trigger is in place in this interpreter."""
     return any(
         type(finder).__name__ == "Trigger" and type(finder).__module__ == __name__ for finder in sys.meta_path
     )
 
 
 def arm() -> None:
-    """Put the trigger in place, once."""
+    """Put the trigger in place, at most once."""
     if enabled() and not armed():
-        sys.meta_path.insert(0, Trigger())  # type: ignore[arg-type]
+        sys.meta_path.insert(0, Trigger())
 
 
 def disarm() -> None:
-    """Take the trigger out."""
+    """Remove the trigger."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, Trigger)]
 
 
 def install() -> None:
     """Install the host adapter; also the entry point of a patched upstream (`patches/`).
 
-    Exits rather than raises: runpy turns an ImportError that escapes from a finder into a message
-    of its own.
+    Exits instead of raising, because runpy replaces an ImportError from a finder by its own message.
     """
     if not enabled():
         return
@@ -61,9 +63,9 @@ def install() -> None:
 
         host.install()
     except Exception as error:
-        # A run that did not ask for us must not suffer from us.
+        # A run without `--loss` must not fail because of the plugin.
         message = f"open_clip_ext: could not start ({type(error).__name__}: {error})"
         if any(arg == "--loss" or arg.startswith("--loss=") for arg in sys.argv[1:]):
             print(f"{message}; run `open-clip-ext doctor`", file=sys.stderr)
             sys.exit(2)
-        print(f"{message}; training goes on without it", file=sys.stderr)
+        print(f"{message}; training continues without it", file=sys.stderr)

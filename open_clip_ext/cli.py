@@ -1,4 +1,4 @@
-"""`open-clip-ext`: parse, call, print."""
+"""The command `open-clip-ext`: parses arguments, calls a module, prints."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from typing import Any
 from open_clip_ext import __version__
 from open_clip_ext.errors import exit_on_error
 
-# A command, the module with its `add_arguments(parser)` and `main(args) -> int`, its line in the help.
-# These modules are light: they import what they need when they are called.
+# A command; the module with its `add_arguments(parser)` and `main(args) -> int`; its help text.
+# Importing these modules is cheap: they import heavy packages only when called.
 COMMANDS = (
     ("doctor", "cluster.doctor", "is the plugin armed, does upstream fit, and can a run start here?"),
-    ("demo", "demo.run", "the embedded example, end to end"),
+    ("demo", "demo.run", "run the embedded example, end to end"),
     ("merge", "evaluation.merge", "interpolate two checkpoints"),
-    ("traffic", "cluster.traffic", "what GPUs send each other in a step, computed"),
+    ("traffic", "cluster.traffic", "compute what GPUs send each other in a step"),
 )
 NEGATIVES = (
     ("make", "negatives.make", "make negatives for the captions of a file"),
-    ("merge", "negatives.merge", "bring the stores of several shards together"),
-    ("import", "negatives.importers", "bring negatives that others released into a store"),
+    ("merge", "negatives.merge", "merge the stores of several shards"),
+    ("import", "negatives.importers", "import released negatives into a store"),
     ("export", "negatives.export", "write a CSV or webdataset shards with the negatives inside"),
-    ("stats", "negatives.stats", "what is in a store"),
-    ("show", "negatives.show", "look at a store, in a browser or a terminal"),
+    ("stats", "negatives.stats", "summarise a store"),
+    ("show", "negatives.show", "show a store, in a browser or a terminal"),
 )
 EVALUATION = (
-    ("list", "evaluation.catalogue", "the registered benchmarks and their options"),
-    ("run", "evaluation.run", "a model or checkpoint on benchmarks"),
+    ("list", "evaluation.catalogue", "list the registered benchmarks and their options"),
+    ("run", "evaluation.run", "score a model or checkpoint on benchmarks"),
     (
         "compare",
         "evaluation.comparison.compare",
-        "results against each other: differences, a verdict, a page",
+        "compare results: differences, a verdict, an HTML page",
     ),
-    ("wiseft", "evaluation.wiseft", "a sweep of weight interpolations"),
+    ("wiseft", "evaluation.wiseft", "sweep over weight interpolations"),
 )
 GROUPS = (
-    ("negatives", NEGATIVES, "make, import, look at and export hard negatives"),
+    ("negatives", NEGATIVES, "make, import, inspect and export hard negatives"),
     ("eval", EVALUATION, "benchmarks: did composition improve, and what did it cost?"),
 )
 
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with exit_on_error():
             status = int(args.call(args))
-            sys.stdout.flush()  # here, where a closed pipe is no traceback
+            sys.stdout.flush()  # here a closed pipe causes no traceback
             return status
     except KeyboardInterrupt:
         print("open_clip_ext: interrupted; what was finished is safe", file=sys.stderr)
@@ -61,14 +61,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The parser of all commands, which sets `call` to the chosen one's function."""
+    """The parser of all commands. It sets `call` to the function of the chosen command."""
     made = argparse.ArgumentParser(
         prog="open-clip-ext",
-        description="Hard-negative fine-tuning of CLIP with the stock open_clip trainer.",
+        description="Hard-negative fine-tuning losses for open_clip's trainer, and tools around them.",
     )
     made.add_argument("--version", action="version", version=f"open_clip_ext {__version__}")
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    losses = commands.add_parser("losses", help="the registered losses and their options")
+    losses = commands.add_parser("losses", help="list the registered losses and their options")
     losses.set_defaults(call=_losses)
     _add(commands, COMMANDS)
     for group, members, text in GROUPS:
@@ -95,7 +95,7 @@ def _losses(args: argparse.Namespace) -> int:
         except InputError as error:
             print(f"{name}\n  {error}\n")
             continue
-        companions = " ".join(f"{kind}={n}" for kind, n in loss.companions.items())  # type: ignore[attr-defined]
+        companions = " ".join(f"{kind}={n}" for kind, n in loss.companions.items())
         print(f"{name}\n  from        {entry.value} ({entry.dist.name if entry.dist else 'unknown'})")
         print(f"  paper       {getattr(loss, 'paper', '') or '-'}")
         print(f"  companions  {companions or 'none'}")

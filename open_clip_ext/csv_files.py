@@ -1,7 +1,7 @@
-"""CSV files as people have them: their separator, their encoding, their quotes.
+"""Read CSV files with any separator, encoding problems and broken quotes included.
 
-Upstream's trainer reads CSV files with pandas and its defaults. Here the same rows come out, and what
-stops pandas stops with one sentence that says where the file is broken.
+Upstream's trainer reads CSV files with pandas and its defaults. This module returns the same rows. Where
+pandas fails, it raises one sentence that says where the file is broken.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from typing import IO, Any
 from open_clip_ext.errors import InputError
 
 SEPARATORS = {",": "comma", "\t": "tab", "|": "pipe", ";": "semicolon"}
-# As pandas tells them, by the name. Its others (zip, tar, zst) are not read here.
+# Recognised by the file name, as in pandas. Its other formats (zip, tar, zst) are not supported.
 COMPRESSED: dict[str, Callable[..., IO[Any]]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-# UTF-32 first: its mark begins with that of UTF-16.
+# Byte order marks. UTF-32 first, because its mark begins with that of UTF-16.
 MARKS = {
     b"\xff\xfe\x00\x00": "UTF-32",
     b"\x00\x00\xfe\xff": "UTF-32",
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
-# Two fields that follow the last line. After a quote that is never closed they are part of a field.
+# Two fields appended after the last line. An unclosed quote makes them part of an earlier field.
 END = ("\x02", "\x03")
 
 
 def check(path: str | Path, separator: str) -> list[str]:
-    """Read a CSV file to its end; return the names of its columns, blanks around them included.
+    """Read a CSV file to its end; return the names of its columns, including surrounding spaces.
 
-    The first row may be wider than the header: pandas takes its first fields for an index then.
+    The first row may be wider than the header: pandas then uses its first fields as an index.
 
     Args:
         path: the file.
-        separator: one character; or a regular expression, as pandas takes it, of which only the
-            encoding is checked.
+        separator: one character, or a regular expression as in pandas. With a regular expression only
+            the encoding and the header are checked.
 
-    Raises InputError for what pandas cannot read, and if the separator is the wrong one.
+    Raises InputError if pandas cannot read the file, or if the separator is wrong.
     """
     separator = _plain(separator)
     if len(separator) > 1:
@@ -71,10 +71,10 @@ def rows(path: str | Path, separator: str, index: bool = False) -> Iterator[tupl
     Args:
         path: the file.
         separator: one character.
-        index: whether the first row may be wider than the header, and the others as wide as it.
+        index: whether the first row may be wider than the header, and the others as wide as the first.
 
-    Raises InputError if the file is empty or not UTF-8, if the separator is the wrong one, at a quote
-    that is never closed, and at a row with more fields than there are columns.
+    Raises InputError if the file is empty or not UTF-8, if the separator is wrong, if a quote is never
+    closed, and if a row has more fields than there are columns.
     """
     found = _rows(path, separator, index)
     line, header = next(found)
@@ -88,9 +88,9 @@ def separator(path: str | Path, usual: Callable[[Sequence[str]], bool]) -> str:
 
     Args:
         path: the file.
-        usual: whether the names of its columns are such as are looked for.
+        usual: whether a list of column names contains names that the caller looks for.
 
-    Raises InputError if the header does not tell.
+    Raises InputError if several separators are possible.
     """
     headers = {char: next(_rows(path, char))[1] for char in SEPARATORS}
     found = [char for char, header in headers.items() if len(header) > 1]
@@ -105,7 +105,7 @@ def separator(path: str | Path, usual: Callable[[Sequence[str]], bool]) -> str:
 
 
 def one_character(separator: str) -> str:
-    r"""The separator that a user gave, where `\t` may stand for a tab.
+    r"""The separator given by a user, where `\t` may stand for a tab.
 
     Raises InputError unless it is one character that can separate fields.
     """
@@ -116,7 +116,7 @@ def one_character(separator: str) -> str:
 
 
 def not_utf8(path: str | Path) -> InputError:
-    """What to raise for a file that does not decode: it names the encoding or the first wrong byte."""
+    """The error for a file that does not decode; it names the encoding or the first wrong byte."""
     with _open(path, "rb") as file:
         content = file.read(4)
         for mark, name in MARKS.items():
@@ -137,7 +137,7 @@ def not_utf8(path: str | Path) -> InputError:
 
 
 def _require_columns(path: str | Path, header: Sequence[str], separator: str) -> None:
-    """Stop if a header has one column, and would have more with another separator."""
+    """Refuse a header with one column if another separator would give more."""
     if len(header) == 1 and (others := [char for char in SEPARATORS if char in header[0]]):
         raise InputError(
             f"{path}: with {_name(separator)} as separator its only column is {header[0][:80]!r}; "
@@ -185,7 +185,7 @@ def _rows(path: str | Path, separator: str, index: bool = False) -> Iterator[tup
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[IO[str]]:
-    """The file as text. Raises InputError if it is none in UTF-8, or cannot be read."""
+    """The file as text. Raises InputError if it is not UTF-8, or cannot be read."""
     try:
         with _open(path, "rt", newline="", encoding="utf-8-sig") as file:
             yield file
@@ -211,5 +211,5 @@ def _name(separator: str) -> str:
 
 
 def _options(separators: Iterable[str]) -> str:
-    """Separators as they are written in a shell."""
+    """Separators, quoted for a shell."""
     return " or ".join(map(repr, separators))

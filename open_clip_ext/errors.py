@@ -1,4 +1,4 @@
-"""The ways a run can end early, each with one sentence and an exit status of its own."""
+"""Errors for users: each ends a run with one sentence and its own exit status."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from pathlib import Path
 
 # Exit status of a run that was asked to stop, and has saved.
 STOPPED = 85
-# Variable that names a file for the sentence on a wrong input: torchrun passes no exit status on, and a
-# launcher must not start such a run again.
+# Environment variable with the name of a file for the error about wrong input. torchrun does not pass on
+# exit statuses, and a launcher must not restart such a run.
 REFUSED = "OPEN_CLIP_EXT_REFUSED"
 
 
@@ -27,7 +27,7 @@ class InputError(Exception):
 
 
 class TrainingError(Exception):
-    """The work itself failed.
+    """The call was right, but the work failed.
 
     Exit status 1.
     """
@@ -37,13 +37,13 @@ class TrainingError(Exception):
 def exit_on_error() -> Iterator[None]:
     """Turn our errors into one sentence on stderr and an exit status, without a traceback.
 
-    With several processes it names the node. What is wrong with the input goes to the file that
-    `REFUSED` names as well.
+    With several processes the sentence names the node. An error about the input is also written to
+    the file named by `REFUSED`.
     """
     try:
         yield
     except (InputError, TrainingError) as error:
-        started()  # this is the reason
+        started()  # so that `_ended` does not write a second reason
         node = _node()
         print(f"open_clip_ext: {node}{error}", file=sys.stderr, flush=True)
         if isinstance(error, TrainingError):
@@ -51,13 +51,13 @@ def exit_on_error() -> Iterator[None]:
         _refuse(f"{node}{error}")
         sys.exit(2)
     except BrokenPipeError:
-        # Whoever read our output has enough, as `head` does. Python would complain again at exit.
+        # The reader of our output has closed it, as `head` does. Without this Python complains again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
-# What a wrong flag or file raises in code that does not expect it. Of a RuntimeError it depends on where:
-# torch raises it for the machine's failures too.
+# Exceptions that a wrong flag or file causes in code that does not expect it. For a RuntimeError it depends
+# on where it was raised, since torch also reports failures of the machine with it.
 OF_INPUT = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, TypeError),
     *(ValueError, NotImplementedError, pickle.UnpicklingError),
@@ -66,23 +66,24 @@ OF_INPUT = (
 
 
 def start() -> None:
-    """A run reads its flags: from here until `started`, an end that is no failure is refused.
+    """A run begins to read its flags.
 
-    Upstream ends there over wrong flags and files in many ways: with an exception, with a message and a
-    status, or with a message and status 0. A launcher that starts runs again is told of all of them in
-    the file that `REFUSED` names; without one nothing happens.
+    If the process ends between here and `started`, and not by a failure of the machine, its input counts
+    as refused. Wrong flags and files end upstream in many ways: with an exception, with a message and a
+    status, or with a message and status 0. All of them are written to the file named by `REFUSED`, for a
+    launcher that restarts runs. Without that variable this does nothing.
     """
     if os.environ.get(REFUSED):
         atexit.register(_ended)
 
 
 def started() -> None:
-    """Its first epoch begins."""
+    """The first epoch begins: from now on an early end is a failure."""
     atexit.unregister(_ended)
 
 
 def _ended() -> None:
-    error = getattr(sys, "last_value", None)  # what nothing has caught
+    error = getattr(sys, "last_value", None)  # the uncaught exception
     if error is None:
         _refuse(f"{_node()}it ended before training, for the reason printed above; correct the flags")
     elif of_input(error):
@@ -94,7 +95,7 @@ def _ended() -> None:
 
 
 def of_input(error: BaseException) -> bool:
-    """Whether an exception, and each that led to it, is about what a run was given, not about the machine."""
+    """Whether an exception and all its causes concern the input of a run, and not the machine."""
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if before is not None and not of_input(before):
         return False
@@ -113,7 +114,7 @@ def _node() -> str:
 
 
 def _refuse(sentence: str) -> None:
-    """Tell the launcher not to try again; the first one to do so is heard."""
+    """Tell the launcher not to try again. Only the first sentence is kept."""
     if path := os.environ.get(REFUSED):
         with suppress(OSError):
             Path(path).parent.mkdir(parents=True, exist_ok=True)

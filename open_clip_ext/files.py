@@ -1,22 +1,25 @@
-"""Files that are written whole or not at all."""
+"""Atomic writes and hashes of files."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+
+from open_clip_ext.errors import InputError
 
 PART = ".part"
 
 
 def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, bring it to the disk, and move it to `path`.
+    """Let `write` fill a temporary file in the same folder, flush it to the disk, and move it to `path`.
 
-    Whatever happens meanwhile, a kill or a power cut too, there is the old file or the new one at
-    `path`. What is left of a killed write is a hidden file (`remove_partial`), which neither a glob for
-    checkpoints nor a sort by name takes for the newest one.
+    Even after a kill or a power cut, `path` is either the old file or the complete new one. A killed write
+    leaves a hidden file (see `remove_partial`). Neither a glob for checkpoints nor a sort by name takes it
+    for the newest checkpoint.
 
-    Raises what `write` raises, and OSError; `path` is then as it was.
+    Raises what `write` raises, and OSError; `path` is then unchanged.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}{PART}")  # jobs may share a folder
     try:
@@ -35,9 +38,21 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what killed writes left in `folder`."""
+    """Remove the temporary files that killed writes left in `folder`."""
     for part in folder.glob(f".*{PART}"):
         part.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file, in hex.
+
+    Raises InputError if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def _to_disk(path: Path) -> None:

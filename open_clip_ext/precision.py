@@ -1,4 +1,4 @@
-"""The precision of matrix products, where it must not be what the run has chosen."""
+"""The precision of matrix products, where it must not depend on the settings of the run."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """Switch TF32 off for matrix products on CUDA devices, and back to what the run has chosen.
+    """Switch TF32 off for matrix products on CUDA devices, and restore the setting afterwards.
 
-    Upstream's trainer switches it on. The setting is one for the whole process: what another thread
-    multiplies in the meantime is in fp32, too.
+    Upstream's trainer switches it on. The setting is global to the process: other threads use fp32 in
+    the meantime, too.
     """
     matmul = torch.backends.cuda.matmul
     newer = getattr(matmul, "fp32_precision", None)  # torch>=2.9 has two settings
@@ -23,9 +23,9 @@ def without_tf32() -> Iterator[None]:
         return
     try:
         older = torch.get_float32_matmul_precision()
-    except RuntimeError:  # the newer setting alone was used
+    except RuntimeError:  # only the newer setting was used
         older = "highest"
-    matmul.allow_tf32 = False  # sets both: torch refuses to read the older one where they disagree
+    matmul.allow_tf32 = False  # sets both: torch refuses to read the older one if they disagree
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Tables as aligned text and as Markdown; the first columns are words, the others are figures."""
+"""Tables as aligned text and as Markdown. The first columns hold words, the others numbers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def aligned(head: Sequence[str], body: Sequence[Sequence[object]], words: int = 1) -> str:
-    """Plain text in columns, the first `words` to the left; a head with a line break takes two lines."""
+    """Plain text in columns. The first `words` are left-aligned. A head with a line break takes two lines."""
     rows = max(name.count("\n") for name in head) + 1
     heads = [[*[""] * rows, *name.split("\n")][-rows:] for name in head]
     lines = [*zip(*heads, strict=True), *(list(map(cell, line)) for line in body)]
@@ -23,7 +23,7 @@ def aligned(head: Sequence[str], body: Sequence[Sequence[object]], words: int = 
 
 
 def cell(value: object) -> str:
-    """A value as a table shows it."""
+    """A value formatted for a table."""
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.1f}" if isinstance(value, float) else str(value)

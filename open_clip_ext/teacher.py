@@ -1,4 +1,4 @@
-"""The exponential moving average of the student that teaches it."""
+"""The EMA teacher: an exponential moving average of the model in training, the student."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from open_clip_ext.model import checkpoints
 
 
 class EMATeacher(ModelEmaV3):  # type: ignore[misc]
-    """A frozen fp32 copy of a CLIP model that follows it.
+    """A frozen fp32 copy of a CLIP model that follows the student's weights.
 
         teacher <- decay * teacher + (1 - decay) * student
 
@@ -25,15 +25,15 @@ class EMATeacher(ModelEmaV3):  # type: ignore[misc]
     Args:
         model: the student, not wrapped in DDP or a compiler; its weights are the initial ones.
         decay: share of its old weights that the teacher keeps in one update, in [0, 1].
-        checkpoint: start from the weights in this file instead, any that `checkpoints.load` takes.
+        checkpoint: start from the weights in this file instead; any layout that `checkpoints.load` reads.
 
     Raises:
-        InputError: `checkpoint` is not there or does not fit the model.
+        InputError: `checkpoint` does not exist or does not fit the model.
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.9996, checkpoint: str | None = None) -> None:
         super().__init__(model, decay=decay, exclude_buffers=True)
-        # bf16 cannot hold a change of (1-decay) of a weight: an average kept in it never moves.
+        # bf16 cannot represent a change of (1-decay) of a weight: an average in bf16 would never move.
         self.module.float().requires_grad_(False)
         if hasattr(self.module, "set_grad_checkpointing"):
             self.module.set_grad_checkpointing(False)  # nothing is saved for a backward pass here
@@ -46,7 +46,7 @@ class EMATeacher(ModelEmaV3):  # type: ignore[misc]
         return self.module(image.float(), text)  # type: ignore[no-any-return]
 
     def train(self, mode: bool = True) -> EMATeacher:
-        """Stays in eval mode: a teacher drops nothing and keeps its statistics."""
+        """Stay in eval mode: the teacher uses no dropout and does not update its statistics."""
         return super().train(False)  # type: ignore[no-any-return]
 
     def _load(self, checkpoint: str) -> None:

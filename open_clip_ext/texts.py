@@ -1,4 +1,4 @@
-"""Texts as data files hold them: one, a list of them, or the text of a list that a program printed."""
+"""Texts in data files: a single text, a list of texts, or a list that a program has printed."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-# A string as Python prints it, and with it numpy and pandas. A printed list is looked at with HELD in
-# the place of each string, so that nothing inside a string can be taken for a part of the list.
+# A string as Python, numpy and pandas print it. A printed list is parsed with HELD in place of each string,
+# so that no part of a string can be taken for a part of the list.
 STRING = re.compile(r"""u?(?:'[^'\\\r\n]*(?:\\.[^'\\\r\n]*)*'|"[^"\\\r\n]*(?:\\.[^"\\\r\n]*)*")""")
 HELD = "\0"
 NUMPY = r"(?:np\.|numpy\.)?"
 ITEM = rf"(?:{HELD}|{NUMPY}str_\({HELD}\)|None)"
-# Commas are Python's, blanks alone are numpy's. With both, two strings without a comma may be one, as
-# they are in Python's source.
+# Python separates items by commas, numpy by spaces. If both occur, two strings without a comma between them
+# may be one, as in Python source.
 LIST = rf"\[ ?(?:{ITEM}(?: {ITEM})+|(?:{ITEM} ?, ?)*{ITEM}?) ?\]"
 TUPLE = rf"\( ?(?:{ITEM} ?, ?)+{ITEM}? ?\)"
 ARRAY = rf"{NUMPY}array\( ?{LIST} ?(?:, ?dtype=(?:{HELD}|[\w.]+) ?)?\)"
 PRINTED = re.compile(f"{LIST}|{TUPLE}|{ARRAY}")
-# Strings in brackets in any other way; `...` is what was left out of a long list. A single string in round
-# brackets is no list.
+# Strings in brackets in any other form; `...` stands for the omitted part of a long list. A single string in
+# round brackets is not a list.
 PARTS = rf"(?:{ITEM}|b{HELD}|\.\.\.|nan|<NA>|[\[\](), ])+"
 UNCLEAR = re.compile(rf"(?!\({HELD}\)$)[\[(]{PARTS}[\])]|{NUMPY}array\({PARTS}(?:(?:shape|dtype)=.*)?\)")
 # How a list or another structure may begin.
@@ -29,10 +29,10 @@ BEGINNINGS = ("[", "(", "{", "array(", "np.array(", "numpy.array(")
 
 
 def parse_texts(value: Any) -> list[str]:
-    """The list of strings that a data file's value stands for.
+    """The list of strings in a value of a data file.
 
-    A list, a JSON list, or a list as Python, numpy or pandas prints it. None and empty strings in it
-    keep their place as texts that do not exist. Raises ValueError for anything else.
+    The value is a list, a JSON list, or a list as Python, numpy or pandas prints it. None and empty
+    strings keep their place, as missing texts. Raises ValueError for anything else.
     """
     wanted = "a list of strings"
     value = _plain(value, wanted)
@@ -45,10 +45,10 @@ def parse_texts(value: Any) -> list[str]:
 
 
 def captions(value: Any) -> list[str]:
-    """The captions that a data file's value stands for: a string is one, a list as many as it has.
+    """The captions in a value of a data file: one for a string, several for a list.
 
-    The text of a list, as `parse_texts` reads it, is that list. A missing caption, None or an empty
-    list, is an empty string. Raises ValueError for anything else.
+    A string that `parse_texts` reads as a list counts as that list. A missing caption (None or an empty
+    list) becomes an empty string. Raises ValueError for anything else.
     """
     wanted = "a text or a list of texts"
     value = _plain(value, wanted)
@@ -63,7 +63,7 @@ def captions(value: Any) -> list[str]:
 
 
 def is_list(text: str) -> bool:
-    """Whether a text that stands for one caption is that of a list, so that `captions` would not keep it."""
+    """Whether `captions` would read this text as a list, or refuse it, instead of keeping it as a caption."""
     try:
         return captions(text) != [text]
     except ValueError:
@@ -82,7 +82,7 @@ def _strings(value: Any, wanted: str) -> list[str]:
 
 
 def _plain(value: Any, wanted: str) -> Any:
-    """A value in Python's own types: an array is a list, bytes are text."""
+    """A value in Python's own types: arrays become lists, bytes become text."""
     if isinstance(value, bytes):
         try:
             return value.decode("utf-8")
@@ -92,9 +92,9 @@ def _plain(value: Any, wanted: str) -> Any:
 
 
 def _listed(text: str, wanted: str) -> list[str | None] | None:
-    """The list that a text is; None if it is none.
+    """The list that a text represents, or None if it does not represent a list.
 
-    Raises ValueError for a list whose strings are not certain, and for other structures of strings.
+    Raises ValueError for a list whose strings are ambiguous, and for other structures of strings.
     """
     text = text.strip()
     if not text.startswith(BEGINNINGS) or text[-1] not in "])}" or HELD in text:
@@ -127,7 +127,7 @@ def _unquoted(string: str) -> str:
 
 
 def _evaluated(read: Callable[[str], Any], text: str) -> Any:
-    """What `json.loads` or `ast.literal_eval` makes of a text; None if nothing."""
+    """The result of `json.loads` or `ast.literal_eval` for a text; None if it fails."""
     try:
         return read(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):

@@ -138,14 +138,14 @@ def stops(path: Path) -> str:
     return sentence.removeprefix(f"{path}: ")
 
 
-NOT_READ = "not read because that can run code; where you trust the file, save its state dict alone"
+NOT_READ = "not read because that can run code; if you trust the file, save only its state dict"
 REFUSED = {
     "an adapter": (
         lambda state: {
             "base_model.model.visual.proj.lora_A.weight": torch.ones(2, 2),
             "base_model.model.visual.proj.lora_B.weight": torch.ones(2, 2),
         },
-        "holds a LoRA adapter, which is a change of a model's weights; merge it into that model "
+        "holds a LoRA adapter, which only changes a model's weights; merge it into that model "
         "(merge_and_unload() of peft) and save the state dict of the result",
     ),
     "transformers": (
@@ -154,18 +154,18 @@ REFUSED = {
             "text_model.embeddings.token_embedding.weight": torch.ones(2, 2),
             "vision_model.embeddings.class_embedding": torch.ones(2),
         },
-        "is a model of transformers, whose weights are not named and laid out as open_clip's are; take the "
+        "is a transformers model, whose weights have other names and shapes than open_clip's; use the "
         "open_clip_* file of the same model, or a tag of --model",
     ),
     "two models": (
         lambda state: {"state_dict": prefixed(state, "model.") | prefixed(state, "ema.")},
-        "holds several models (model.*, ema.*), and which one is meant is not certain; save the state dict "
-        "of that one alone",
+        "holds several models (model.*, ema.*), so it is unclear which one is meant; save only the state "
+        "dict of that one",
     ),
     "two sets": (
         lambda state: {"model": state, "model_ema": state},
-        "holds several sets of weights (model, model_ema), and which one is meant is not certain; save that "
-        "one alone",
+        "holds several sets of weights (model, model_ema), so it is unclear which one is meant; save only "
+        "that one",
     ),
     "Lightning with a head": (
         lambda state: {
@@ -173,22 +173,22 @@ REFUSED = {
             "state_dict": prefixed(state, "model.")
             | {"head.weight": torch.ones(2), "head.bias": torch.ones(2)},
         },
-        "holds other weights than those of the model model.* (head.weight and 1 more); save the state dict "
-        "of that model alone",
+        "holds other weights next to the model model.* (head.weight and 1 more); save only the state dict of "
+        "that model",
     ),
     "a tower": (
         lambda state: {key: value for key, value in state.items() if key.startswith("visual.")},
-        "holds no whole CLIP, for there is no logit_scale among its weights (visual.*); save the state dict "
+        "holds no complete CLIP: there is no logit_scale among its weights (visual.*); save the state dict "
         "of the whole model",
     ),
     "an optimizer": (
         lambda state: {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]},
-        "holds the state of an optimizer, without weights of a model (state, param_groups); name the file "
-        "that has them",
+        "holds the state of an optimizer, but no model weights (state, param_groups); name the file with "
+        "the weights",
     ),
     "numbers": (
         lambda state: {"epoch": 3, "accuracy": 0.5},
-        "holds no weights of a model (epoch, accuracy); name the file that has them",
+        "holds no model weights (epoch, accuracy); name the file with the weights",
     ),
     "a list": (lambda state: [1, 2], "holds a list, not the state dict of a model"),
     "a model": (lambda state: torch.nn.Linear(2, 2), f"holds a whole pickled model, {NOT_READ}"),
@@ -209,16 +209,19 @@ FILES = {
     "nothing": (b"", "is empty; copy or download it again"),
     "git-lfs": (
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 605000000\n",
-        "is a pointer of git-lfs, in place of the file itself; get that with `git lfs pull`",
+        "is a git-lfs pointer, not the file itself; get the file with `git lfs pull`",
     ),
     "a page": (
         b"\n<!DOCTYPE html><html><body>Sign in</body></html>",
-        "is a web page, in place of the file itself; download it again",
+        "is a web page, not the file itself; download it again",
     ),
-    "an index": (b'{"weight_map": {}}', "is text in JSON, not weights; name the file that has them"),
-    "gzip": (gzip.compress(b"weights"), "is compressed by gzip; unpack it, and name the checkpoint in it"),
-    "text": (b"hello, world", "is in no format of torch or safetensors; name the file of the weights"),
-    "a pickle": (pickle.dumps(print), "is no checkpoint, or one that only running its code could read"),
+    "an index": (b'{"weight_map": {}}', "is JSON text, not weights; name the file with the weights"),
+    "gzip": (gzip.compress(b"weights"), "is compressed with gzip; unpack it, and name the checkpoint in it"),
+    "text": (b"hello, world", "is neither a torch nor a safetensors file; name the file with the weights"),
+    "a pickle": (
+        pickle.dumps(print),
+        "is not a checkpoint, or one that cannot be read without running its code",
+    ),
 }
 
 
@@ -232,7 +235,7 @@ def test_a_file_that_was_cut_off(tmp_path, state):
     path = tmp_path / "weights.pt"
     torch.save(state, path)
     path.write_bytes(path.read_bytes()[:-100])
-    assert stops(path) == "is cut off, for the end of its archive is missing; copy it again"
+    assert stops(path) == "is cut off: the end of its archive is missing; copy it again"
     path = tmp_path / "weights.safetensors"
     save_file(state, path)
     path.write_bytes(path.read_bytes()[:-100])
@@ -252,7 +255,7 @@ def test_a_torchscript_archive(tmp_path):
     script = f"import torch; torch.jit.script(torch.nn.Linear(2, 2)).save({str(path)!r})"
     subprocess.run([sys.executable, "-c", script], check=True, stderr=subprocess.DEVNULL)
     assert stops(path) == (
-        f"is a TorchScript archive, as OpenAI published its weights (the tag openai), {NOT_READ}"
+        f"is a TorchScript archive, like OpenAI's published weights (the tag openai), {NOT_READ}"
     )
 
 
@@ -261,7 +264,7 @@ def test_a_folder_and_nothing(tmp_path):
     assert stops(tmp_path / "none.pt") == "no such file"
     (tmp_path / "__0_0.distcp").touch()
     assert stops(tmp_path) == (
-        "is a folder with a part of the weights for each rank; join them: "
+        "is a folder with the weights split by rank; join them: "
         f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {tmp_path} FILE"
     )
 

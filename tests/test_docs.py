@@ -15,6 +15,7 @@ from open_clip_ext.negatives.records import GROUP
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+PAGES = (*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md")), ROOT / "patches" / "README.md")
 COMMANDS = [
     (page.name, command.replace("\\\n", " "))
     for page in (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
@@ -33,6 +34,23 @@ def test_a_command_can_be_called(page, command):
     if recipe := getattr(args, "recipe", None):
         generator = plugins.load(plugins.entries(GROUP), recipe, "--recipe", "generator")
         plugins.parse_options(plugins.options(generator), args.cfg or (), "--cfg", recipe)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_headings_that_a_page_names_exist(page):
+    text = page.read_text()
+    package = ROOT / "open_clip_ext"
+    folders = {path.name for path in package.iterdir() if path.is_dir()}
+    for name in re.findall(r"`([\w.]+/[\w./-]+)`", text):
+        where = package if name.split("/")[0] in folders else ROOT
+        if where == package or name.startswith(("open_clip_ext/", "tests/", "launch/", "docs/")):
+            assert (where / name).exists(), name
+    for name, heading in re.findall(r"\]\((?!http)([^)#]*)#?([^)]*)\)", text):
+        there = page.parent / name if name else page
+        assert there.exists(), name
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
+            assert heading in {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_the_tests_that_losses_names_exist():

@@ -17,7 +17,7 @@ ALLOWED = {
     "_startup": ["host"],
     "__main__": ["_startup"],
     "errors": [],
-    "files": [],
+    "files": ["errors"],
     "csv_files": ["errors"],
     "texts": [],
     "data": ["texts"],

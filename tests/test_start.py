@@ -175,7 +175,7 @@ def test_a_file_that_holds_no_weights(stop, flags, tmp_path):
     path = tmp_path / "weights.pt"
     path.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     assert stop(*flags, "--pretrained", path) == (
-        f"{path}: is a pointer of git-lfs, in place of the file itself; get that with `git lfs pull`"
+        f"{path}: is a git-lfs pointer, not the file itself; get the file with `git lfs pull`"
     )
     torch.save({"param_groups": []}, path)
     assert stop(*flags, "--pretrained", path).startswith(f"{path}: holds the state of an optimizer")
@@ -247,7 +247,7 @@ def test_a_file_to_resume_that_cannot_be_read_is_not_to_be_deleted(tmp_path, fla
     torch.save({"epoch": 1, "state_dict": state, "hparams": argparse.Namespace()}, more)
     for path, sentence in {
         whole: "holds no run of open_clip's trainer to resume; to start from its weights, give --pretrained",
-        cut: "is cut off, for the end of its archive is missing; copy it again",
+        cut: "is cut off: the end of its archive is missing; copy it again",
         more: "holds objects besides weights (argparse.Namespace), not read because that can run code",
     }.items():
         with pytest.raises(SystemExit, match="2"):

@@ -1,4 +1,4 @@
-"""All nodes of a run meet where torchrun will, before it: a wrong address shows in seconds."""
+"""Check torchrun's rendezvous address before torchrun uses it, so that a wrong one shows within seconds."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def check_rendezvous(address: str, node: int, nodes: int, patience: float = TIME
     """Node 0 listens on the port of `address`, and every node connects to it, node 0 too.
 
     Args:
-        address: `HOST:PORT`; HOST must lead to node 0 from every node.
-        node: which node this is, from 0.
-        nodes: how many there are.
+        address: `HOST:PORT`; HOST must resolve to node 0 on every node.
+        node: the index of this node, from 0.
+        nodes: the number of nodes.
         patience: seconds to wait for the others.
 
     Returns:
-        What went wrong, in words; empty if all have met.
+        A description of what went wrong; empty if all nodes have connected.
     """
     host, _, port = address.rpartition(":")
     if not (host and port.isdigit()):
@@ -43,7 +43,7 @@ def _listen(port: int) -> socket.socket:
 
 
 def _connect(host: str, port: int, end: float, alone: bool) -> str:
-    """Connect until it works; node 0, which listens itself already, has nobody to wait for."""
+    """Connect, and retry until it works. Node 0 does not retry: it is already listening itself."""
     while True:
         try:
             socket.create_connection((host, port), timeout=5).close()
@@ -61,7 +61,7 @@ def _connect(host: str, port: int, end: float, alone: bool) -> str:
 
 
 def _wait_for_all(server: socket.socket, nodes: int, end: float, patience: float) -> str:
-    """Count callers by connection; the first is this node itself."""
+    """Accept one connection from each node; the first is from this node itself."""
     with selectors.DefaultSelector() as ready:
         ready.register(server, selectors.EVENT_READ)
         for come in range(nodes):

@@ -1,6 +1,7 @@
-"""What ranks send each other in a step, from formulas, and how long links of a stated speed take for it.
+"""Communication volume of a step: the bytes that ranks send each other, and the time that takes on a link.
 
-Nothing here is measured; tests/cluster/test_wire.py holds the bytes against what crosses a wire.
+All of it is computed, nothing is measured. tests/cluster/test_wire.py compares the bytes with the counters of
+a network interface.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 GPUS_OF_A_NODE = 8
 RANKS = (8, 16, 32, 64, 128, 256, 512)
-# Bytes per second out of a node, all its ports together; inside one, out of a GPU.
+# Bytes per second: out of a node over all its ports for LINKS, out of a GPU inside a node for NVLINK.
 NVLINK = 450e9
 LINKS = {
     "100 Gb/s Ethernet": 12.5e9,
@@ -26,17 +27,17 @@ WIDTH = 512
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes that one rank sends in one step, as a ring sends them: every block is passed on W-1 times.
+    """Bytes that one rank sends in one step with ring algorithms, which pass every block on W-1 times.
 
-    The collectives are those of `--local-loss --gather-with-grad` and DDP; `docs/performance.md` has the
-    other modes of gathering. Scalars (8 bytes of `degla`) are left out.
+    The collectives are those of `--local-loss --gather-with-grad` and DDP. `docs/performance.md` has the
+    other modes of gathering. Scalars (8 bytes for `degla`) are left out.
 
     Attributes:
-        batch: b, samples of a rank.
-        negatives: K; 0 for a loss without.
-        width: D, of the embedding.
-        ranks: W.
-        parameters: P, learned, with fp32 gradients.
+        batch: b, samples per rank.
+        negatives: K, negatives per caption; 0 for a loss without negatives.
+        width: D, the embedding dimension.
+        ranks: W, the number of ranks.
+        parameters: P, the number of trained parameters, with fp32 gradients.
     """
 
     batch: int
@@ -47,7 +48,7 @@ class Traffic:
 
     @property
     def features(self) -> int:
-        """Forward, all-gather of image, caption and negatives, and a byte of mask each.
+        """Forward: all-gather of image, caption and negatives, and one mask byte per negative.
 
         (W-1) b (4 D (2+K) + K)
         """
@@ -56,47 +57,59 @@ class Traffic:
 
     @property
     def feature_gradients(self) -> int:
-        """Backward, the gradients of what was gathered return to its rank: (W-1) b 4 D (2+K)."""
+        """Backward: gradients of the gathered features return to their rank, (W-1) b 4 D (2+K)."""
         return (self.ranks - 1) * self.batch * 4 * self.width * (2 + self.negatives)
 
     @property
     def gradients(self) -> float:
-        """Backward, DDP's all-reduce: 2 (W-1)/W 4 P."""
+        """Backward: DDP's all-reduce, 2 (W-1)/W 4 P."""
         return 2 * (self.ranks - 1) / self.ranks * 4 * self.parameters
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """The sum of the three."""
         return self.features + self.feature_gradients + self.gradients
 
     def seconds(self, link: float) -> float:
-        """How long `total` takes, if nothing overlaps and no message waits.
+        """Seconds that `total` takes if no transfers overlap and there is no latency.
 
-        A ring enters and leaves each node once, so what one rank sends is what passes the node's `link`.
+        A ring enters and leaves each node once, so the bytes that one rank sends are those on the node's
+        `link` (bytes per second).
         """
         return self.total / (link if self.ranks > GPUS_OF_A_NODE else NVLINK)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `open-clip-ext traffic`."""
-    parser.add_argument("--batch", metavar="B", type=int, default=32, help="Samples of a GPU (default 32).")
+    parser.add_argument("--batch", metavar="B", type=int, default=32, help="Samples per GPU (default 32).")
     parser.add_argument(
-        "--negatives", metavar="K", type=int, nargs="+", default=[0, 4], help="Per caption (default 0 4)."
+        "--negatives",
+        metavar="K",
+        type=int,
+        nargs="+",
+        default=[0, 4],
+        help="Negatives per caption (default 0 4).",
     )
-    parser.add_argument("--width", metavar="D", type=int, default=WIDTH, help="Embedding (default 512).")
     parser.add_argument(
-        "--parameters", metavar="P", type=int, default=PARAMETERS, help="Default: those of ViT-B-32."
+        "--width", metavar="D", type=int, default=WIDTH, help="Embedding dimension (default 512)."
     )
-    parser.add_argument("--plot", metavar="FILE", type=Path, help="Draw it, too.")
+    parser.add_argument(
+        "--parameters",
+        metavar="P",
+        type=int,
+        default=PARAMETERS,
+        help="Number of parameters (default: of ViT-B-32).",
+    )
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="Also write a plot to FILE.")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the table, and draw it if asked to."""
+    """Print the table, and plot it if asked to."""
     curves = {
         k: [Traffic(args.batch, k, args.width, ranks, args.parameters) for ranks in RANKS]
         for k in args.negatives
     }
-    print(f"Computed, not measured: {args.batch} samples of a GPU, D = {args.width}, P = {args.parameters:,}")
+    print(f"Computed, not measured: {args.batch} samples per GPU, D = {args.width}, P = {args.parameters:,}")
     for k, curve in curves.items():
         print(f"\nK = {k}\n{table(curve)}")
     if args.plot:
@@ -105,7 +118,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def table(curve: Sequence[Traffic]) -> str:
-    """MB that a rank sends in a step, and milliseconds on each link, by number of GPUs."""
+    """MB that a rank sends in a step, and milliseconds on each link, for each number of GPUs."""
     head = ["GPUs", "global batch", "features", "their grads", "DDP grads", "MB", *LINKS]
     rows = [head]
     for t in curve:
@@ -118,7 +131,7 @@ def table(curve: Sequence[Traffic]) -> str:
 
 
 def plot(curves: dict[int, list[Traffic]], path: Path) -> None:
-    """Two panels: MB sent by a rank, and the time that takes; written to `path`."""
+    """Write a plot with two panels to `path`: MB sent by a rank, and the time that takes."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -143,6 +156,6 @@ def plot(curves: dict[int, list[Traffic]], path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     b = anyone[0].batch
-    figure.suptitle(f"Computed, not measured: ViT-B/32, {b} samples of a GPU, NVLink inside a node")
+    figure.suptitle(f"Computed, not measured: ViT-B/32, {b} samples per GPU, NVLink inside a node")
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -1,6 +1,6 @@
-"""The embedded example: a small drawn world in which the losses are compared by training.
+"""The embedded example: compares the losses by training in a small world of drawn images.
 
-`open-clip-ext demo` runs it (`run.py`). Nothing heavy is imported here.
+`open-clip-ext demo` runs it (`run.py`). Importing this package is cheap.
 """
 
 from __future__ import annotations

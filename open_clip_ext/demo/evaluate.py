@@ -14,15 +14,15 @@ from torch import Tensor
 
 from open_clip_ext.demo import vocabulary, world
 
-# A relation is learned late and suddenly, at a step that differs from base to base by hundreds: a mean over
-# both would measure when the run ended. So composition is the exchanged words alone.
+# A relation is learned late and suddenly, at a step that differs between bases by hundreds. A mean over both
+# would depend on when the run ends, so composition contains only the exchanged words.
 WORDS = ("swap_obj", "swap_att")
 RELATIONS = ("swap_order", "replace_rel")
 
 
 @dataclass(frozen=True)
 class Share:
-    """`right` of `n` items. Shares of several evaluation seeds add up."""
+    """`right` of `n` items. Shares of several evaluation seeds can be added."""
 
     right: int
     n: int
@@ -32,12 +32,12 @@ class Share:
 
     @property
     def percent(self) -> float:
-        """In percent."""
+        """The share in percent."""
         return 100 * self.right / self.n
 
     @property
     def error(self) -> float:
-        """The binomial standard error, in points."""
+        """The binomial standard error in percentage points."""
         p = self.right / self.n
         return 100 * math.sqrt(p * (1 - p) / self.n)
 
@@ -57,7 +57,7 @@ class Pictures:
 
 @lru_cache(maxsize=32)
 def prepared(seed: int, size: int) -> Pictures:
-    """The evaluation of a seed, drawn."""
+    """The evaluation of a seed, with its pictures drawn."""
     items = world.evaluation(seed, size)
     scenes = dict.fromkeys([*items.pairs, *(s for z in items.zero_shot.values() for s in z.scenes)])
     pixels = np.stack([np.asarray(world.draw(scene)) for scene in scenes])
@@ -82,7 +82,7 @@ def score(model: Any, seeds: Sequence[int], size: int) -> Scores:
 @torch.inference_mode()
 def _score(model: Any, data: Pictures) -> Scores:
     items = data.items
-    # The demo's preprocess_cfg, on pictures that already have the right size.
+    # The demo's preprocess_cfg; the pictures already have the right size.
     batches = ((pixels.float() / 255 - 0.5) / 0.25 for pixels in torch.split(data.pictures, 256))
     images = torch.cat([model.encode_image(batch, normalize=True) for batch in batches])
     texts = dict.fromkeys([*items.captions, *items.web])
@@ -117,7 +117,7 @@ def _score(model: Any, data: Pictures) -> Scores:
 
 
 def _recall(pictures: Tensor, captions: Tensor, texts: Sequence[str]) -> Share:
-    """Recall at 1, both directions together. Equal captions are one candidate; a tie is wrong."""
+    """Recall at 1, pooled over both directions. Equal captions count as one candidate; a tie is wrong."""
     similar = pictures @ captions.T
     numbers = {text: index for index, text in enumerate(dict.fromkeys(texts))}
     ids = torch.tensor([numbers[text] for text in texts])
@@ -156,7 +156,7 @@ def unmentioned(scores: Scores) -> float:
 
 @dataclass(frozen=True)
 class Check:
-    """One requirement on the base, with what was measured."""
+    """One requirement on the base, with the measured value."""
 
     name: str
     percent: float
@@ -165,16 +165,17 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """Whether the figure lies within the limits."""
+        """Whether the value is within the limits."""
         return self.low <= self.percent <= self.high
 
 
 def gate(scores: Scores, share: float, ceiling: float, band: float) -> list[Check]:
-    """What a base must show before fine-tuning can show anything.
+    """The conditions that a base must meet, so that fine-tuning can show an effect.
 
-    Every zero-shot set must be `share` of the way from chance to 100 %, for a set at chance cannot show
-    forgetting, and not above `ceiling` %, for a set at its ceiling shows no gain and hides small losses.
-    Exchanged words and relations must lie within `band` points of 50 %: else there is little to teach.
+    Every zero-shot set must be at least `share` of the way from chance to 100 %, because a set at chance
+    cannot show forgetting. It must not be above `ceiling` %, because a set at its ceiling shows no gain and
+    hides small losses. Exchanged words and relations must be within `band` points of 50 %; otherwise there is
+    little to learn.
     """
     checks = []
     for name, classes in world.CLASSES.items():

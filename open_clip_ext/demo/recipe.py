@@ -1,7 +1,7 @@
-"""Every setting of the demo, and the command lines that they come to.
+"""All settings of the demo, and the command lines made from them.
 
-A recipe is written to `recipe.json` beside the results; edit a copy and run it with `--recipe`.
-What depends on the measured base (`tuned_options`) is computed, not typed.
+A recipe is written to `recipe.json` next to the results. Edit a copy and run it with `--recipe`.
+Options that depend on the measured base (`tuned_options`) are computed.
 """
 
 from __future__ import annotations
@@ -34,20 +34,19 @@ MODEL = {
     },
 }  # fmt: skip
 
-# DeGLA's published run: batch 256, weight 0.005 of a distillation that is a sum over the batch, and
-# a teacher of which 0.9996^(5 epochs * 1617 steps) = 3.9 % are still the initial weights at the
-# end.
+# DeGLA's published run: batch 256, weight 0.005 of a distillation that is a sum over the batch, and a teacher
+# that at the end still contains 0.9996^(5 epochs * 1617 steps) = 3.9 % of the initial weights.
 PUBLISHED_BATCH = 256
 PUBLISHED_DISTILL = 0.005
 PUBLISHED_TEACHER_LEFT = 0.9996 ** (5 * 1617)
-# CE-CLIP's threshold cap of 10 logits belongs to a logit scale of 100.
+# CE-CLIP's threshold cap of 10 logits is meant for a logit scale of 100.
 PUBLISHED_CAP = 10.0
 PUBLISHED_SCALE = 100.0
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """One run of the trainer. `samples` pictures are drawn; an epoch is one pass over them."""
+    """The schedule of one run of the trainer. An epoch is one pass over the `samples` drawn pictures."""
 
     samples: int
     epochs: int
@@ -66,24 +65,24 @@ class Recipe:
     """The settings of a demo run.
 
     Attributes:
-        shards: of each data set; at least the number of workers.
+        shards: number of shards per data set; at least the number of workers.
         workers: of upstream's loader.
-        at_once: fine-tuning runs at the same time, one thread each. On two cores this is quicker,
+        at_once: number of simultaneous fine-tuning runs, with one thread each. On two cores this is faster,
             steadier and easier to repeat than one run with two threads.
-        world_seed: of everything drawn, and of the untrained models; two demos with different ones share
-            nothing. Every base takes its own seed from it (`base_seed`).
-        pretraining: of a base.
-        fine_tuning: of every method alike, but for the learning rate.
+        world_seed: seed of everything drawn, and of the untrained models. Demos with different seeds share
+            nothing. Every base derives its own seed from it (`base_seed`).
+        pretraining: schedule of a base.
+        fine_tuning: schedule of every method, except for the learning rate.
         lr: learning rates of methods that differ from `fine_tuning.lr`.
         select_lr: learning rates that `--select` tries for each method.
         dev_seed: evaluation seed on which settings are chosen. Never reported.
-        test_seeds: evaluation seeds that are reported, pooled. Each base is measured on items of its own.
+        test_seeds: evaluation seeds that are reported, pooled. Each base has its own items.
         test_size: items of each kind per evaluation seed.
-        gate: the share of the way from chance to 100 % that a base must go in every zero-shot set.
-        ceiling: what a base may reach in a zero-shot set, in percent.
-        swap_band: points around 50 % in which a base's exchanged words and relations must lie.
+        gate: how far a base must be from chance towards 100 % in every zero-shot set, as a share.
+        ceiling: the highest value allowed for a base in a zero-shot set, in percent.
+        swap_band: allowed distance from 50 % of a base's exchanged words and relations, in points.
         alpha: weight of the fine-tuned model in the control that is mixed with the base.
-        curve: the weights that the plot's curves go through.
+        curve: the weights at which the plot's curves are measured.
     """
 
     shards: int = 8
@@ -104,7 +103,7 @@ class Recipe:
     curve: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
 
     def base_seed(self, base: int) -> int:
-        """The seed of a base: of its pictures, its captions and its untrained model."""
+        """The seed of a base's pictures, captions and untrained model."""
         return 1000 * self.world_seed + base
 
     def evaluation_seed(self, base: int, seed: int) -> int:
@@ -116,7 +115,7 @@ class Recipe:
         return replace(self.fine_tuning, lr=self.lr.get(loss, self.fine_tuning.lr))
 
 
-# Small enough for a test: every stage runs, and no number means anything.
+# Small enough for a test: every stage runs, and the numbers are meaningless.
 QUICK = Recipe(
     pretraining=Schedule(samples=1_024, epochs=2, batch=64, lr=1.2e-3, warmup=5),
     fine_tuning=Schedule(samples=512, epochs=2, batch=64, lr=4e-4, warmup=2),
@@ -127,7 +126,7 @@ QUICK = Recipe(
 
 
 def tuned_options(recipe: Recipe, loss: str, base_scale: float) -> dict[str, float]:
-    """Loss options that a small world needs at another scale than the published runs.
+    """Loss options that must be rescaled for a small world.
 
     Args:
         recipe: the recipe.
@@ -168,7 +167,7 @@ def command(
         "--batch-size", schedule.batch, "--workers", recipe.workers,
         "--lr", schedule.lr, "--warmup", schedule.warmup, "--wd", 0.1,
         "--beta1", 0.9, "--beta2", 0.98, "--eps", 1e-6, "--grad-clip-norm", 1.0,
-        # The whole picture: a cropped cell is no longer a patch.
+        # No cropping: the cells of a cropped picture do not coincide with patches.
         "--aug-cfg", "scale=(1.0,1.0)",
         "--device", "cpu", "--precision", "fp32", "--seed", seed,
         "--save-frequency", save_frequency, "--log-every-n-steps", 5,
@@ -180,12 +179,12 @@ def command(
 
 
 def runnable(words: list[str]) -> list[str]:
-    """The same command, by this interpreter, whether or not a `python` is on the path."""
+    """The same command with this interpreter, since there may be no `python` on the path."""
     return [sys.executable, *words[1:]]
 
 
 def shown(words: list[str]) -> str:
-    """The command as a shell reads it, one option per line."""
+    """The command quoted for a shell, with one option per line."""
     lines: list[list[str]] = [[]]
     for word in words:
         if word.startswith("--") and len(word) > 2 and "open_clip_train.main" in words[: words.index(word)]:
@@ -195,15 +194,15 @@ def shown(words: list[str]) -> str:
 
 
 def to_json(recipe: Recipe) -> str:
-    """The recipe as a file."""
+    """The content of recipe.json."""
     return json.dumps(asdict(recipe), indent=2) + "\n"
 
 
 def from_json(text: str, source: str) -> Recipe:
-    """Read `to_json`'s text back.
+    """Parse the text that `to_json` returns.
 
     Raises:
-        InputError: it is no recipe; `source` says where it came from.
+        InputError: it is not a recipe; `source` says where it came from.
     """
     try:
         values = json.loads(text)

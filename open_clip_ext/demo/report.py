@@ -1,7 +1,7 @@
-"""What came out: terminal tables, a Markdown report, plots, and words computed from the numbers.
+"""The demo's results: terminal tables, a Markdown report, plots, and sentences computed from the numbers.
 
-Every base is a repetition of the whole comparison: pictures, captions, untrained weights and evaluation items
-of its own. So the spread over bases holds all that moves a figure, and it is the only measure of noise here.
+Every base repeats the whole comparison with its own pictures, captions, initial weights and evaluation items.
+The spread over bases therefore contains all sources of variation, and is the only measure of noise here.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from open_clip_ext.demo.recipe import Recipe
 from open_clip_ext.files import atomic_write
 
 Summary = Callable[[Scores], float]
-# Scores by optimizer step, along one fine-tuning run.
+# Scores by optimizer step along one fine-tuning run.
 Course = Mapping[int, Scores]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One kind of model, from every base.
+    """The models of one method, or one mixture with the base, for all bases.
 
     Attributes:
         loss: name of the loss; empty for the bases.
-        alpha: share of the fine-tuned weights; the rest is the base's.
-        scores: per base, one for each fine-tuning seed.
-        steps: optimizer steps of a fine-tuning.
-        seconds: processor time of each fine-tuning, start-up included.
+        alpha: weight of the fine-tuned model; the rest is the base.
+        scores: for each base a list with one entry per fine-tuning seed.
+        steps: optimizer steps of a fine-tuning run.
+        seconds: CPU time of each fine-tuning run, including start-up.
     """
 
     loss: str
@@ -45,13 +45,13 @@ class Row:
 
     @property
     def name(self) -> str:
-        """How the tables call it."""
+        """Its name in tables."""
         if not self.loss:
             return "base"
         return self.loss if self.alpha == 1 else f"  {self.alpha:g} {self.loss} + {1 - self.alpha:.2g} base"
 
     def values(self, summary: Summary) -> list[float]:
-        """One figure per base: the mean over its fine-tuning seeds."""
+        """One value per base: the mean over its fine-tuning seeds."""
         return [statistics.fmean(map(summary, seeds)) for seeds in self.scores]
 
     def value(self, summary: Summary) -> float:
@@ -65,7 +65,7 @@ class Row:
 
 
 def one(name: str) -> Summary:
-    """The summary that is a single subset."""
+    """The summary that consists of a single subset."""
     return lambda scores: scores[name].percent
 
 
@@ -121,7 +121,7 @@ def text_tables(rows: Sequence[Row]) -> str:
     """The tables as aligned plain text."""
     blocks = []
     for title, head, body in _tables(rows):
-        # A head of two words takes two lines, so that its column is not wider than its figures.
+        # A head of two words takes two lines, so that its column is not wider than its numbers.
         lines = [name.replace(" ", "\n", 1) for name in head]
         blocks.append(f"{title}\n\n{tables.aligned(lines, body)}")
     return "\n\n".join(blocks)
@@ -134,24 +134,25 @@ def markdown_tables(rows: Sequence[Row]) -> str:
 
 # --- noise ----------------------------------------------------------------------------------------
 
-# The 97.5 % point of Student's t for 1, 2, ... degrees of freedom; beyond them the last one, a little wide.
+# The 97.5 % point of Student's t for 1, 2, ... degrees of freedom. The last value, a little too large, is
+# also used beyond.
 T = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12)
 
 
 def noise(table: Sequence[Sequence[float]]) -> float:
-    """How far apart the means of two rows can be by chance: half of a 95 % interval of their difference.
+    """How far the means of two rows can differ by chance: half of a 95 % interval of their difference.
 
-    All rows share their bases, so what a base does to every row alike is no noise. What is left after the
-    means of rows and of bases are taken away has one standard deviation for the whole table (two-way
-    analysis of variance), with (rows - 1)(bases - 1) degrees of freedom: two bases alone say little about
-    the difference of two rows, but the whole table says enough. It takes for granted that all rows vary
-    from base to base by about as much.
+    All rows share their bases, so an effect of a base common to all rows is not noise. The residuals after
+    subtracting the means of rows and of bases have one standard deviation for the whole table (two-way
+    analysis of variance), with (rows - 1)(bases - 1) degrees of freedom. Two bases of two rows alone would
+    say little; the whole table says enough. This assumes that all rows vary between bases by about the same
+    amount.
 
     Args:
-        table: per model, its figure for each base.
+        table: for each model its value for each base.
 
     Returns:
-        The half-width, infinite where there is one base.
+        The half-width; infinite for one base.
     """
     freedom = (len(table) - 1) * (len(table[0]) - 1)
     if not freedom:
@@ -168,7 +169,7 @@ def noise(table: Sequence[Sequence[float]]) -> float:
 
 
 def verdict(a: Sequence[float], b: Sequence[float], half: float) -> str:
-    """Whether `a` is higher or lower than `b`: beyond the noise, and in every base."""
+    """Whether `a` is higher or lower than `b`, which must hold beyond the noise and in every base."""
     differences = [x - y for x, y in zip(a, b, strict=True)]
     mean = statistics.fmean(differences)
     if abs(mean) > half and all(d * mean > 0 for d in differences):
@@ -177,7 +178,7 @@ def verdict(a: Sequence[float], b: Sequence[float], half: float) -> str:
 
 
 def _grouped(table: Mapping[str, Sequence[float]], against: str, names: Sequence[str]) -> str:
-    """Which of `names` are higher, lower or neither, with their mean differences."""
+    """Which of `names` are higher than `against`, lower or neither, with their mean differences."""
     half = noise(list(table.values()))
     groups: dict[str, list[str]] = {}
     for name in names:
@@ -196,21 +197,21 @@ VERDICTS = ("higher", "lower", "within noise")
 def words(
     rows: Sequence[Row], curves: Mapping[str, Sequence[Row]], courses: Mapping[str, Sequence[Course]]
 ) -> list[str]:
-    """What the table shows and what it does not.
+    """Sentences on what the table shows.
 
-    A verdict is given only where it was the same in other worlds and with other rounding (docs/demo.md).
-    Nothing is said about the order in composition of the methods with negatives, which end near each other,
-    nor about relations, which some runs have not learned when they end: there it is the base that decides.
+    A verdict is given only if it was the same in other worlds and with other rounding (docs/demo.md).
+    There is no verdict on the order in composition of the methods with negatives, which end close together,
+    nor on relations, which some runs have not learned when they end: the base decides that.
 
     Args:
         rows: base, methods and their mixtures with the base.
-        curves: per method its rows from alpha 0 to 1.
-        courses: per method and base, the scores along the run.
+        curves: for each method its rows from alpha 0 to 1.
+        courses: for each method and base the scores along the run.
     """
     plain = [row for row in rows if row.alpha in (0, 1)]
     methods = [row.loss for row in plain[1:]]
     if len(rows[0].scores) == 1:
-        return ["There is one base, so nothing is known about noise and nothing is compared: give --bases 2."]
+        return ["There is only one base, so the noise is unknown and nothing is compared: give --bases 2."]
     composition, kept = (
         {row.name: row.values(summary) for row in plain}
         for summary in (evaluate.composition, evaluate.unmentioned)
@@ -231,7 +232,7 @@ def words(
 
 
 def _figures(table: Mapping[str, Sequence[float]], against: str, names: Sequence[str]) -> str:
-    """The mean differences, without a verdict: for comparisons where it differs from world to world."""
+    """The mean differences without a verdict, for comparisons whose verdict differs between worlds."""
     by = {name: statistics.fmean(table[name]) - statistics.fmean(table[against]) for name in names}
     parts = ", ".join(f"{name} {difference:+.1f}" for name, difference in by.items())
     return f"{parts}. Noise ±{noise(list(table.values())):.1f}."
@@ -247,9 +248,9 @@ def _keeps_most(table: Mapping[str, Sequence[float]], methods: Sequence[str]) ->
 
 
 def along(points: Sequence[tuple[float, float]], zero_shot: float) -> float | None:
-    """Composition on a mixing curve where it keeps `zero_shot`; None beyond its ends.
+    """Composition on a mixing curve at the point that keeps `zero_shot`; None beyond its ends.
 
-    The curve is straight between its points, so where it bends it is a little too low.
+    The interpolation is linear, so it is a little too low where the curve bends.
 
     Args:
         points: zero-shot and composition, from the base to the fine-tuned model.
@@ -264,7 +265,7 @@ def along(points: Sequence[tuple[float, float]], zero_shot: float) -> float | No
 
 
 def _at_equal_zero_shot(curves: Mapping[str, Sequence[Row]]) -> list[str]:
-    """The method that keeps the most, beside the others mixed with their base until they keep as much."""
+    """Compare the method that keeps the most with the others, mixed with their base to keep as much."""
     comp, kept = evaluate.composition, evaluate.unmentioned
     keeper = max(curves, key=lambda name: curves[name][-1].value(kept))
     target = curves[keeper][-1].values(kept)
@@ -286,7 +287,7 @@ def _at_equal_zero_shot(curves: Mapping[str, Sequence[Row]]) -> list[str]:
     if len(table) > 1:
         others = [name for name in table if name != keeper]
         said.append(
-            f"Composition, against {keeper}, where the weights of each other method are mixed with the base "
+            f"Composition, against {keeper}, if the weights of each other method are mixed with the base "
             f"until it keeps as much zero-shot: {_figures(table, keeper, others)}"
         )
     if unread:
@@ -295,7 +296,7 @@ def _at_equal_zero_shot(curves: Mapping[str, Sequence[Row]]) -> list[str]:
 
 
 def _settled(courses: Mapping[str, Sequence[Course]]) -> str:
-    """How far composition still moved at the end of the runs."""
+    """How much composition still changed at the end of the runs."""
     moved = {}
     for name, found in courses.items():
         changes = []
@@ -305,11 +306,11 @@ def _settled(courses: Mapping[str, Sequence[Course]]) -> str:
             changes.append(evaluate.composition(course[steps[-1]]) - evaluate.composition(course[before]))
         moved[name] = max(changes, key=abs)
     parts = ", ".join(f"{name} {change:+.1f}" for name, change in moved.items())
-    return f"In the last third of the steps composition moved by at most this, in any base: {parts}."
+    return f"The largest change of composition in the last third of the steps, in any base: {parts}."
 
 
 def course_table(courses: Mapping[str, Sequence[Course]]) -> str:
-    """Composition along the runs, from the lowest to the highest base, in Markdown."""
+    """Composition along the runs, in the lowest and the highest base, in Markdown."""
     steps = sorted(next(iter(courses.values()))[0])
     body = []
     for name, found in courses.items():
@@ -359,56 +360,58 @@ def markdown(
     chosen = (
         f"Chosen with `--select` on evaluation seed {recipe.dev_seed}: {', '.join(recipe.lr)}."
         if recipe.lr
-        else "None was chosen for a method by itself; `--select` does that."
+        else "None was selected per method; `--select` does that."
     )
     warning = (
-        "\n**A `--quick` run: it shows that every stage works. Its numbers mean nothing.**\n" if quick else ""
+        "\n**A `--quick` run: it shows that every stage works. Its numbers are meaningless.**\n"
+        if quick
+        else ""
     )
     return f"""# Hard-negative fine-tuning in a small drawn world
 {warning}
-Tiny CLIPs were pretrained on web-like captions of drawn scenes, each in a world of its own. Each was then
-fine-tuned by every method on full captions of pairs of objects, with four false captions each. Every run
-was upstream's trainer; `commands.sh` has the commands and `recipe.json` the settings.
+Tiny CLIPs, the bases, were pretrained on web-like captions of drawn scenes, each in its own world. Each was
+then fine-tuned with every method on full captions of pairs of objects, with four false captions each. Every
+run used upstream's trainer. `commands.sh` has the commands and `recipe.json` the settings.
 
 ![composition over zero-shot](tradeoff.png)
 
 {markdown_tables(rows)}
 
-Each figure of a single kind or set comes from {n} items per base ({len(recipe.test_seeds)} evaluation
-seeds of {recipe.test_size}; R@1 from both directions, among {recipe.test_size} candidates).
+Each value of a single kind or set is measured on {n} items per base ({len(recipe.test_seeds)} evaluation
+seeds of {recipe.test_size}; R@1 in both directions, among {recipe.test_size} candidates).
 *Composition* is the mean of exchanged nouns and exchanged adjectives, *relations* that of exchanged noun
 phrases and replaced relations. *Zero-shot unmentioned* is the mean of {", ".join(world.UNMENTIONED)}, which
-the fine-tuning captions never name. *CPU seconds* are the processor time of one run with its start. The
+the fine-tuning captions never mention. *CPU seconds* are those of one run, including its start. The
 indented rows are the control: the weights of the fine-tuned model mixed with those of the base, without
 training.
 
 ## What this shows, and what it does not
 
 {chr(10).join("* " + sentence for sentence in words(rows, curves, courses))}
-* Relations are learned late and suddenly, at a step that differs from base to base (see the curves). Where a
-  run ends before that, the figure measures the moment: nothing is compared by them.
-* It is a drawn world and a tower of three layers: an order of methods found here is no evidence for
+* Relations are learned late and suddenly, at a step that differs between bases (see the curves). If a run
+  ends before that, the score depends on the moment, so no method is judged by them.
+* This is a drawn world and a tower of three layers. An order of methods found here is not evidence for
   photographs.
 
 "Higher" and "lower" mean: in every base, and by more than the noise. The noise is half of the 95 %
-interval of a difference between two rows, from what is left of the table after the means of its rows and
-of its bases; a new base, with all that is drawn for it, is what it speaks about.
+interval of a difference between two rows. It is computed from the residuals of the table after subtracting
+the means of rows and bases, and covers everything that changes with a new base.
 
 ## Along the runs
 
 ![composition and zero-shot over steps](course.png)
 
-Composition after so many steps, in the lowest and in the highest base:
+Composition by number of steps, in the lowest and in the highest base:
 
 {course_table(courses)}
 
-The models in the middle of each run of seed 0, on evaluation seed {recipe.dev_seed}. Their learning rate
-is still high: a shorter run ends elsewhere.
+These are intermediate models of the runs of seed 0, on evaluation seed {recipe.dev_seed}. Their learning
+rate is still high, so a shorter run would end at other values.
 
 ## Before fine-tuning: the gate
 
-A set at chance cannot show forgetting, one at its ceiling cannot show gain, and a base that already tells
-swapped words apart leaves little to teach. Measured on evaluation seed {recipe.dev_seed}, which no
+A set at chance cannot show forgetting, one at its ceiling cannot show gain, and a base that already
+distinguishes swapped words leaves little to learn. Measured on evaluation seed {recipe.dev_seed}, which no
 table above uses:
 
 ```
@@ -421,9 +424,9 @@ table above uses:
   {", ".join(map(str, recipe.test_seeds))}.
 * The bases' logit scales are {", ".join(f"{scale:.1f}" for scale in scales)}, not 100, and the batch
   {recipe.fine_tuning.batch}, not 256. Rescaled for that: {tuned or "nothing, in the methods that ran"}.
-  CE-CLIP's cap is in logits, so it shrinks with the scale; DeGLA's distillation is a sum over the batch, so
-  its weight grows as the batch shrinks; its teacher keeps the same share of the initial weights at the end
-  as in the published run. All other options are the defaults.
+  CE-CLIP's cap is in logits, so it shrinks with the scale. DeGLA's distillation is a sum over the batch, so
+  its weight grows as the batch shrinks. Its teacher keeps the same share of the initial weights at the end
+  as in the published run. All other options have their defaults.
 
 ## Time
 
@@ -453,7 +456,7 @@ def _pyplot() -> Any:
 
 
 def plot_tradeoff(path: Path, curves: Mapping[str, Sequence[Row]], alpha: float) -> None:
-    """Zero-shot kept to the right, composition upwards, one curve per method from the base."""
+    """Plot composition (vertical) against zero-shot (horizontal), one curve per method from the base."""
     pyplot = _pyplot()
     comp, kept = evaluate.composition, evaluate.unmentioned
     figure, axes = pyplot.subplots(figsize=(8, 5.6), dpi=130)
@@ -497,7 +500,7 @@ def plot_tradeoff(path: Path, curves: Mapping[str, Sequence[Row]], alpha: float)
 
 
 def plot_courses(path: Path, courses: Mapping[str, Sequence[Course]]) -> None:
-    """Composition, relations and unmentioned zero-shot over the steps, one line per method and base."""
+    """Plot composition, relations and unmentioned zero-shot over the steps, per method and base."""
     pyplot = _pyplot()
     figure, panels = pyplot.subplots(1, 3, figsize=(12, 4.2), dpi=120, sharex=True)
     for axes, summary, title in (

@@ -1,7 +1,7 @@
 """`open-clip-ext demo`: draw, pretrain, gate, fine-tune, score, report.
 
-Every stage leaves a file or folder that appears only when it is whole, so a killed demo goes on
-where it was.
+The result of every stage is a file or folder that appears only when it is complete, so a killed demo
+continues where it was.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the demo's arguments."""
     parser.add_argument(
         "--out", type=Path, default=DEFAULT_OUT, metavar="FOLDER",
-        help="where everything goes (default: %(default)s); an unfinished demo there goes on",
+        help="output folder (default: %(default)s); an unfinished demo there is continued",
     )  # fmt: skip
-    parser.add_argument("--quick", action="store_true", help="a size for tests; its numbers mean nothing")
+    parser.add_argument("--quick", action="store_true", help="a size for tests; its numbers are meaningless")
     parser.add_argument(
         "--bases", type=int, default=2, metavar="N",
         help="pretrained models to start from (default: %(default)s): the spread over them is the noise",
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--world-seed", type=int, metavar="N",
-        help="of all that is drawn (default: 0); another one shares nothing with it",
+        help="seed of everything drawn (default: 0); worlds of different seeds share nothing",
     )  # fmt: skip
     parser.add_argument(
         "--losses",
@@ -60,10 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"methods to compare (default: {' '.join(LOSSES)})",
     )
-    parser.add_argument("--recipe", type=Path, metavar="FILE", help="settings, as a written recipe.json")
+    parser.add_argument("--recipe", type=Path, metavar="FILE", help="settings, in the format of recipe.json")
     parser.add_argument(
         "--select", action="store_true",
-        help="only choose each method's learning rate, on the evaluation seed kept for that; "
+        help="only select each method's learning rate, on the evaluation seed reserved for that; "
         "writes recipe-selected.json",
     )  # fmt: skip
 
@@ -96,11 +96,11 @@ def run(
     """Run the demo.
 
     Args:
-        out: output folder: new, empty, or that of a demo with the same recipe, which goes on.
+        out: output folder: new, empty, or that of a demo with the same recipe, which is continued.
         quick: the small size.
         bases: pretrained models to start from.
         seeds: fine-tuning seeds per method and base.
-        world_seed: to use instead of the recipe's.
+        world_seed: replaces that of the recipe.
         losses: registered losses, the built-in ones by default.
         recipe_file: settings to use instead of the built-in ones.
         select: choose learning rates instead of comparing methods.
@@ -109,7 +109,7 @@ def run(
         0.
 
     Raises:
-        InputError: the call cannot be carried out.
+        InputError: the arguments are wrong.
         TrainingError: a training failed, or a base did not pass the gate.
     """
     chosen = tuple(dict.fromkeys(losses or LOSSES))
@@ -127,7 +127,7 @@ def run(
 
 
 def _checked(bases: int, seeds: int, losses: Sequence[str], quick: bool, recipe_file: Path | None) -> Recipe:
-    """The recipe, after everything that could stop a long run at its end was looked at."""
+    """The recipe, after checking everything that could otherwise stop a long run at its end."""
     from open_clip_ext import registry
 
     for option, number in (("--bases", bases), ("--seeds", seeds)):
@@ -139,28 +139,28 @@ def _checked(bases: int, seeds: int, losses: Sequence[str], quick: bool, recipe_
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise InputError(
-            'the demo plots with matplotlib, which is not here; run `pip install "open_clip_ext[demo]"`'
+            'the demo plots with matplotlib, which is not installed; run `pip install "open_clip_ext[demo]"`'
         ) from error
     if recipe_file is None:
         return recipes.QUICK if quick else Recipe()
     if quick:
-        raise InputError("--quick is a recipe of its own; leave out --quick or --recipe")
+        raise InputError("--quick is itself a recipe; leave out --quick or --recipe")
     if not recipe_file.is_file():
         raise InputError(f"--recipe {recipe_file}: no such file")
     return recipes.from_json(recipe_file.read_text(), f"--recipe {recipe_file}")
 
 
 def _claim(out: Path, recipe: Recipe) -> None:
-    """Take the output folder, if it is free or holds a demo with the same recipe."""
+    """Use the output folder if it is empty or contains a demo with the same recipe."""
     written = out / "recipe.json"
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: not a folder; name another")
     if out.is_dir() and any(out.iterdir()):
         if not written.is_file():
-            raise InputError(f"--out {out}: the folder is not empty and holds no demo; name another")
+            raise InputError(f"--out {out}: the folder is not empty and contains no demo; name another")
         if written.read_text() != recipes.to_json(recipe):
             raise InputError(
-                f"--out {out}: holds a demo with other settings; name another, or give --recipe {written}"
+                f"--out {out}: contains a demo with other settings; name another, or give --recipe {written}"
             )
     out.mkdir(parents=True, exist_ok=True)
     write_text(written, recipes.to_json(recipe))
@@ -171,14 +171,14 @@ class Job:
     """One run of the trainer.
 
     Attributes:
-        base: number of the base that it trains, or starts from.
+        base: number of the base that it trains or starts from.
         name: of the run and of its model.
         start: name of the model that it starts from.
         data: name of its shards.
         loss: name of the loss.
-        schedule: how long and how fast.
+        schedule: length and learning rate.
         seed: of the trainer.
-        save_frequency: epochs between two models that are kept; 0 keeps the last.
+        save_frequency: epochs between saved models; 0 saves only the last.
     """
 
     base: int
@@ -192,7 +192,7 @@ class Job:
 
 
 class Demo:
-    """One demo in one folder; each base has a folder of its own in it."""
+    """One demo in one folder, with a subfolder for each base."""
 
     def __init__(self, out: Path, recipe: Recipe, bases: int, losses: Sequence[str], quick: bool) -> None:
         self.out = out.resolve()
@@ -208,7 +208,7 @@ class Demo:
     # --- stages
 
     def prepare(self) -> None:
-        """Draw the data, pretrain the bases and hold them against the gate."""
+        """Draw the data, pretrain the bases and check them with the gate."""
         from open_clip_ext.demo import evaluate, report, train, vocabulary, world
 
         recipe = self.recipe
@@ -221,7 +221,7 @@ class Demo:
             if not self._model(base, "untrained").exists():
                 train.untrained(self._model(base, "untrained"), recipe.base_seed(base))
         with self._stage("pretraining"):
-            # Plain clip of the plugin: upstream's own loss draws another order of samples in every run.
+            # The plugin's clip: with upstream's own loss every run has another order of samples.
             self._train(
                 [
                     Job(
@@ -246,12 +246,12 @@ class Demo:
         failed = sorted({check.name for checks in self.checks for check in checks if not check.passed})
         if failed and not self.quick:
             raise TrainingError(
-                f"a base does not pass the gate ({', '.join(failed)}): it cannot show what fine-tuning does; "
+                f"a base fails the gate ({', '.join(failed)}) and cannot show what fine-tuning does; "
                 f"pretrain longer or shorter, with a copy of {self.out / 'recipe.json'} and --recipe"
             )
 
     def compare(self, seeds: int) -> None:
-        """Fine-tune by every method, score, report."""
+        """Fine-tune with every method, score, report."""
         from open_clip_ext.demo import report
 
         recipe = self.recipe
@@ -277,13 +277,13 @@ class Demo:
         report.plot_courses(self.out / "course.png", courses)
         print(report.text_tables(rows) + "\n")
         if self.quick:
-            print("a --quick run: it shows that every stage works; its numbers mean nothing\n")
+            print("a --quick run: it shows that every stage works; its numbers are meaningless\n")
         for sentence in report.words(rows, curves, courses):
             print(f"* {sentence}")
         print(f"\n{self.out / 'report.md'}, tradeoff.png, course.png, scores.json, commands.sh, recipe.json")
 
     def select(self) -> None:
-        """Try each learning rate for each method, on the evaluation seed kept for that."""
+        """Try each learning rate for each method, on the evaluation seed reserved for that."""
         from open_clip_ext.demo import evaluate, train
 
         recipe = self.recipe
@@ -349,14 +349,14 @@ class Demo:
         train.finish(part, target)
 
     def _note_command(self, words: Sequence[str]) -> None:
-        """Add a command to commands.sh, with another folder for its logs."""
+        """Add a command to commands.sh, with a different folder for its logs."""
         self.commands.append(recipes.shown(list(words)))
         head = (
             "#!/usr/bin/env bash\n"
-            "# The commands of this demo, in the folder that holds them. A second run needs a fresh\n"
-            "# --name or --logs: here the logs and checkpoints go to $LOGS.\n"
-            "# After the pretraining the demo turns its checkpoints into models/base, which the other\n"
-            "# commands start from.\n"
+            "# The commands of this demo, to be run in its folder. A second run needs a new --name or\n"
+            "# --logs: here the logs and checkpoints go to $LOGS.\n"
+            "# After pretraining, the demo turns the checkpoints into models/base, from which the other\n"
+            "# commands start.\n"
             'set -eu\ncd "$(dirname "$0")"\nexport OMP_NUM_THREADS=1\n'
             "LOGS=${LOGS:-logs-$(date +%s)}\n\n"
         )
@@ -377,7 +377,7 @@ class Demo:
         return Job(base, name, "base", "fine-tuning", loss, schedule, seed, save_frequency)
 
     def _train(self, jobs: Sequence[Job]) -> None:
-        """Run the jobs that are not done, `at_once` at a time."""
+        """Run the unfinished jobs, `at_once` at a time."""
         from open_clip_ext.demo import train
 
         places: SimpleQueue[int] = SimpleQueue()
@@ -416,7 +416,7 @@ class Demo:
                 raise
 
     def _score(self, seeds: int) -> tuple[list[Row], dict[str, list[Row]]]:
-        """Rows of the tables, and the mixing curve of each method."""
+        """The rows of the tables, and the mixing curve of each method."""
         from tqdm import tqdm
 
         from open_clip_ext.demo import evaluate, train
@@ -454,7 +454,7 @@ class Demo:
         return rows, curves
 
     def _score_courses(self) -> dict[str, list[Course]]:
-        """Per method and base, the scores along the run of seed 0, on the evaluation seed for choices."""
+        """The scores along the run of seed 0 for each method and base, on the evaluation seed `dev_seed`."""
         from tqdm import tqdm
 
         from open_clip_ext.demo import evaluate, train

@@ -28,7 +28,7 @@ ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b")
 
 
 def new_folder(target: Path) -> Path:
-    """An empty folder to fill; `finish` names it, so that a folder with its name is whole."""
+    """An empty folder to fill. `finish` renames it to `target`, so that `target` is always complete."""
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -36,7 +36,7 @@ def new_folder(target: Path) -> Path:
 
 
 def finish(part: Path, target: Path) -> None:
-    """Give a filled folder its name."""
+    """Rename a filled folder to its final name."""
     os.replace(part, target)
 
 
@@ -48,7 +48,7 @@ def write_model(
     Args:
         target: the folder.
         weights: of the model.
-        note: what goes into its run.json.
+        note: the content of its run.json.
         earlier: the weights after each earlier epoch, for `load`.
     """
     from safetensors.torch import save_file
@@ -73,7 +73,7 @@ def untrained(target: Path, seed: int) -> None:
 
 
 def load(folder: Path, epoch: int | None = None) -> Any:
-    """The model in a folder, at its end or after an earlier epoch, in eval mode."""
+    """The model in a folder, final or after an earlier epoch, in eval mode."""
     import open_clip
     from safetensors.torch import load_file
 
@@ -91,18 +91,18 @@ def _weights(checkpoint: Path) -> Weights:
 
 
 def run(out: Path, words: list[str], schedule: Schedule, label: str, target: Path, place: int = 0) -> None:
-    """Run the trainer and put its model, and those of the epochs that it saved, into the folder `target`.
+    """Run the trainer and store its final model, and those of the saved epochs, in the folder `target`.
 
-    The exit status proves nothing (upstream's is 0 when it refuses an experiment name), so the last
-    checkpoint must exist, and the run's own record must name the loss that was asked for.
+    The exit status is not enough (upstream exits with 0 when it refuses an experiment name). So the last
+    checkpoint must exist, and the run's params.txt must name the requested loss.
 
     Args:
         out: the folder that the paths in the command are relative to.
         words: the command, as `recipe.command` makes it.
-        schedule: the same run, for the progress bar.
+        schedule: of the same run, for the progress bar.
         label: of the progress bar.
-        target: where the model goes.
-        place: line of the progress bar, for runs at the same time.
+        target: the folder for the model.
+        place: line of the progress bar, for simultaneous runs.
 
     Raises:
         TrainingError: the trainer failed.
@@ -110,7 +110,7 @@ def run(out: Path, words: list[str], schedule: Schedule, label: str, target: Pat
     name = words[words.index("--name") + 1]
     epochs = int(words[words.index("--epochs") + 1])
     folder = out / words[words.index("--logs") + 1] / name
-    shutil.rmtree(folder, ignore_errors=True)  # what a killed run left; upstream would refuse the name
+    shutil.rmtree(folder, ignore_errors=True)  # left by a killed run; upstream would refuse the name
     folder.parent.mkdir(parents=True, exist_ok=True)
     printed = folder.with_name(name + ".txt")
     started = time.monotonic()
@@ -128,7 +128,7 @@ def run(out: Path, words: list[str], schedule: Schedule, label: str, target: Pat
         try:
             log, position = folder / "out.log", 0
             while True:
-                # Not `poll`: this says what the run, with its loader, took of the processor.
+                # Not `poll`: this also returns the CPU time of the run and its loader.
                 ended, status, used = os.wait4(process.pid, os.WNOHANG)
                 if ended:
                     process.returncode = os.waitstatus_to_exitcode(status)
@@ -161,7 +161,7 @@ def run(out: Path, words: list[str], schedule: Schedule, label: str, target: Pat
         reason = next((s for s in reversed(tail) if s.startswith("open_clip_ext:")), "")
         errors = [line for line in tail if ERROR.match(line)]
         reason = reason or (errors[-1].strip() if errors else "it left no checkpoint")
-        raise TrainingError(f"the trainer failed on {name} ({reason}); all it printed is in {printed}")
+        raise TrainingError(f"the trainer failed on {name} ({reason}); its output is in {printed}")
     loss = words[words.index("--loss") + 1]
     if f"loss: {loss}" not in (folder / "params.txt").read_text().splitlines():
         raise TrainingError(
@@ -177,7 +177,7 @@ def run(out: Path, words: list[str], schedule: Schedule, label: str, target: Pat
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
     }
     write_model(target, _weights(checkpoint), note, earlier)
-    shutil.rmtree(checkpoint.parent)  # most of it optimizer state; the weights are in `target`
+    shutil.rmtree(checkpoint.parent)  # mostly optimizer state; the weights are in `target`
 
 
 def mix(base: Path, tuned: Path, alpha: float) -> Any:

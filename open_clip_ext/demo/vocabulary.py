@@ -1,8 +1,8 @@
-"""The stock vocabulary without what the world never says.
+"""The stock vocabulary, reduced to the words of the drawn world.
 
-Most parameters of a tiny CLIP would be the embeddings of 49,408 tokens, and nearly half of a training
-step the optimizer's work on them. Only the merges that build the world's words are kept, in the stock
-order: so these words come to the same tokens as before, under other numbers. Other words are spelled out.
+The embeddings of all 49,408 tokens would be most of the parameters of a tiny CLIP, and the optimizer would
+spend nearly half of a training step on them. Only the merges that build the world's words are kept, in the
+stock order. These words are still split into the same tokens, with other ids. Other words are spelled out.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import io
 from functools import cache
 from typing import Any
 
-# Upstream reads the path in a model's config from the working directory, so the demo's commands run in
-# the output folder.
+# The path in a model's config is relative to the working directory, so the demo's commands run in the output
+# folder.
 FILE = "vocabulary.txt.gz"
 
 
@@ -41,4 +41,4 @@ def tokenizer(context_length: int) -> Any:
     """Upstream's tokenizer with this vocabulary."""
     from open_clip.tokenizer import SimpleTokenizer
 
-    return SimpleTokenizer(io.BytesIO(content()), context_length=context_length)  # type: ignore[arg-type]
+    return SimpleTokenizer(io.BytesIO(content()), context_length=context_length)

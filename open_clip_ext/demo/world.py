@@ -1,14 +1,15 @@
 """A small drawn world: scenes, pictures, captions, false captions, evaluation items.
 
-Choices that matter, most of them learned the hard way:
+Choices that matter, most of them found by experiment:
 
 * One object per cell of a 2x2 grid that coincides with the patches of the image tower, and a black outline
-  around each object: a tiny tower learns shapes only then.
-* A pair never shares a shape or a colour, or exchanging two words would give the same caption.
-* The relation is one of size. "Left of" stayed at chance in a base of this size, and so after
-  every fine-tuning: its image tower learns what a patch holds, not where. "Larger than" is in the patches.
-* A fixed fifth of all pairs of objects is never drawn for training: composition is measured on those.
-* Every false caption is false. `holds` says so for any statement and scene, and the tests ask it.
+  around each object. Otherwise a tiny tower does not learn shapes.
+* The objects of a pair differ in shape and colour. Otherwise exchanging two words could give the same
+  caption.
+* Relations are about size. "Left of" stayed at chance in a base of this size and after every fine-tuning: its
+  image tower learns what a patch contains, but not where it is. "Larger than" is visible in the patches.
+* A fixed fifth of all pairs of objects is never drawn for training. Composition is measured on those.
+* Every false caption is false. `holds` decides that for any statement and scene, and the tests use it.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ RELATIONS = {
 GRID, CELL = 2, 16
 PIXELS = GRID * CELL
 
-# Fine-tuning and evaluation phrase a relation differently; pretraining uses all of these.
+# Fine-tuning and evaluation use different sentences for a relation; pretraining uses all of them.
 TRAIN_FRAMES = ("{a} {r} {b}", "{a} is {r} {b}", "there is {a} {r} {b}")
 TEST_FRAMES = ("a picture of {a} {r} {b}", "here {a} is {r} {b}")
 
@@ -57,14 +58,14 @@ TEST_FRAMES = ("a picture of {a} {r} {b}", "here {a} is {r} {b}")
 KINDS = (
     "replace_obj", "replace_att", "replace_rel", "swap_obj", "swap_att", "swap_order", "add_obj", "add_att",
 )  # fmt: skip
-# What fine-tuning sees, one per slot; the last slot holds one of its two kinds at random. A replaced relation
-# and added words are never seen: they show what carries over.
+# The false captions of fine-tuning, one per slot; the last slot has one of its two kinds at random. Replaced
+# relations and added words are never trained on: they show what generalises.
 SLOTS = (("swap_order",), ("swap_obj",), ("swap_att",), ("replace_obj", "replace_att"))
 
 
 @dataclass(frozen=True)
 class Thing:
-    """An object of a scene: what it is, and the row and column of its cell."""
+    """An object of a scene, with the row and column of its cell."""
 
     colour: str
     shape: str
@@ -75,7 +76,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """All that is drawn. `texture` holds for every object, `style` for the picture."""
+    """Everything that is drawn. `texture` applies to every object, `style` to the whole picture."""
 
     things: tuple[Thing, ...]
     background: str
@@ -92,7 +93,7 @@ class Statement:
     relation: str
     second: tuple[str, str]
     frame: str
-    wording: int = 0  # which phrase of the relation
+    wording: int = 0  # index into the phrases of the relation
     added_thing: tuple[str, str] | None = None
     added_texture: str | None = None
 
@@ -160,7 +161,7 @@ def _outline(shape: str) -> list[tuple[float, float]]:
 
 @cache
 def _sprite(colour: str, shape: str, texture: str, size: str) -> Image.Image:
-    """One object, RGBA, drawn four times as large and reduced, so that its edges are smooth."""
+    """One object in RGBA, drawn eight times as large and reduced, so that its edges are smooth."""
     zoom = 8
     side = CELL * zoom
     radius = (0.34 if size == "small" else 0.47) * side
@@ -194,7 +195,7 @@ def _sprite(colour: str, shape: str, texture: str, size: str) -> Image.Image:
 
 
 def draw(scene: Scene) -> Image.Image:
-    """The picture of a scene, always the same one."""
+    """The picture of a scene; deterministic."""
     picture = Image.new("RGB", (PIXELS, PIXELS), BACKGROUNDS[scene.background])
     for thing in scene.things:
         sprite = _sprite(thing.colour, thing.shape, scene.texture, thing.size)
@@ -216,7 +217,7 @@ def draw(scene: Scene) -> Image.Image:
 
 
 def held_out(first: tuple[str, str], second: tuple[str, str]) -> bool:
-    """Whether this pair of objects, in either order, is kept for evaluation: a fixed fifth."""
+    """Whether this pair of objects, in either order, is in the fixed fifth reserved for evaluation."""
     key = "|".join(sorted([" ".join(first), " ".join(second)]))
     return hashlib.sha256(key.encode()).digest()[0] % 5 == 0
 
@@ -246,7 +247,7 @@ def pair_scene(rng: random.Random, test: bool) -> Scene:
 
 
 def count_scene(rng: random.Random, number: int) -> Scene:
-    """One to four equal objects."""
+    """A scene with one to four equal objects."""
     colour, shape, size = rng.choice(tuple(COLOURS)), rng.choice(SHAPES), rng.choice(SIZES)
     return _scene([Thing(colour, shape, size, *cell) for cell in _cells(rng, number)], rng)
 
@@ -255,7 +256,7 @@ def count_scene(rng: random.Random, number: int) -> Scene:
 
 
 def statement(scene: Scene, rng: random.Random, frames: Sequence[str]) -> Statement:
-    """A full, true caption of a pair; it never names background, texture, style, size or number."""
+    """A full, true caption of a pair. It never mentions background, texture, style, size or number."""
     first, second = rng.sample(scene.things, 2)
     return Statement(
         first=(first.colour, first.shape),
@@ -267,20 +268,20 @@ def statement(scene: Scene, rng: random.Random, frames: Sequence[str]) -> Statem
 
 
 def web_caption(scene: Scene, rng: random.Random, whole: bool = False) -> str:
-    """A caption as the web has them: words left out, often a heap of tags, seldom a relation.
+    """A web-like caption: words are missing, it is often a list of tags, and it seldom has a relation.
 
     Args:
-        scene: what it is about.
-        rng: of the wording.
-        whole: name every object of a pair, and no relation.
+        scene: the scene that it describes.
+        rng: draws the wording.
+        whole: mention every object of a pair, and no relation.
     """
 
     def maybe(word: str, share: float) -> list[str]:
         return [word] if rng.random() < share else []
 
-    # Where the colour and the shape already tell the captions of a batch apart, nothing else is
-    # learned: so they are often missing, most of all where there are several equal objects. A shape is
-    # learned more slowly than a colour: so it is missing less often.
+    # If colour and shape already distinguish the captions of a batch, nothing else is learned. So they are
+    # often missing, most of all if there are several equal objects. A shape is learned more slowly than a
+    # colour, so it is missing less often.
     pair = len({thing.shape for thing in scene.things}) > 1
     coloured, shaped = (0.75, 0.85) if pair else (0.65, 0.75) if len(scene.things) == 1 else (0.45, 0.5)
 
@@ -349,7 +350,7 @@ def edit(kind: str, true: Statement, scene: Scene, rng: random.Random) -> Statem
 
 
 def words() -> list[str]:
-    """Every word that a caption or a prompt can hold."""
+    """Every word that can occur in a caption or a prompt."""
     phrases = (
         *RELATIONS["larger"],
         *RELATIONS["smaller"],
@@ -367,7 +368,7 @@ def words() -> list[str]:
 
 
 def pretraining_sample(rng: random.Random) -> tuple[Scene, str, None]:
-    """A scene of any sort with a web-like caption."""
+    """A scene of any type with a web-like caption."""
     lot = rng.random()
     if lot < 0.25:
         scene = count_scene(rng, 1)
@@ -392,9 +393,9 @@ def write_shards(
     shards: int,
     seed: int,
 ) -> Iterator[int]:
-    """Write `samples` drawn scenes as webdataset shards; yields the number written, now and then.
+    """Write `samples` drawn scenes as webdataset shards; yields the number written from time to time.
 
-    A sample is `png`, `txt` and, where there are negatives, `negatives.json`, a list of strings.
+    A sample has `png`, `txt` and, if there are negatives, `negatives.json`, a list of strings.
     """
     rng = random.Random(seed)
     for shard in range(shards):
@@ -420,7 +421,7 @@ def write_shards(
 
 @dataclass(frozen=True)
 class Labelled:
-    """A zero-shot set: which scenes, their labels, the prompts of each class."""
+    """A zero-shot set: scenes, their labels, and the prompts of each class."""
 
     scenes: list[Scene]
     labels: list[int]
@@ -433,8 +434,8 @@ class Evaluation:
 
     Attributes:
         pairs: scenes with held-out pairs of objects.
-        captions: their full captions, no two alike, in frames that fine-tuning does not use.
-        false: per kind of edit, one false caption for each.
+        captions: their full captions, all different, in sentences that fine-tuning does not use.
+        false: for each kind of edit one false caption per pair.
         web: a web-like caption for each.
         zero_shot: sets by name.
     """
@@ -446,12 +447,12 @@ class Evaluation:
     zero_shot: dict[str, Labelled]
 
 
-# The classes of the zero-shot sets. Colour and size are no sets: every base is at its ceiling there.
+# The classes of the zero-shot sets. There are none for colour and size: every base is at its ceiling there.
 CLASSES: dict[str, tuple[str, ...]] = {
     "background": tuple(BACKGROUNDS), "texture": TEXTURES, "style": STYLES, "count": NUMBERS,
     "shape": SHAPES,
 }  # fmt: skip
-# Those that the captions of fine-tuning never mention.
+# The sets that fine-tuning captions never mention.
 UNMENTIONED = ("background", "texture", "style", "count")
 
 

@@ -1,5 +1,7 @@
 """Composition benchmarks and retained ability: read, encode once, score, compare.
 
-items -> readers -> scoring/; models -> encode; run stands on top. comparison/ and wiseft
-read the result folders that run writes.
+readers/ -> items          what is asked; catalogue finds readers by name
+models -> encode           any open_clip model; each image and caption once
+evaluate -> scoring/       rows, averages by name, intervals
+result_folder              what `run` writes, and comparison/ and wiseft read
 """

@@ -1,7 +1,7 @@
-"""`open-clip-ext eval list`, and which benchmarks are read from where.
+"""`open-clip-ext eval list`: the registered benchmarks. Also finds and calls their readers.
 
-A benchmark is a function `read(*, annotations: Path, images: Path, ...) -> Benchmark` in the entry-point
-group `open_clip_ext.benchmarks`. Its annotated keywords are what `--benchmark NAME KEY=VALUE ...` takes.
+A reader is a function `read(*, annotations: Path, images: Path, ...) -> Benchmark` in the entry-point group
+`open_clip_ext.benchmarks`. Its annotated keywords are the options of `--benchmark NAME KEY=VALUE ...`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ FLAG = "--benchmark"
 
 @dataclass(frozen=True)
 class Source:
-    """A registered benchmark and the options it is read with, typed."""
+    """A registered benchmark with the options for its reader, already parsed."""
 
     name: str
     reader: Callable[..., Benchmark] = field(repr=False)
@@ -31,15 +31,12 @@ class Source:
     flag: str = FLAG
 
     def read(self) -> Benchmark:
-        """The benchmark.
-
-        Raises InputError, whatever its reader raises.
-        """
+        """Call the reader; any exception from it becomes an InputError."""
         try:
             return self.reader(**self.options)
         except InputError:
             raise
-        except Exception as error:  # readers are anyone's, and files hold anything
+        except Exception as error:  # third-party readers may raise anything
             kind = type(error).__name__
             raise InputError(
                 f"{self.flag} {self.name}: its files cannot be read ({kind}: {error})"
@@ -47,7 +44,7 @@ class Source:
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say which benchmarks."""
+    """Add the flags that select benchmarks."""
     group = parser.add_argument_group("benchmarks")
     group.add_argument(
         FLAG,
@@ -55,27 +52,27 @@ def add_source_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar=("NAME", "KEY=VALUE"),
-        help="a benchmark and where it is, such as `sugarcrepe annotations=FOLDER images=FOLDER`; give it "
-        "once for each; `open-clip-ext eval list` has them all",
+        help="a benchmark and its files, such as `sugarcrepe annotations=FOLDER images=FOLDER`; repeat the "
+        "flag for more; `open-clip-ext eval list` lists all benchmarks",
     )
     group.add_argument(
         "--data",
         type=Path,
         metavar="FILE",
-        help="a JSON file {name: {key: value}} with the same, for all of them once; --benchmark NAME then "
-        "picks from it",
+        help="a JSON file {name: {key: value}} with benchmarks and their files; --benchmark NAME then "
+        "selects from it",
     )
 
 
 def sources(chosen: Sequence[Sequence[str]], data: Path | None = None, flag: str = FLAG) -> list[Source]:
-    """What `--benchmark` and `--data` name.
+    """The benchmarks selected by `--benchmark` and `--data`.
 
     Args:
         chosen: `[NAME, "KEY=VALUE", ...]` of each `--benchmark`.
-        data: the file of `--data`; without `chosen` everything in it is meant.
-        flag: what the user gave the benchmarks to, for the sentences.
+        data: the file of `--data`; without `chosen` all its benchmarks are selected.
+        flag: the flag that the user gave the benchmarks to, for error messages.
 
-    Raises InputError if a name or option is unknown, or an option that is needed is missing.
+    Raises InputError if a name or option is unknown, or a required option is missing.
     """
     known = _from_file(data) if data else {}
     if not chosen:
@@ -95,9 +92,9 @@ def sources(chosen: Sequence[Sequence[str]], data: Path | None = None, flag: str
 
 
 def read(chosen: Sequence[Source]) -> dict[str, tuple[Source, Benchmark]]:
-    """The benchmarks by the name that they give themselves.
+    """Read the benchmarks; return them by their own names.
 
-    Raises InputError if two have the same.
+    Raises InputError if two have the same name.
     """
     found: dict[str, tuple[Source, Benchmark]] = {}
     for source in chosen:
@@ -111,7 +108,7 @@ def read(chosen: Sequence[Source]) -> dict[str, tuple[Source, Benchmark]]:
 
 
 def _source(name: str, pairs: Sequence[str], data: Path | None, given_to: str, typed: int = 0) -> Source:
-    """The source of one benchmark; after the first `typed`, `pairs` are from the file `data`."""
+    """The source of one benchmark; all but the first `typed` of `pairs` are from the file `data`."""
     reader = plugins.load(plugins.entries(GROUP), name, given_to, "benchmark")
     if not callable(reader):
         raise InputError(f"{given_to} {name}: its entry point is not a function that reads it")
@@ -119,7 +116,7 @@ def _source(name: str, pairs: Sequence[str], data: Path | None, given_to: str, t
     flag, owner = f"{given_to} {name}", f"benchmark {name}"
     options = plugins.parse_options(known, pairs[:typed], flag, owner)
     for key, value in plugins.parse_options(known, pairs[typed:], flag, owner).items():
-        # A path in a file is meant from where the file is.
+        # A path in the file is relative to the file.
         options[key] = data.parent / value if data and isinstance(value, Path) else value
     missing = [
         f"{option.name}={option.name.upper()}"
@@ -155,11 +152,11 @@ def _from_file(data: Path) -> dict[str, list[list[str]]]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `eval list`."""
-    parser.add_argument("names", nargs="*", metavar="NAME", help="only these, with all that is known of them")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these, with all details")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print what is registered."""
+    """Print the registered benchmarks."""
     known = plugins.entries(GROUP)
     for name in args.names or known:
         reader = plugins.load(known, name, "eval list", "benchmark")
@@ -176,3 +173,10 @@ def main(args: argparse.Namespace) -> int:
         else:
             print(f"{name}\n  {headline.splitlines()[0]}\n  {needed}")
     return 0
+
+
+def note_sources(results: Mapping[str, Any], found: Mapping[str, tuple[Source, Benchmark]]) -> None:
+    """Add the reader and its options to the results."""
+    for name, (source, _) in found.items():
+        results[name]["reader"] = source.name
+        results[name]["options"] = {key: str(value) for key, value in source.options.items()}

@@ -1,8 +1,8 @@
-"""Features of pictures and texts: each unique one once, in batches, kept on disk if wished.
+"""Features of pictures and texts: each is computed once, in batches, and optionally cached on disk.
 
-A feature is found again by what it depends on: the weights and structure of the model (with its
+The cache key of a feature is everything it depends on: the weights and structure of the model (with its
 activation), its preprocessing and precision, and the bytes of the picture file with the box, or the
-tokens of the text. Texts that the tokenizer does not tell apart are therefore one, and tie.
+tokens of the text. Texts with the same tokens therefore share one feature, and tie.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ WORKERS = min(16, os.cpu_count() or 1)
 
 
 class Encoder:
-    """A model as scoring sees it.
+    """Computes the features that scoring asks for.
 
     Args:
         model: an open_clip model, in evaluation mode on `device`.
-        preprocess: a PIL picture to its tensor.
-        tokenizer: texts to token ids `[N, L]`.
-        device: where the model is; None stands for where its weights are.
-        precision: upstream's name of it; `amp` and `amp_bf16` stand for autocast.
-        cache: a folder that keeps features between runs; None keeps them for the life of the object.
-        batch: pictures, and a quarter of the texts, in a forward pass.
+        preprocess: from a PIL image to its tensor.
+        tokenizer: from texts to token ids `[N, L]`.
+        device: of the model; None means the device of its weights.
+        precision: upstream's name of it; `amp` and `amp_bf16` mean autocast.
+        cache: a folder that keeps features between runs; None keeps them only in this object.
+        batch: number of pictures in a forward pass; for texts it is four times as many.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Encoder:
         self.device = torch.device(device or next(model.parameters()).device)
         self.precision = precision
         self.batch = batch
-        self.encoded = {"pictures": 0, "texts": 0}  # forward passes' rows, for reports
+        self.encoded = {"pictures": 0, "texts": 0}  # rows encoded so far, for reports
         folder = cache / fingerprint(model, preprocess, precision) if cache else None
         self._stores = {kind: _Store(kind, folder) for kind in self.encoded}
 
@@ -95,7 +95,7 @@ class Encoder:
         keys = [hashlib.sha256(row.numpy().tobytes()).digest() for row in tokens]
 
         def batches(places: list[int]) -> Iterator[tuple[list[int], Tensor]]:
-            # Texts of one length together, the longest first so that memory runs out at once or never.
+            # Sorted by length, longest first: if memory runs out, it does so in the first batch.
             places = sorted(places, key=lambda i: -int(tokens[i].count_nonzero()))
             for part in (places[i : i + 4 * self.batch] for i in range(0, len(places), 4 * self.batch)):
                 yield part, tokens[part]
@@ -109,7 +109,7 @@ class Encoder:
         try:
             with Image.open(io.BytesIO(picture.read())) as file:
                 image = file.convert("RGB")
-        except Exception as error:  # what a decoder raises is its own affair
+        except Exception as error:  # decoders may raise anything
             raise InputError(f"{picture.path}: does not decode as a picture ({error})") from error
         if picture.box:
             x, y, w, h = picture.box
@@ -158,14 +158,13 @@ class Encoder:
         with amp:
             features = forward(inputs.to(self.device, non_blocking=True))
         unit = torch.nn.functional.normalize(features.float(), dim=-1, eps=0.0)  # 0 / 0 must not pass as 0
-        return unit.cpu().numpy()  # type: ignore[no-any-return]
+        return unit.cpu().numpy()
 
 
 class _Store:
     """Features by key, in memory and, one file per batch, in a folder.
 
-    A file appears under its name only when it is whole, so that a kill loses no more than the batch
-    in flight, and jobs may share the folder.
+    Files are written atomically, so a kill loses only the current batch, and jobs may share the folder.
     """
 
     def __init__(self, kind: str, folder: Path | None) -> None:
@@ -201,7 +200,7 @@ class _Store:
             content = load(path.read_bytes())
             keys, rows = content["keys"], content["features"]
         except (SafetensorError, KeyError):
-            return  # as if it were not there: its batch is encoded and written again
+            return  # a broken file is ignored: its batch is encoded and written again
         self.features.update(zip((key.tobytes() for key in keys), rows, strict=True))
 
 
@@ -216,17 +215,17 @@ def _cache_errors(folder: Path) -> Iterator[None]:
 
 
 def fingerprint(model: Any, preprocess: object, precision: str) -> str:
-    """What features depend on beside their input, as a name for a folder."""
+    """A folder name made of everything but the input that features depend on."""
     from importlib.metadata import version
 
-    # The structure shows the activation, which no weight does.
+    # The repr of the model shows the activation; the weights do not.
     packages = (version(name) for name in ("torch", "torchvision", "pillow", "open_clip_torch"))
     parts = (weights_digest(model), repr(model), repr(preprocess), precision, *packages)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 def weights_digest(model: Any) -> str:
-    """The sha256 of all weights, whatever file they came in."""
+    """The sha256 of all weights, independent of the file they came from."""
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

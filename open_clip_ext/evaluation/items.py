@@ -1,6 +1,6 @@
-"""What a benchmark is: items, each a few pictures and captions and what is true of them.
+"""Benchmarks and their items. An item is a few pictures and captions, and which of them belong together.
 
-A reader turns official files into a `Benchmark`; everything behind it knows items only.
+A reader turns official files into a `Benchmark`. All later steps depend only on items.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ Row = dict[str, Any]
 class Picture:
     """A picture file, or the part of it in `box` (x, y, width, height in pixels).
 
-    Pictures that are no files of their own (in a tar file, in an array) are subclasses, see `stored`.
+    Pictures that are not separate files (in a tar file, in an array) are subclasses, see `stored`.
     """
 
     path: str
     box: tuple[float, float, float, float] | None = None
 
     def exists(self) -> bool:
-        """Whether the picture is there."""
+        """Whether the picture exists."""
         return os.path.isfile(self.path)
 
     def read(self) -> bytes:
-        """The whole picture, encoded as it is stored (JPEG, PNG, ...)."""
+        """The whole picture in its stored encoding (JPEG, PNG, ...)."""
         return Path(self.path).read_bytes()
 
 
@@ -49,14 +49,14 @@ class Item:
 
     Attributes:
         id: unique in its benchmark.
-        pictures: P of them.
-        captions: C of them.
-        kind: `i2t`, each picture has to find its caption; `t2i`, each caption its picture; `2x2`,
-            picture i belongs to caption i; `multi-pos`, every true caption has to be nearer to the
-            picture than every false one; `text`, no picture, the first two captions mean the same and
+        pictures: P pictures.
+        captions: C captions.
+        kind: `i2t`: each picture has to find its caption. `t2i`: each caption has to find its picture.
+            `2x2`: picture i belongs to caption i. `multi-pos`: every true caption has to be nearer to the
+            picture than every false one. `text`: no picture; the first two captions mean the same and
             have to be nearer to each other than either is to the third.
-        truth: `i2t`: the index of each picture's caption, `[P]`; `t2i`: of each caption's picture,
-            `[C]`; `multi-pos`: the indices of the true captions; else empty.
+        truth: `i2t`: the index of each picture's caption, `[P]`. `t2i`: the index of each caption's
+            picture, `[C]`. `multi-pos`: the indices of the true captions. Otherwise empty.
         group: the subset of the benchmark.
     """
 
@@ -69,7 +69,7 @@ class Item:
 
 
 class Encoder(Protocol):
-    """What scoring asks of a model: unit-length fp32 features, one row per input."""
+    """What scoring needs from a model: normalized fp32 features, one row per input."""
 
     def pictures(self, pictures: Sequence[Picture]) -> Tensor:
         """Features `[N, D]`."""
@@ -82,16 +82,16 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Items and how they are summed up.
+    """Items and the averages over them.
 
     Attributes:
         name: as registered.
-        items: at least one; their ids differ.
+        items: at least one; ids are unique.
         aggregations: names for `aggregate.plan`, the primary one first.
-        files: annotation files that were read, with their sha256.
-        notes: what a reader of the scores must know.
-        family: which ability it measures.
-        score: makes the rows; None stands for `scoring.rows`.
+        files: the annotation files that were read, with their sha256.
+        notes: caveats for the reader of the scores.
+        family: the ability that it measures.
+        score: computes the rows; None means `composition.rows`.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Which pictures a model was trained on, by the names of their files."""
+"""Training manifests: which pictures a model was trained on, by file name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Manifest:
     """The pictures of a training set.
 
     Attributes:
-        keys: what `key` makes of them.
+        keys: their keys, as `key` computes them.
         files: the manifest's files with their sha256.
     """
 
@@ -28,19 +28,19 @@ class Manifest:
     files: dict[str, str]
 
     def has(self, path: str) -> bool:
-        """Whether a picture was among them."""
+        """Whether a picture is among them."""
         return key(path) in self.keys
 
 
 def key(path: str) -> str:
-    """A picture's name without folder, suffix and the split of COCO it was published in."""
+    """A picture's file name without folder, suffix and the prefix of its COCO split."""
     return COCO.sub("", PurePath(path).stem)
 
 
 def read(paths: Sequence[Path]) -> Manifest | None:
-    """The manifest in some files; None if there are none.
+    """Read a manifest from files; None without files.
 
-    A file is a path per line, or has the field `filepath` (or filename, image, image_path, path) in CSV
+    A file has one path per line, or the field `filepath` (or filename, image, image_path, path) in CSV
     (`.csv`), TSV (`.tsv`), JSONL (`.jsonl`) or a JSON list (`.json`).
 
     Raises InputError if a file cannot be read, has no such field, or names no picture.
@@ -51,7 +51,7 @@ def read(paths: Sequence[Path]) -> Manifest | None:
     files: dict[str, str] = {}
     for path in paths:
         if path.is_dir():
-            raise InputError(f"--train-manifest {path}: is a folder where the file should be")
+            raise InputError(f"--train-manifest {path}: is a folder, but should be a file")
         source = Annotations(path)
         if path.suffix in (".csv", ".tsv"):
             rows = source.table(path.name, delimiter="\t" if path.suffix == ".tsv" else ",")

@@ -1,8 +1,8 @@
-"""Any open_clip model or checkpoint, with what it takes to trust its numbers.
+"""Load any open_clip model or checkpoint with the activation and preprocessing it was trained with.
 
-No weight says which activation a model was trained with. A checkpoint file is therefore refused until it
-is known: from the model's name (`-quickgelu`), from the params.txt that the trainer leaves beside its
-checkpoints, or from `--activation`.
+The weights do not show which activation a model was trained with. A checkpoint file is therefore refused
+unless the activation is known: from the model's name (`-quickgelu`), from the params.txt that the trainer
+leaves next to its checkpoints, or from `--activation`.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Loaded:
     """A model that is ready to be scored.
 
     Attributes:
-        model: in evaluation mode; encodes texts at their real length where that changes nothing.
+        model: in evaluation mode; encodes texts at their real length if that does not change features.
         preprocess: its validation transform.
         tokenizer: its tokenizer.
-        record: what `result.json` has in `model`.
+        record: the entry `model` of `result.json`.
     """
 
     model: Any
@@ -47,31 +47,31 @@ class Loaded:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say which model."""
+    """Add the flags that select the model."""
     group = parser.add_argument_group("model")
     group.add_argument(
         "--model",
         metavar="NAME",
         help="an open_clip model, local-dir:FOLDER or hf-hub:NAME "
-        "(default: what the params.txt of a trainer's checkpoint says)",
+        "(default: from the params.txt next to a trainer's checkpoint)",
     )
     group.add_argument("--pretrained", metavar="TAG|FILE", help="a tag of that model, or a checkpoint")
     group.add_argument(
         "--activation",
         choices=ACTIVATIONS,
-        help="what the checkpoint was trained with, where nothing beside it says so",
+        help="the activation that the checkpoint was trained with, if no file next to it says so",
     )
     group.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="of the forward pass; amp ones stand for autocast (default: %(default)s)",
+        help="precision of the forward pass; amp means autocast (default: %(default)s)",
     )
     group.add_argument("--device", help="default: cuda if there is one")
 
 
 def from_arguments(args: argparse.Namespace) -> Loaded:
-    """The model that the flags of `add_arguments` name."""
+    """The model selected by the flags of `add_arguments`."""
     return load(
         args.model,
         args.pretrained,
@@ -92,23 +92,23 @@ def load(
     """Load a model.
 
     Args:
-        name: of an open_clip model, or `local-dir:FOLDER`, or `hf-hub:NAME`; None where the params.txt
-            beside a trainer's checkpoint has it.
+        name: of an open_clip model, or `local-dir:FOLDER`, or `hf-hub:NAME`; None if the params.txt
+            next to a trainer's checkpoint has it.
         pretrained: a tag, or the path of a checkpoint file.
         activation: `gelu` or `quickgelu`.
         precision: one of `PRECISIONS`.
-        device: None stands for the accelerator if there is one.
+        device: None means the accelerator if there is one.
 
     Raises:
-        InputError: there is no such model or file, it is no checkpoint or one of another
-            architecture, or its activation is not known.
+        InputError: the model or file does not exist, the file is not a checkpoint or has another
+            architecture, or its activation is unknown.
     """
     import open_clip
     import torch
     from open_clip.transform import PreprocessCfg, image_transform_v2
 
     from open_clip_ext.evaluation.encode import weights_digest
-    from open_clip_ext.evaluation.readers.files import sha256
+    from open_clip_ext.files import sha256
     from open_clip_ext.model import text_trimming
 
     file = _file(name, pretrained)
@@ -130,7 +130,7 @@ def load(
             quick_gelu=quick,
             **as_trained,
         )
-        # As upstream's trainer: what a Hugging Face tower calls its length is what it could take.
+        # The context length of training, as in upstream's trainer: a Hugging Face tower may allow more.
         tokenizer = open_clip.get_tokenizer(name, context_length=as_trained.get("force_context_length"))
     if file:
         checkpoints.load(model, file, name, resize=False)
@@ -153,7 +153,7 @@ def load(
 
 
 def _file(name: str | None, pretrained: str | None) -> Path | None:
-    """The checkpoint file that `pretrained` is; None for a tag, and for a folder or hub with weights."""
+    """The checkpoint file that `pretrained` names; None for a tag, and for a folder or hub with weights."""
     if pretrained:
         return checkpoint_file(name, pretrained)
     if name is None:
@@ -166,7 +166,7 @@ def _file(name: str | None, pretrained: str | None) -> Path | None:
 
 
 def checkpoint_file(name: str | None, pretrained: str) -> Path | None:
-    """The checkpoint file that `pretrained` is, or None for a tag of the model `name`.
+    """The checkpoint file that `pretrained` names, or None for a tag of the model `name`.
 
     Raises InputError if it is neither.
     """
@@ -192,9 +192,9 @@ def checkpoint_file(name: str | None, pretrained: str) -> Path | None:
 
 
 def _params(checkpoint: Path) -> dict[str, str]:
-    """What is known about the run of a checkpoint: from itself, if `merge` wrote it, or from the trainer.
+    """The parameters of the run that made a checkpoint: from `merge`'s note in it, or from params.txt.
 
-    Empty if there is nothing in it or beside it.
+    Empty if there is neither a note nor a params.txt.
     """
     from open_clip_ext.evaluation import weights
 
@@ -209,7 +209,7 @@ def _params(checkpoint: Path) -> dict[str, str]:
 
 
 def origin(loaded: Loaded) -> dict[str, str]:
-    """What another checkpoint of this model must note, so that it is loaded alike."""
+    """The note that another checkpoint of this model needs in order to be loaded in the same way."""
     name, checkpoint = loaded.record["name"], Path(loaded.record["checkpoint"])
     run = _params(checkpoint) if checkpoint.is_file() else {"pretrained": str(checkpoint)}
     kept = {key: value for key, value in run.items() if key.startswith(("force_", "image_", "pretrained"))}
@@ -239,7 +239,7 @@ def model_config(name: str) -> dict[str, Any]:
 
 
 def _require_folder(name: str) -> None:
-    """Stop on a `local-dir:` model whose folder open_clip could not read."""
+    """Refuse a `local-dir:` model whose folder open_clip could not read."""
     path = Path(name.removeprefix(LOCAL), "open_clip_config.json")
     if not path.is_file():
         raise InputError(f"--model {name}: there is no {path}; name the folder of an open_clip model")
@@ -252,17 +252,17 @@ def _require_folder(name: str) -> None:
 
 
 def _noted_model(run: Mapping[str, str], file: Path | None) -> str:
-    """The model that is noted in or beside a checkpoint."""
+    """The model named in the note of a checkpoint, or in the params.txt next to it."""
     if "model" not in run:
         raise InputError(
-            "--model: missing, and there is no params.txt of open_clip's trainer beside the checkpoint; "
+            "--model: missing, and there is no params.txt of open_clip's trainer next to the checkpoint; "
             "give --model NAME"
         )
     name = run["model"]
     if name.startswith(LOCAL) and not Path(name.removeprefix(LOCAL)).is_dir():
         raise InputError(
-            f"--model: missing, and {name}, of which {file} was made, is not on this machine; give --model "
-            "local-dir:FOLDER with where it is now"
+            f"--model: missing, and {name}, from which {file} was made, is not on this machine; give --model "
+            "local-dir:FOLDER with its present place"
         )
     return name
 
@@ -275,7 +275,7 @@ def _quick_gelu(
     run: Mapping[str, str],
     activation: str | None,
 ) -> bool:
-    """Whether the model has QuickGELU, from whoever knows."""
+    """Whether the model has QuickGELU, from the first source that says so."""
     import open_clip
 
     if activation:
@@ -288,8 +288,8 @@ def _quick_gelu(
         if tagged != named:
             right = ACTIVATIONS["quickgelu" if tagged else "gelu"]
             raise InputError(
-                f"--model {name} --pretrained {pretrained}: these weights were trained with {right}, which "
-                "is not what this model has; "
+                f"--model {name} --pretrained {pretrained}: these weights were trained with {right}, but "
+                "this model has another activation; "
                 f"give --model {name.removesuffix('-quickgelu') + '-quickgelu' * tagged} or --activation"
             )
         return named
@@ -297,23 +297,22 @@ def _quick_gelu(
     if trained is not None:
         if named and not trained:
             raise InputError(
-                f"--model {name}: has QuickGELU, but by the params.txt beside {file} that run had GELU; "
-                "settle it with --activation"
+                f"--model {name}: has QuickGELU, but according to the params.txt next to {file} that run had "
+                "GELU; decide with --activation"
             )
         return trained
     if named or name.startswith(SCHEMAS):
         return named
-    gone = f", and {run['model']}, of which it was made, is not on this machine" if "model" in run else ""
+    gone = f", and {run['model']}, from which it was made, is not on this machine" if "model" in run else ""
     raise InputError(
-        f"--pretrained {file}: with which activation was it trained? Its weights do not say{gone}; give "
-        f"--activation quickgelu (OpenAI's weights and what is fine-tuned from them as such) or "
-        "--activation gelu (what open_clip trains by default, and any model reloaded from a path without "
-        "--force-quick-gelu)"
+        f"--pretrained {file}: it is unknown with which activation it was trained{gone}; give --activation "
+        "quickgelu (OpenAI's weights, and models fine-tuned from them with it) or --activation gelu "
+        "(open_clip's default, and any model loaded from a path without --force-quick-gelu)"
     )
 
 
 def _noted_activation(run: Mapping[str, str]) -> bool | None:
-    """Whether the run of a checkpoint had QuickGELU; None if nothing here says so."""
+    """Whether the run of a checkpoint had QuickGELU; None if that is unknown."""
     if "model" not in run:
         return None
     if run.get("force_quick_gelu") == "True":
@@ -325,7 +324,7 @@ def _noted_activation(run: Mapping[str, str]) -> bool | None:
 
 
 def _as_trained(run: Mapping[str, str]) -> dict[str, Any]:
-    """How a run changed its model and preprocessing, as arguments of upstream's `create_model`."""
+    """The changes that a run made to its model and preprocessing, as arguments of `create_model`."""
     import open_clip
 
     def value(key: str) -> Any:
@@ -350,7 +349,7 @@ def _as_trained(run: Mapping[str, str]) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without upstream's log lines and warnings about what is checked here."""
+    """Suppress upstream's log lines and warnings about what this module checks itself."""
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -364,12 +363,12 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _one_sentence(flag: str) -> Iterator[None]:
-    """Upstream's errors about a model as an InputError."""
+    """Turn upstream's errors about a model into an InputError."""
     try:
         yield
     except (RuntimeError, ValueError, OSError) as error:
         raise InputError(f"{flag}: {first_line(error)}") from error
-    except TypeError as error:  # an argument that releases before 3.0 do not know
+    except TypeError as error:  # releases before 3.0 do not have this argument
         raise InputError(
             f"{flag}: {first_line(error)}; the evaluation needs open_clip_torch 3.0 or later"
         ) from error

@@ -1,4 +1,4 @@
-"""Pictures that are no files of their own: in a tar file, or handed out by a data set."""
+"""Pictures that are not separate files: members of a tar file, or samples of a data set."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from open_clip_ext.evaluation.items import Picture
 
 @dataclass(frozen=True)
 class Member(Picture):
-    """A picture in a tar file that is not compressed; `path` names both."""
+    """A picture in an uncompressed tar file; `path` names both."""
 
     tar: str = ""
     offset: int = 0
     size: int = 0
 
     def exists(self) -> bool:
-        """Whether the tar file is there."""
+        """Whether the tar file exists."""
         return os.path.isfile(self.tar)
 
     def read(self) -> bytes:
@@ -41,7 +41,7 @@ class Sample(Picture):
     index: int = 0
 
     def exists(self) -> bool:
-        """A data set that could be opened is there."""
+        """Always true: the data set has been opened."""
         return True
 
     def read(self) -> bytes:
@@ -53,9 +53,9 @@ class Sample(Picture):
 
 
 def members(path: Path) -> Iterator[tuple[str, Member]]:
-    """Name and place of every file in a tar file.
+    """The name and position of every file in a tar file.
 
-    Raises InputError if it is none.
+    Raises InputError if it is not an uncompressed tar file.
     """
     try:
         with tarfile.open(path, "r:") as tar:  # not compressed: members are read in any order

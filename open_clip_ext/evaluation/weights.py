@@ -1,4 +1,4 @@
-"""Weights between two models, and files of them that say which model they belong to.
+"""Interpolate the weights of two models, and save them in files that name their model.
 
 WiSE-FT (Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022, equation 2):
 
@@ -25,20 +25,20 @@ NOTE = "open_clip_ext"
 def interpolate(
     a: Mapping[str, Tensor], b: Mapping[str, Tensor], alpha: float, names: tuple[str, str] = ("A", "B")
 ) -> dict[str, Tensor]:
-    """`(1 - alpha) a + alpha b`, key by key, `logit_scale` (a logarithm) among them.
+    """`(1 - alpha) a + alpha b` for each key, including `logit_scale` (a logarithm).
 
-    The arithmetic is fp32 (fp64 where the weights are), the result has the weights' own type.
-    Alpha 0 gives `a` and alpha 1 gives `b`, bit for bit. Integer buffers, such as BatchNorm's count of
-    batches, are those of the nearer end.
+    Computed in fp32 (fp64 for fp64 weights); the result has the dtype of the weights. Alpha 0 gives `a` and
+    alpha 1 gives `b`, bit for bit. Integer buffers, such as BatchNorm's count of batches, are those of the
+    nearer model.
 
     Args:
         a: state dict of the base.
-        b: state dict of what was made of it.
+        b: state dict of the fine-tuned model.
         alpha: from 0 to 1.
-        names: what to call the two in a sentence.
+        names: how error messages call the two.
 
     Raises:
-        InputError: alpha is out of range, or the two are not of one architecture, or not finite.
+        InputError: alpha is out of range, the two differ in architecture, or a weight is not finite.
     """
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha {alpha:g}: it must lie between 0 ({names[0]}) and 1 ({names[1]})")
@@ -46,21 +46,21 @@ def interpolate(
     for weights, name in zip((a, b), names, strict=True):
         for key, value in weights.items():
             if not bool(value.isfinite().all()):
-                raise InputError(f"{name}: {key} is not finite, and no mixture with it would be")
+                raise InputError(f"{name}: {key} is not finite, so no mixture with it is finite")
     return {key: _between(value, b[key], alpha) for key, value in a.items()}
 
 
 def save(path: Path, weights: Mapping[str, Tensor], note: Mapping[str, str]) -> None:
-    """Write a checkpoint that open_clip loads; a file of that name is whole at any time.
+    """Write a checkpoint that open_clip loads, atomically.
 
     Args:
-        path: with the suffix .safetensors in that format, else in torch's.
+        path: with the suffix .safetensors for that format, otherwise in torch's.
         weights: a state dict.
-        note: what `read_note` gives back.
+        note: returned by `read_note`.
 
     Raises InputError if it cannot be written.
     """
-    # Clones, because safetensors takes no tensor that shares its memory.
+    # Clones, because safetensors refuses tensors that share memory.
     weights = {key: value.detach().cpu().clone().contiguous() for key, value in weights.items()}
 
     def fill(part: Path) -> None:
@@ -92,13 +92,13 @@ def read_note(path: Path) -> dict[str, str]:
             content = torch.load(path, map_location="meta", weights_only=True, mmap=True)
             note = content.get(NOTE, {}) if isinstance(content, dict) else {}
     except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError):
-        return {}  # whoever loads the weights says what is wrong
+        return {}  # the code that loads the weights reports the error
     return dict(note) if isinstance(note, dict) else {}
 
 
 def _between(a: Tensor, b: Tensor, alpha: float) -> Tensor:
     if alpha in (0, 1) or not a.is_floating_point():
-        # Not left to the arithmetic, in which -0.0 + 0 * x is +0.0.
+        # Not by arithmetic, because -0.0 + 0 * x is +0.0.
         return a if alpha < 0.5 else b
     stored = torch.promote_types(a.dtype, b.dtype)
     exact = torch.promote_types(stored, torch.float32)
@@ -112,7 +112,7 @@ def _require_one_architecture(
         extra = sorted(one.keys() - other.keys())
         if extra:
             raise InputError(
-                f"{name} has {extra[0]}{_more(extra)}, {lacking} has not: "
+                f"{name} has {extra[0]}{_more(extra)}, {lacking} does not: "
                 "only checkpoints of one architecture can be merged"
             )
     other_shape = [key for key in a if a[key].shape != b[key].shape]

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation import catalogue, merge, run
+from open_clip_ext.evaluation import catalogue, merge, options, result_folder
+from open_clip_ext.evaluation.evaluate import evaluate, present
 from open_clip_ext.evaluation.items import Benchmark, Item
 from open_clip_ext.files import atomic_write
 
@@ -36,7 +37,7 @@ class Point:
     Attributes:
         alpha: share of the fine-tuned.
         select: the mean of the primary scores that alpha is chosen by.
-        results: of the reported benchmarks, as `run.evaluate` gives them.
+        results: of the reported benchmarks, as `evaluate` gives them.
         chosen_by: of the others.
     """
 
@@ -69,12 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )  # fmt: skip
     parser.add_argument("--data", type=Path, metavar="FILE", help="where benchmarks are, as in `eval run`")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where everything goes")
-    run.add_encoding_arguments(parser)
+    options.add_encoding_arguments(parser)
 
 
 def main(args: argparse.Namespace) -> int:
     """Sweep, choose, write, print."""
-    run.claim(args, FILE)
+    options.claim(args, FILE)
     outside = [alpha for alpha in args.alphas if not 0 <= alpha <= 1]
     if outside:
         raise InputError(f"--alphas {outside[0]:g}: must lie between 0 (the base) and 1 (the fine-tuned)")
@@ -85,14 +86,14 @@ def main(args: argparse.Namespace) -> int:
         for chosen, flag in ((args.select, "--select"), (args.report, "--report"))
     )
     for _, benchmark in (*select.values(), *report.values()):
-        run.present(benchmark, args.allow_missing)
+        present(benchmark, args.allow_missing)
     notes = apart([b for _, b in select.values()], [b for _, b in report.values()])
     base, tuned = merge.ends(args.base, args.ft, args.model, args.activation)
     points = sweep(args, base, tuned, select, report)
     best = choose(points)
     _write(args, base, tuned, points, best, notes)
     print(table(points, best))
-    print("\n" + "\n".join(words(points, best, notes)))
+    print("\n" + "\n".join(summary(points, best, notes)))
     model = "".join(
         f" --{flag} {value}" for flag in ("model", "activation") if (value := getattr(args, flag)) is not None
     )
@@ -149,10 +150,10 @@ def sweep(
     for alpha in tqdm(sorted({0.0, 1.0, *args.alphas}), desc="alpha", unit="model", disable=None):
         model = between.at(alpha).to(device)
         encoder = Encoder(
-            model, tuned.preprocess, tuned.tokenizer, cache=run.cache_folder(args), batch=args.batch_size
+            model, tuned.preprocess, tuned.tokenizer, cache=options.cache_folder(args), batch=args.batch_size
         )
-        chosen_by, results = (
-            run.evaluate(
+        chosen_by, scored = (
+            evaluate(
                 encoder,
                 [b for _, b in found.values()],
                 allow_missing=args.allow_missing,
@@ -160,9 +161,9 @@ def sweep(
             )
             for found in (select, report)
         )
-        run.note_sources(results, report)
+        catalogue.note_sources(scored, report)
         mean = sum(map(primary, chosen_by.values())) / len(chosen_by)
-        points.append(Point(alpha, mean, results, chosen_by))
+        points.append(Point(alpha, mean, scored, chosen_by))
         parts = ((1 - alpha, base), (alpha, tuned))
         mixed = " + ".join(f"{share:g} {end.record['checkpoint']}" for share, end in parts)
         record = {0.0: base.record, 1.0: tuned.record}.get(alpha) or {
@@ -170,7 +171,7 @@ def sweep(
             "checkpoint": mixed,
             "sha256": weights_digest(model),
         }
-        run.write(_folder(args.out, alpha), record | {"device": device}, results)
+        result_folder.write(_folder(args.out, alpha), record | {"device": device}, scored)
     return points
 
 
@@ -196,7 +197,7 @@ def table(points: Sequence[Point], best: Point) -> str:
     return tables.aligned(head, body)
 
 
-def words(points: Sequence[Point], best: Point, notes: Sequence[str]) -> list[str]:
+def summary(points: Sequence[Point], best: Point, notes: Sequence[str]) -> list[str]:
     """How alpha was chosen, and what it brings and costs."""
     said = [
         f"* alpha {best.alpha:g}: chosen for the highest mean of {', '.join(best.chosen_by)} "
@@ -229,10 +230,10 @@ def _write(
     best: Point,
     notes: Sequence[str],
 ) -> None:
-    def kept(results: Mapping[str, Any]) -> dict[str, Any]:
+    def kept(scored: Mapping[str, Any]) -> dict[str, Any]:
         return {
             name: {key: result[key] for key in ("family", "n", "missing", "files", "primary", "scores")}
-            for name, result in results.items()
+            for name, result in scored.items()
         }
 
     curve = [
@@ -246,7 +247,7 @@ def _write(
         for point in points
     ]
     content = {
-        **run.header(),
+        **result_folder.header(),
         "base": base.record,
         "tuned": tuned.record,
         "criterion": "the highest mean of the primary scores of `select`; of equal ones the least alpha",
@@ -255,7 +256,7 @@ def _write(
         "curve": curve,
     }
     plot(args.out / "curve.png", points, best)
-    run.write_json(args.out / FILE, content)
+    result_folder.write_json(args.out / FILE, content)
 
 
 def plot(path: Path, points: Sequence[Point], best: Point) -> None:

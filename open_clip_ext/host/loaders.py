@@ -140,7 +140,7 @@ class LookUp:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.types = store.types
+        self.types = store.types(NEGATIVES)
         self.seen, self.missing = Count(), Count()
 
     def __call__(self, caption: str) -> tuple[str, Companions]:
@@ -153,7 +153,7 @@ class LookUp:
 
     def find(self, caption: str) -> list[list[str]] | None:
         """The negatives for each type; None if the store does not know the caption."""
-        return self.store.places(caption, self.types)
+        return self.store.texts_by_type(caption, self.types, NEGATIVES)
 
 
 def build(

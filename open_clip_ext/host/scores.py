@@ -13,8 +13,9 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from open_clip_ext.evaluation import catalogue, run
+from open_clip_ext.evaluation import catalogue
 from open_clip_ext.evaluation.encode import Encoder
+from open_clip_ext.evaluation.evaluate import evaluate, present
 from open_clip_ext.evaluation.items import Benchmark
 from open_clip_ext.model import text_trimming
 from open_clip_ext.model.forward import unwrap
@@ -53,7 +54,7 @@ class Scores:
         benchmarks = [benchmark for _, benchmark in found.values()]
         counts = []
         for benchmark in benchmarks:
-            there, missing = run.present(benchmark, scored.allow_missing, "--eval-allow-missing")
+            there, missing = present(benchmark, scored.allow_missing, "--eval-allow-missing")
             total = f" of {len(there) + missing:,}" if missing else ""
             counts.append(f"{benchmark.name} ({len(there):,}{total} items)")
         return cls(benchmarks, scored.allow_missing, ", ".join(counts))
@@ -86,7 +87,7 @@ class Scores:
         text_trimming.trim(encoding, evaluation=True)
         precision = "fp32" if precision.startswith("amp") else precision
         with seeding.preserve_rng_state(), without_tf32():
-            results = run.evaluate(
+            results = evaluate(
                 Encoder(encoding, self.preprocess, tokenizer, precision=precision),
                 self.benchmarks,
                 allow_missing=self.allow_missing,

@@ -132,7 +132,7 @@ def in_fp32(forward: Callable[P, R]) -> Callable[P, R]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         devices = (x.device.type for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
         with torch.autocast(next(devices, "cpu"), enabled=False), without_tf32():
-            return forward(*map(up, args), **{k: up(x) for k, x in kwargs.items()})  # type: ignore[arg-type]
+            return forward(*map(up, args), **{k: up(x) for k, x in kwargs.items()})
 
     return wrapped
 

@@ -184,4 +184,4 @@ class CECLIPLoss(Loss):
             if not (len(saved) and len(self.thresholds)):
                 self.thresholds = self.thresholds.new_zeros(len(saved))
             self._recorded = None
-        super()._load_from_state_dict(state, prefix, *args)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state, prefix, *args)

@@ -39,7 +39,7 @@ def gather(
     if x.dtype == torch.bool:  # not every backend moves bools
         return gather(x.to(torch.uint8), rank=rank, world_size=world_size).bool()
     if gather_with_grad and x.requires_grad:
-        return _GatherWithGrad.apply(x, world_size)  # type: ignore[no-any-return, no-untyped-call]
+        return _GatherWithGrad.apply(x, world_size)  # type: ignore[no-any-return]
     slices = _slices(x, world_size)
     if not local_loss:
         slices[rank] = x
@@ -84,7 +84,7 @@ class _GatherWithGrad(torch.autograd.Function):
         return torch.cat(_slices(x, world_size), dim=0)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         grad = grad.contiguous()  # a collective sends memory as it lies, whatever the strides say
         if dist.get_backend() in ("nccl", "xccl"):

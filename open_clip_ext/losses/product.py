@@ -39,7 +39,7 @@ def cross_entropy_of_product(
     """
     if not torch.is_grad_enabled():
         x, columns, first = x.detach(), columns.detach(), None if first is None else first.detach()
-    return _CrossEntropyOfProduct.apply(x, columns, target, exists, first)  # type: ignore[no-any-return, no-untyped-call]
+    return _CrossEntropyOfProduct.apply(x, columns, target, exists, first)  # type: ignore[no-any-return]
 
 
 class _CrossEntropyOfProduct(torch.autograd.Function):
@@ -80,7 +80,7 @@ class _CrossEntropyOfProduct(torch.autograd.Function):
         return losses.mean()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, columns, first = (None if g is None else grad * g for g in ctx.saved_tensors)
         return x, columns, None, None, first

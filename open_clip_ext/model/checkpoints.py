@@ -1,8 +1,8 @@
-"""Weights in files, in whatever layout they were saved, and what to say about files that hold none.
+"""Read weights from files of many layouts, and explain files that contain none.
 
-Upstream reads a state dict, bare or under `state_dict`, with `module.` before its names or not. Here a
-file is also read if its names tell for certain which model is in it: every open_clip model has a
-`logit_scale` at its root, so what stands before that name stands before all names of the model.
+Upstream reads a state dict, at the top level or under `state_dict`, with or without the prefix `module.`.
+This module also reads other layouts if the names show without doubt which model is in the file. Every
+open_clip model has a `logit_scale` at its root, so the prefix of that name is the prefix of all its names.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from open_clip_ext.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What `torch.compile`, FSDP and activation checkpointing put into the names of what they wrap.
+# Inserted by `torch.compile`, FSDP and activation checkpointing into the names of wrapped modules.
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 ROOT = "logit_scale"
-# Numbers in the state dict of OpenAI's TorchScript archives; upstream drops them too.
+# Plain numbers in the state dict of OpenAI's TorchScript archives; upstream drops them too.
 NUMBERS = ("input_resolution", "context_length", "vocab_size")
-# Upstream reads these on its own: big_vision's weights.
+# big_vision's weights, which upstream reads itself.
 NUMPY = (".npz", ".npy")
 ZIP = b"PK\x03\x04"
-NOT_READ = "not read because that can run code; where you trust the file, save its state dict alone"
+NOT_READ = "not read because that can run code; if you trust the file, save only its state dict"
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
-    """The state dict of the one model in a file, under open_clip's names; torch's files are mapped.
+    """The state dict of the one model in a file, under open_clip's names; torch's files are memory-mapped.
 
-    Raises InputError, which says what the file is, if it is not certain which weights are meant.
+    Raises InputError, which says what the file is, if it does not contain exactly one model.
     """
     path = Path(path)
     content = _content(path)
@@ -43,13 +43,13 @@ def read(path: str | Path) -> dict[str, Tensor]:
 
 
 def load(model: Any, path: str | Path, name: str = "this model", *, resize: bool = True) -> None:
-    """Upstream's `load_checkpoint`, for any file that `read` takes, and for big_vision's.
+    """Upstream's `load_checkpoint`, for any file that `read` accepts, and for big_vision's.
 
     Args:
-        model: to be loaded into.
+        model: the model to load the weights into.
         path: of the checkpoint.
-        name: what to call the model in a sentence.
-        resize: let upstream stretch positional embeddings of another size.
+        name: how error messages call the model.
+        resize: let upstream interpolate positional embeddings of another size.
 
     Raises:
         InputError: the file cannot be read, or does not fit the model.
@@ -59,9 +59,9 @@ def load(model: Any, path: str | Path, name: str = "this model", *, resize: bool
 
 @contextmanager
 def loading(name: str) -> Iterator[list[str]]:
-    """Within it, upstream itself loads checkpoints as `load` does; gives the files that it loaded.
+    """Within this context upstream loads checkpoints as `load` does. Yields the list of files it loaded.
 
-    `name` is what to call the model in a sentence.
+    `name` is how error messages call the model.
     """
     factory = _factory()
     original = factory.load_checkpoint
@@ -79,7 +79,7 @@ def loading(name: str) -> Iterator[list[str]]:
 
 
 def _load(upstream: Callable[..., Any], model: Any, path: str | Path, name: str, resize: bool) -> None:
-    """`load`, by upstream's function, whose reader of files is ours meanwhile."""
+    """`load` by upstream's function, with its file reader replaced by ours during the call."""
 
     def load_state_dict(checkpoint_path: str, *_: Any, **__: Any) -> dict[str, Tensor]:
         weights = read(checkpoint_path)
@@ -108,13 +108,13 @@ def _factory() -> Any:
 
 
 def named(state: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
-    """A state dict under the names of the model in it, without what its wrappers put before them.
+    """A state dict under the model's own names, without the prefixes of its wrappers.
 
     Args:
-        state: of one model, wrapped in whatever way.
-        path: where it is from, for the sentences.
+        state: of one model, with any wrappers.
+        path: of its file, for error messages.
 
-    Raises InputError if that is not one whole CLIP and nothing else.
+    Raises InputError if the state dict is not that of exactly one complete CLIP model.
     """
     weights = {_unwrapped(key): value for key, value in state.items()}
     roots = [key.removesuffix(ROOT) for key in weights if f".{key}".endswith(f".{ROOT}")]
@@ -122,13 +122,13 @@ def named(state: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
     inside = [key.removeprefix(root) for key in weights]
     if any("lora_" in key for key in inside):
         raise InputError(
-            f"{path}: holds a LoRA adapter, which is a change of a model's weights; merge it into that model "
+            f"{path}: holds a LoRA adapter, which only changes a model's weights; merge it into that model "
             "(merge_and_unload() of peft) and save the state dict of the result"
         )
     if any(key.startswith(("text_model.", "vision_model.")) for key in inside):
         raise InputError(
-            f"{path}: is a model of transformers, whose weights are not named and laid out as open_clip's "
-            "are; take the open_clip_* file of the same model, or a tag of --model"
+            f"{path}: is a transformers model, whose weights have other names and shapes than open_clip's; "
+            "use the open_clip_* file of the same model, or a tag of --model"
         )
     if any(type(value).__name__ in ("DTensor", "ShardedTensor") for value in weights.values()):
         raise InputError(
@@ -138,20 +138,20 @@ def named(state: Mapping[str, Tensor], path: str | Path) -> dict[str, Tensor]:
     if len(roots) > 1:
         listed = ", ".join(f"{root}*" for root in roots)
         raise InputError(
-            f"{path}: holds several models ({listed}), and which one is meant is not certain; save the "
-            "state dict of that one alone"
+            f"{path}: holds several models ({listed}), so it is unclear which one is meant; save only "
+            "the state dict of that one"
         )
     if not roots:
         parts = ", ".join(dict.fromkeys(f"{key.split('.')[0]}.*" if "." in key else key for key in weights))
         raise InputError(
-            f"{path}: holds no whole CLIP, for there is no {ROOT} among its weights ({parts:.100}); save the "
+            f"{path}: holds no complete CLIP: there is no {ROOT} among its weights ({parts:.100}); save the "
             "state dict of the whole model"
         )
     outside = [key for key in weights if not key.startswith(root)]
     if outside:
         raise InputError(
-            f"{path}: holds other weights than those of the model {root}* ({outside[0]}{_more(outside)}); "
-            "save the state dict of that model alone"
+            f"{path}: holds other weights next to the model {root}* ({outside[0]}{_more(outside)}); "
+            "save only the state dict of that model"
         )
     return {key: value for key, value in zip(inside, weights.values(), strict=True) if key not in NUMBERS}
 
@@ -163,9 +163,9 @@ def _unwrapped(key: str) -> str:
 
 
 def examine(path: Path) -> None:
-    """Stop on a file that cannot be a checkpoint, as far as its first bytes and its end tell.
+    """Check the first bytes and the end of a file.
 
-    Raises InputError.
+    Raises InputError if it cannot be a checkpoint.
     """
     if path.is_dir():
         raise InputError(f"{path}: is a folder{of_folder(path)}")
@@ -178,45 +178,45 @@ def examine(path: Path) -> None:
         raise InputError(f"{path}: is empty; copy or download it again")
     if start.startswith(b"version https://git"):
         raise InputError(
-            f"{path}: is a pointer of git-lfs, in place of the file itself; get that with `git lfs pull`"
+            f"{path}: is a git-lfs pointer, not the file itself; get the file with `git lfs pull`"
         )
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise InputError(f"{path}: is a web page, in place of the file itself; download it again")
+        raise InputError(f"{path}: is a web page, not the file itself; download it again")
     if start.startswith((b"{", b"[")):
-        raise InputError(f"{path}: is text in JSON, not weights; name the file that has them")
+        raise InputError(f"{path}: is JSON text, not weights; name the file with the weights")
     if head.startswith(b"\x1f\x8b"):
-        raise InputError(f"{path}: is compressed by gzip; unpack it, and name the checkpoint in it")
+        raise InputError(f"{path}: is compressed with gzip; unpack it, and name the checkpoint in it")
     if head.startswith(ZIP):
         _examine_archive(path)
     elif not (head.startswith((b"\x80", b"\x93NUMPY")) or head[8:9] == b"{"):
-        raise InputError(f"{path}: is in no format of torch or safetensors; name the file of the weights")
+        raise InputError(f"{path}: is neither a torch nor a safetensors file; name the file with the weights")
 
 
 def _examine_archive(path: Path) -> None:
     if not zipfile.is_zipfile(path):
-        raise InputError(f"{path}: is cut off, for the end of its archive is missing; copy it again")
+        raise InputError(f"{path}: is cut off: the end of its archive is missing; copy it again")
     with zipfile.ZipFile(path) as archive:
         names = {name.rpartition("/")[2] for name in archive.namelist()}
     if "constants.pkl" in names:
         raise InputError(
-            f"{path}: is a TorchScript archive, as OpenAI published its weights (the tag openai), {NOT_READ}"
+            f"{path}: is a TorchScript archive, like OpenAI's published weights (the tag openai), {NOT_READ}"
         )
     if "data.pkl" not in names and path.suffix not in NUMPY:
         raise InputError(f"{path}: is an archive of other files; unpack it, and name the checkpoint in it")
 
 
 def of_folder(path: Path) -> str:
-    """What to do about a folder that was given as a checkpoint."""
+    """Advice for a folder that was given as a checkpoint."""
     if any(path.glob("*.distcp")):
         return (
-            " with a part of the weights for each rank; join them: "
+            " with the weights split by rank; join them: "
             f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} FILE"
         )
     return "; name the checkpoint file in it"
 
 
 def _content(path: Path) -> Any:
-    """What a file of torch or safetensors holds, told apart by its content."""
+    """The content of a torch or safetensors file, whose format is recognised by its first bytes."""
     import torch
 
     examine(path)
@@ -230,7 +230,7 @@ def _content(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=head.startswith(ZIP))
     except pickle.UnpicklingError as error:
         raise InputError(_code(path)) from error
-    except Exception as error:  # whatever a broken file leads to
+    except Exception as error:  # a broken file can cause any exception
         raise InputError(f"{path}: cannot be read as a checkpoint ({first_line(error)})") from error
 
 
@@ -245,7 +245,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _code(path: Path) -> str:
-    """A sentence on a file with more in it than tensors and plain types."""
+    """The error message for a file with objects other than tensors and plain types."""
     import torch
 
     try:
@@ -257,36 +257,36 @@ def _code(path: Path) -> str:
         return f"{path}: holds a whole pickled model, {NOT_READ}"
     if names:
         return f"{path}: holds objects besides weights ({names[0]}{_more(names)}), {NOT_READ}"
-    return f"{path}: is no checkpoint, or one that only running its code could read"
+    return f"{path}: is not a checkpoint, or one that cannot be read without running its code"
 
 
 def _state(content: Any, path: Path) -> Mapping[str, Tensor]:
-    """The one state dict in what a file holds."""
+    """The one state dict in the content of a file."""
     if not isinstance(content, Mapping):
         raise InputError(f"{path}: holds a {type(content).__name__}, not the state dict of a model")
     if isinstance(found := content.get("state_dict"), Mapping):
-        return found  # as upstream does, whatever stands next to it
+        return found  # as upstream does, whatever else there is
     found = {str(key): value for key, value in content.items() if is_state(value)}
     if len(found) == 1:
-        return next(iter(found.values()))  # type: ignore[no-any-return]
+        return next(iter(found.values()))
     if found:
         raise InputError(
-            f"{path}: holds several sets of weights ({', '.join(found)}), and which one is meant is not "
-            "certain; save that one alone"
+            f"{path}: holds several sets of weights ({', '.join(found)}), so it is unclear which one is "
+            "meant; save only that one"
         )
     if is_state(content):
         return content
     entries = ", ".join(map(str, content)) or "nothing"
     if "param_groups" in content or isinstance(content.get("optimizer"), Mapping):
         raise InputError(
-            f"{path}: holds the state of an optimizer, without weights of a model ({entries:.100}); name "
-            "the file that has them"
+            f"{path}: holds the state of an optimizer, but no model weights ({entries:.100}); name "
+            "the file with the weights"
         )
-    raise InputError(f"{path}: holds no weights of a model ({entries:.100}); name the file that has them")
+    raise InputError(f"{path}: holds no model weights ({entries:.100}); name the file with the weights")
 
 
 def is_state(value: Any) -> bool:
-    """Whether this is a state dict: tensors by name, and nothing else."""
+    """Whether this is a state dict: a mapping from names to tensors, and nothing else."""
     from torch import Tensor
 
     return (
@@ -297,7 +297,7 @@ def is_state(value: Any) -> bool:
 
 
 def _require_same_size(model: Any, weights: Mapping[str, Tensor], path: str | Path, name: str) -> None:
-    """Stop on positional embeddings of other sizes, which upstream would interpolate without a word."""
+    """Refuse positional embeddings of other sizes, which upstream would interpolate silently."""
     own = model.state_dict()
     for key, tensor in weights.items():
         if "positional_embedding" in key and key in own and own[key].shape != tensor.shape:
@@ -312,5 +312,5 @@ def _more(names: list[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message that is not blank, or the name of its type."""
+    """The first non-blank line of an error's message, or the name of its type."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

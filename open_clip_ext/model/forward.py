@@ -77,7 +77,7 @@ def extend_forward(model: nn.Module, companions: Mapping[str, int], teacher: nn.
         output |= _split(output["text_features"], exists, extension.companions)
         output |= {f"{kind}_valid": valid for kind, valid in _kinds(exists[:, 1:], extension.companions)}
         if teaching:
-            taught = extension.teach(image, rows)  # type: ignore[arg-type]
+            taught = extension.teach(image, rows)
             output["teacher_image_features"] = taught["image_features"]
             features = _split(taught["text_features"], exists, extension.companions)
             output |= {f"teacher_{name}": tensor for name, tensor in features.items()}

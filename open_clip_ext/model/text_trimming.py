@@ -1,9 +1,9 @@
-"""Text towers that run each text at its real length.
+"""Run text towers at the real length of each text.
 
-Under a causal mask nothing that follows a token changes its state, so a tower that pools at the
-end-of-text token computes the same features without the padding behind it. Upstream adds the
-positional embedding and the mask at full length; here both are exchanged for their leading parts
-for the time of a call, and upstream's `encode_text` does the rest.
+Under a causal mask no token attends to later ones, so a tower that pools at the end-of-text token
+computes the same features without the padding after it. Upstream adds the positional embedding and the
+mask at full length. During a call, both are replaced here by their leading parts, and upstream's
+`encode_text` does the rest.
 
 Shapes: N texts, L tokens (the context length), D embedding.
 """
@@ -26,9 +26,8 @@ from open_clip_ext.precision import without_tf32
 
 # Texts are run at these widths, and at the context length. Most captions have 10 to 20 tokens.
 WIDTHS = (8, 12, 16, 20, 24, 32, 48, 64)
-# A further group costs a step as much as this many tokens more in another one: on a CPU for reading
-# the weights again and adding up their gradients (measured), on an accelerator for launching small
-# kernels (estimated, not measured).
+# The cost of one more group, in tokens. On a CPU the weights are read and their gradients added once more
+# (measured). On an accelerator small kernels are launched (estimated, not measured).
 CPU_GROUP_COST = 40
 GROUP_COST = 4096
 
@@ -36,16 +35,16 @@ STATE = "_open_clip_ext_tower"
 
 
 def trim(model: nn.Module, evaluation: bool = False) -> str | None:
-    """Make `model` encode texts at their real length, where that gives the same features; in place.
+    """Make `model` encode texts at their real length, if that gives the same features; in place.
 
-    This one instance gets another `encode_text` (see `override`).
+    Only this instance gets another `encode_text` (see `override`).
 
     Args:
         model: an open_clip model.
-        evaluation: trim in evaluation mode too, which else goes the stock way.
+        evaluation: trim in evaluation mode too. By default only training is trimmed.
 
     Returns:
-        Why the texts must stay at the full context length, and nothing was done; None if they need not.
+        None if the model was changed; otherwise the reason why texts must stay at full context length.
     """
     reason = _obstacle(model) or _difference(TrimmableText(model))
     if reason is not None:
@@ -67,9 +66,9 @@ def trim(model: nn.Module, evaluation: bool = False) -> str | None:
 def encode(
     tower: TrimmableText, text: Tensor, normalize: bool = False, group_cost: int | None = None
 ) -> Tensor:
-    """Features `[N, D]` of token ids `text [N, L]`, which are run in groups of about one length.
+    """Features `[N, D]` of token ids `text [N, L]`, run in groups of similar length.
 
-    The grouping is data; what is compiled under `--torchcompile` is the run of a single group.
+    The grouping depends on the data, so `--torchcompile` compiles only the run of a single group.
     """
     if group_cost is None:
         group_cost = CPU_GROUP_COST if text.device.type == "cpu" else GROUP_COST
@@ -77,18 +76,18 @@ def encode(
     order = torch.tensor([row for _, rows in groups for row in rows], device=text.device)
     parts = torch.split(text[order], [len(rows) for _, rows in groups])
     features = []
-    # A plain loop: a comprehension would be compiled, for every number of groups anew.
+    # A plain loop: a comprehension would be compiled again for every number of groups.
     for (width, _), part in zip(groups, parts, strict=True):
-        # Contiguous, or a compiler would tell texts apart by where in `text` they lie.
+        # Contiguous: otherwise the compiler specialises on where in `text` the rows lie.
         features.append(tower.run(part[:, :width].contiguous(), normalize))
     return torch.cat(features)[order.argsort()]
 
 
 def plan(lengths: Sequence[int], context: int, group_cost: int) -> list[tuple[int, list[int]]]:
-    """Widths and the rows that are run at each, so that every row of `lengths` fits.
+    """Assign each row of `lengths` to a width that holds it; return the widths with their rows.
 
-    Each row goes to the least width it fits; then, from the narrowest on, a group joins the next
-    wider one where that adds no more than `group_cost` tokens.
+    Each row is assigned to the smallest width that holds it. Then, starting with the narrowest, a group
+    joins the next wider one if that adds no more than `group_cost` tokens.
     """
     widths = [width for width in WIDTHS if width < context] + [context]
     groups: dict[int, list[int]] = {}
@@ -106,13 +105,13 @@ def plan(lengths: Sequence[int], context: int, group_cost: int) -> list[tuple[in
 
 
 class TrimmableText(nn.Module):
-    """The stock `encode_text` of a CLIP, callable at any width up to the context length."""
+    """Upstream's `encode_text` of a CLIP model, callable at any width up to the context length."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
         self.stock = type(model).encode_text
-        # CLIP holds the parts of its text tower itself, two of them under other names.
+        # CLIP has the parts of its text tower as its own attributes, two of them under other names.
         self.place, prefix = ("model", "text_") if isinstance(model, CLIP) else ("model.text", "")
         self.pool_type = getattr(self.text, f"{prefix}pool_type", "argmax")
         self.eos_id: Any = getattr(self.text, f"{prefix}eos_id", None)
@@ -134,7 +133,7 @@ class TrimmableText(nn.Module):
             return self(text, normalize)  # type: ignore[no-any-return]
         parts = {
             f"{self.place}.positional_embedding": position[:width],
-            # Contiguous: kernels on accelerators want rows of the mask that are aligned.
+            # Contiguous: kernels on accelerators need aligned rows of the mask.
             f"{self.place}.attn_mask": mask[:width, :width].contiguous(),
         }
         return functional_call(self, parts, (text, normalize), tie_weights=False)  # type: ignore[no-any-return]
@@ -146,7 +145,7 @@ class TrimmableText(nn.Module):
 
 
 def _obstacle(model: Any) -> str | None:
-    """What is known to make features depend on the padding, or is not known not to."""
+    """Why features depend on the padding, or may do so; None if they certainly do not."""
     if type(model) not in (CLIP, CustomTextCLIP):
         return f"{type(model).__name__} is not known to allow less"
     text = model if type(model) is CLIP else model.text
@@ -174,7 +173,7 @@ def _obstacle(model: Any) -> str | None:
 
 @torch.no_grad()
 def _difference(tower: TrimmableText) -> str | None:
-    """Compare with the stock way, on random texts of every width."""
+    """Compare with upstream's features, on random texts of every width."""
     model, text = tower.model, tower.text
     length = len(text.positional_embedding)
     draw = torch.Generator().manual_seed(0)
@@ -187,13 +186,13 @@ def _difference(tower: TrimmableText) -> str | None:
     ids = ids.to(text.positional_embedding.device)
     was = model.training
     model.eval()
-    with without_tf32():  # its rounding alone moves a tower of twelve layers by more than is allowed
+    with without_tf32():  # its rounding alone changes the features of twelve layers by more than is allowed
         expected = tower(ids, True)
         features = encode(tower, ids, True, group_cost=0)
     model.train(was)
     off = (features - expected).double().norm(dim=-1).max().item()
-    # 3e-4, 3e-2, 9e-2 in fp32, fp16, bf16, whose rounding moved unit-length features by up to 5e-6, 1e-3
-    # and 1e-2 (measured). A token too few, a wrong position or a padding that is seen move them by about 1.
+    # 3e-4, 3e-2, 9e-2 in fp32, fp16, bf16. Rounding changed normalized features by up to 5e-6, 1e-3 and 1e-2
+    # (measured). A missing token, a wrong position or attention to padding changes them by about 1.
     if not off <= torch.finfo(features.dtype).eps ** 0.5:
         return f"shorter texts change its features by {off:.1e}"
     return None

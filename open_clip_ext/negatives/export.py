@@ -31,7 +31,7 @@ class Export:
         types: the types of negatives, in order.
         counts: samples by their number of negatives.
         missing: pictures that are not there.
-        strange: pictures of a kind that the trainer does not look for.
+        strange: pictures of a format that the trainer does not look for.
         unknown: samples whose caption the store does not have.
     """
 
@@ -47,7 +47,7 @@ class Export:
         With one text of each type, as `negatives make` gives by default, each type is always at the same
         place, which CE-CLIP's thresholds need.
         """
-        places = store.places(caption, self.types)
+        places = store.texts_by_type(caption, self.types)
         self.unknown += places is None
         texts = [text for place in places or [[]] * len(self.types) for text in place or [""]]
         self.counts[sum(map(bool, texts))] += 1
@@ -104,10 +104,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Write the data."""
     store = Store.open(args.store)
-    export = Export(tuple(args.type or store.types))
-    if unknown := [type for type in export.types if type not in store.types]:
+    there = store.types()
+    export = Export(tuple(args.type or there))
+    if unknown := [type for type in export.types if type not in there]:
         raise InputError(
-            f"--type {' '.join(unknown)}: {args.store} has no such negatives; it has {', '.join(store.types)}"
+            f"--type {' '.join(unknown)}: {args.store} has no such negatives; it has {', '.join(there)}"
         )
     if not export.types:
         raise InputError(f"{args.store}: it has no valid negatives to write")
@@ -151,14 +152,14 @@ def _write_shards(store: Store, export: Export, args: argparse.Namespace, part: 
         str(part / "%05d.tar"), maxcount=args.shard_size, maxsize=1 << 40, verbose=0
     ) as shards:
         for number, (caption, picture) in enumerate(_pictures(store, export, args)):
-            kind = picture.suffix.lower().removeprefix(".")
-            if kind not in PICTURES:
+            extension = picture.suffix.lower().removeprefix(".")
+            if extension not in PICTURES:
                 export.strange.append(str(picture))
                 continue
             shards.write(
                 {
                     "__key__": f"{number:09d}",
-                    kind: picture.read_bytes(),
+                    extension: picture.read_bytes(),
                     "txt": caption,
                     "negatives.json": export.negatives(store, caption),
                 }

@@ -18,8 +18,9 @@ from typing import Any
 from open_clip_ext.negatives.language.entailment import EntailmentChecker
 from open_clip_ext.negatives.language.taggers import Tagger
 from open_clip_ext.negatives.language.words import WORD, Token
-from open_clip_ext.negatives.records import Candidate, normalise
+from open_clip_ext.negatives.records import NEGATIVE, POSITIVE, Candidate, normalise
 
+MOST = 3  # new words of a replacement
 REASONS = {
     "empty": "no text",
     "control": "control characters",
@@ -30,11 +31,13 @@ REASONS = {
     "length": "more than twice or less than half as many words",
     "other_words": "a swap or reshuffle with other words than the caption's",
     "said_elsewhere": "a new word stands in another caption of the same picture",
-    "too_many_changes": f"a replacement of more than {(MOST := 3)} words",
+    "too_many_changes": f"a replacement of more than {MOST} words",
     "same_meaning": "says the same as the caption, as far as the lexicon knows",
     "implied": "the caption says as much and more",
     "narrower": "says the same more exactly, and may be true",
     "beyond_context": "differs only where the text tower no longer reads",
+    "unattached": "belongs to a text that was turned away",
+    "unchanged": "the text that it belongs to, but for case and signs",
 }
 LONGEST = 1000  # characters of a caption
 UNFIT = {
@@ -110,8 +113,12 @@ class Gate:
     ) -> list[Candidate]:
         """The candidates, each with the reason if it was turned away.
 
-        A negative that says the same as the caption becomes a text that keeps the meaning. Once `enough`
-        of a type have passed, further ones of it are left out.
+        A negative that says the same as the caption becomes a positive. Once `enough` of a type have
+        passed, further ones of it are left out, and so are texts that belong to one left out.
+
+        Negatives and positives are compared with the caption. Of other kinds, which may say less than the
+        caption does, only the form is looked at, and whether they repeat another text or the one that they
+        belong to.
 
         Args:
             caption: the caption.
@@ -122,24 +129,38 @@ class Gate:
         had = _words(caption)
         taken = {_words(other): "other_caption" for other in others} | {had: "identical"}
         known = _Known({token.text.lower(): token for token in tokens})
-        checked = []
-        passed = dict.fromkeys([proposed.type for proposed in candidates], 0)
+        checked: list[Candidate] = []
+        parts: set[tuple[str, str, tuple[str, ...]]] = set()
+        passed = dict.fromkeys([(proposed.kind, proposed.type) for proposed in candidates], 0)
         for proposed in candidates:
-            if passed[proposed.type] == self.enough:
+            place = proposed.kind, proposed.type
+            if passed[place] == self.enough:
                 continue
-            text, keeps, reason = normalise(proposed.text), proposed.keeps, proposed.reason
-            if not reason:
-                has = _words(text)
+            text, kind, reason = normalise(proposed.text), proposed.kind, proposed.reason
+            of = normalise(proposed.of)
+            if of:
+                owner = next((other for other in checked if other.text == of), None)
+                if owner is None:
+                    continue
+                reason = reason or ("" if owner.valid else "unattached")
+            has = _words(text)
+            if kind not in (NEGATIVE, POSITIVE):
+                what = kind, of, has
+                reason = reason or _form(text) or ("duplicate" if what in parts else "")
+                if not reason and of and has == _words(of):
+                    reason = "unchanged"
+                parts.add(what)
+            elif not reason:
                 reason = self._reason(caption, tokens, known, proposed, text) or taken.get(has, "")
                 if not reason and _replaces(proposed):
                     new = {*has}.difference(had)
                     reason = "" if new.isdisjoint(chain(*map(_words, others))) else "said_elsewhere"
-                if reason in ("same_meaning", "other_caption") and not keeps:
-                    keeps, reason = True, ""
+                if reason in ("same_meaning", "other_caption") and kind == NEGATIVE:
+                    kind, reason = POSITIVE, ""
                 taken.setdefault(has, "duplicate")
-                passed[proposed.type] += not reason and keeps is proposed.keeps
-            if (text, keeps, reason) != (proposed.text, proposed.keeps, proposed.reason):
-                proposed = Candidate(proposed.type, text, keeps, reason)
+            passed[place] += not reason and kind == proposed.kind
+            if (text, kind, reason, of) != (proposed.text, proposed.kind, proposed.reason, proposed.of):
+                proposed = Candidate(proposed.type, text, kind, reason, of)
             checked.append(proposed)
         return checked
 
@@ -151,12 +172,8 @@ class Gate:
         candidate: Candidate,
         text: str,
     ) -> str:
-        if not text:
-            return "empty"
-        if _has_control(text):
-            return "control"
-        if _odd(text) and ARTEFACT.search(text):
-            return "artefact"
+        if reason := _form(text):
+            return reason
         had, has = _words(caption), _words(text)
         if had == has:
             return "identical"
@@ -168,7 +185,7 @@ class Gate:
             return "too_many_changes"
         if self._differs_too_late(caption, text):
             return "beyond_context"
-        if self.judge is None or candidate.keeps:
+        if self.judge is None or candidate.kind == POSITIVE:
             return ""
         return self.judge.judge(tokens, self._tagged(known, text))
 
@@ -217,7 +234,16 @@ class _Cut:
 
 
 def _replaces(candidate: Candidate) -> bool:
-    return candidate.type.startswith("replace") and not candidate.keeps
+    return candidate.type.startswith("replace") and candidate.kind == NEGATIVE
+
+
+def _form(text: str) -> str:
+    """What is wrong with a text, whatever it is to its caption."""
+    if not text:
+        return "empty"
+    if _has_control(text):
+        return "control"
+    return "artefact" if _odd(text) and ARTEFACT.search(text) else ""
 
 
 @lru_cache(maxsize=64)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from open_clip_ext import csv_files
 from open_clip_ext.errors import InputError
-from open_clip_ext.negatives.records import Candidate, normalise
+from open_clip_ext.negatives.records import NEGATIVE, POSITIVE, Candidate, normalise
 from open_clip_ext.texts import parse_texts
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ CE_CLIP = {"relation": "swap_noun", "adj": "replace_adj", "noun": "replace_noun"
 def degla(path: Path) -> Iterator[Item]:
     """DeGLA: a JSON list of {image_id, original, enhanced: [text, ...]}, of COCO train2014.
 
-    xiaoxing2001/DeGLA@1c5e960. Which of the five kinds a place of `enhanced` holds is not documented,
+    xiaoxing2001/DeGLA@1c5e960. Which of the five types a place of `enhanced` holds is not documented,
     so a type is named by its place.
     """
     for where, item in _entries(path):
@@ -64,7 +64,7 @@ def degla(path: Path) -> Iterator[Item]:
             raise InputError(f"{where}: enhanced must be a list of strings")
         if len(texts) > len(DEGLA):
             raise InputError(f"{where}: {len(texts)} texts in enhanced, expected at most {len(DEGLA)}")
-        candidates = [Candidate(kind, text) for kind, text in zip(DEGLA, texts, strict=False)]
+        candidates = [Candidate(type, text) for type, text in zip(DEGLA, texts, strict=False)]
         yield Item(caption, candidates, f"train2014/COCO_train2014_{image:012d}.jpg")
 
 
@@ -74,7 +74,7 @@ DEGLA = tuple(f"rewrite_{place}" for place in range(1, 6))
 def ce_clip(path: Path) -> Iterator[Item]:
     """CE-CLIP: a .npy object array of dictionaries, read by `plain_pickle`.
 
-    lezhang7/Enhance-FineGrained@ef87eb7. A COCO annotation with `<kind>_aug_caption` of four kinds and
+    lezhang7/Enhance-FineGrained@ef87eb7. A COCO annotation with `<edit>_aug_caption` of four edits and
     `valid_caption`, five ints of which the first is the caption's own. The images are of val2014 when
     "val" is in the path, as there.
     """
@@ -87,10 +87,10 @@ def ce_clip(path: Path) -> Iterator[Item]:
         valid = _take(item, "valid_caption", list, where)
         if len(valid) != 1 + len(CE_CLIP):
             raise InputError(f"{where}: valid_caption has {len(valid)} entries, expected {1 + len(CE_CLIP)}")
-        texts = [_take(item, f"{kind}_aug_caption", str, where) for kind in CE_CLIP]
+        texts = [_take(item, f"{edit}_aug_caption", str, where) for edit in CE_CLIP]
         candidates = [
-            Candidate(kind, text)
-            for kind, text, there in zip(CE_CLIP.values(), texts, valid[1:], strict=True)
+            Candidate(type, text)
+            for type, text, there in zip(CE_CLIP.values(), texts, valid[1:], strict=True)
             if there
         ]
         yield Item(caption, candidates, f"{split}/COCO_{split}_{image:012d}.jpg")
@@ -126,7 +126,7 @@ def sugarcrepe(path: Path) -> Iterator[Item]:
     for where, item in _entries(path):
         texts = [Candidate(path.stem, _take(item, "negative_caption", str, where))]
         if "caption2" in item:
-            texts.append(Candidate(PARAPHRASE, _take(item, "caption2", str, where), keeps=True))
+            texts.append(Candidate(PARAPHRASE, _take(item, "caption2", str, where), kind=POSITIVE))
         yield Item(_take(item, "caption", str, where), texts, _take(item, "filename", str, where))
 
 
@@ -158,11 +158,12 @@ def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}, item {key}", item
 
 
-def _take(item: Any, key: str, kind: type, where: str) -> Any:
+def _take(item: Any, key: str, expected: type, where: str) -> Any:
     value = item.get(key) if isinstance(item, dict) else None
-    if not isinstance(value, kind):
+    if not isinstance(value, expected):
         raise InputError(
-            f"{where}: {key} must be {'a list' if kind is list else kind.__name__}, not {str(value)[:80]!r}"
+            f"{where}: {key} must be {'a list' if expected is list else expected.__name__}, "
+            f"not {str(value)[:80]!r}"
         )
     return value
 
@@ -279,13 +280,15 @@ def _as_released(released: Released, captions: Sequence[str]) -> Iterator[tuple[
         yield caption, [text if text.text.strip() else replace(text, reason="empty") for text in texts]
 
 
-def _say(out: Path, captions: int, tally: Counter[tuple[str, bool, str]]) -> None:
+def _say(out: Path, captions: int, tally: Counter[tuple[str, str, str]]) -> None:
     """Print what the store has of these files."""
-    negatives = sum(n for (_, keeps, reason), n in tally.items() if not (keeps or reason))
-    positives = sum(n for (_, keeps, reason), n in tally.items() if keeps and not reason)
+    valid: Counter[str] = Counter()
     rejected: Counter[str] = Counter()
-    for (_, _, reason), count in tally.items():
-        rejected[reason] += count if reason else 0
-    print(f"{out}: {captions:,} captions, {negatives:,} negatives, {positives:,} positives")
-    for reason, count in (+rejected).most_common():
+    for (_, kind, reason), count in tally.items():
+        if reason:
+            rejected[reason] += count
+        else:
+            valid[kind] += count
+    print(f"{out}: {captions:,} captions, {valid[NEGATIVE]:,} negatives, {valid[POSITIVE]:,} positives")
+    for reason, count in rejected.most_common():
         print(f"  rejected  {reason:<24}  {count:>9,}")

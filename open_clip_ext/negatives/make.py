@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 from open_clip_ext import plugins
 from open_clip_ext.errors import InputError, TrainingError
-from open_clip_ext.negatives.records import GROUP, normalise
+from open_clip_ext.negatives.records import GROUP, NEGATIVE, POSITIVE, kinds_of, normalise
 
 if TYPE_CHECKING:
     from open_clip_ext.negatives.gate import Gate
     from open_clip_ext.negatives.store import Writer
 
 BATCH = 256
+WIDTH = 10  # of a column of the table at the end
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,9 +84,13 @@ def main(args: argparse.Namespace) -> int:
         else args.out.with_name(f"{args.out.name}.{args.shard[0]}-of-{args.shard[1]}")
     )
     params = {**generator.identity(), **gate.identity()}
+    try:
+        kinds = kinds_of(generator)
+    except ValueError as error:
+        raise InputError(f"--recipe {args.recipe}: {error}") from error
     with (
         closing(generator) if hasattr(generator, "close") else nullcontext(),
-        Writer(out, args.recipe, generator.version, params, generator.types) as writer,
+        Writer(out, args.recipe, generator.version, params, generator.types, kinds) as writer,
     ):
         print(f"{source.describe(args.captions)}; {_part(args)}writing {out}", file=sys.stderr)
         if hasattr(generator, "proven"):
@@ -94,7 +99,7 @@ def main(args: argparse.Namespace) -> int:
         with _few_collections():
             work.run(source.part(args.shard, args.limit))
         tally = writer.tally()
-    print(work.report(tally))
+    print(work.report(tally, kinds))
     if work.failed:
         raise TrainingError(f"{work.failed} captions failed; run the same command again to try them again")
     return 0
@@ -134,7 +139,7 @@ class Source:
 
     def part(self, shard: tuple[int, int] | None, limit: int | None) -> list[str]:
         """The captions to do: those of a shard, which depends on the text alone."""
-        from open_clip_ext.negatives.store import key
+        from open_clip_ext.negatives.store_file import key
 
         chosen = islice(self.images, limit)
         return [c for c in chosen if shard is None or key(c) % shard[1] == shard[0] - 1]
@@ -200,16 +205,24 @@ class Work:
         self.writer.add(caption, texts, self.source.images[caption])
         self.done += 1
 
-    def report(self, tally: Mapping[tuple[str, bool, str], int]) -> str:
-        """What the store has of this generator now, as a table, and what this run did."""
+    def report(self, tally: Mapping[tuple[str, str, str], int], kinds: Sequence[str] = ()) -> str:
+        """What the store has of this generator now, as a table, and what this run did.
+
+        Args:
+            tally: the number of its texts by (type, kind, reason).
+            kinds: its kinds.
+        """
         from open_clip_ext.negatives.gate import REASONS, UNFIT
 
-        lines = [f"{'type':<16}{'negatives':>10}{'keep the meaning':>18}  turned away"]
+        others = [kind for kind in kinds if kind not in (NEGATIVE, POSITIVE)]
+        heads = "".join(f"{kind:>{WIDTH}}" for kind in others)
+        lines = [f"{'type':<16}{'negatives':>10}{'keep the meaning':>18}{heads}  turned away"]
         for type in self.generator.types:
             away = {reason: n for (t, _, reason), n in sorted(tally.items()) if t == type and reason}
-            kept = [tally.get((type, keeps, ""), 0) for keeps in (False, True)]
+            passed = [tally.get((type, kind, ""), 0) for kind in (NEGATIVE, POSITIVE)]
+            rest = "".join(f"{tally.get((type, kind, ''), 0):>{WIDTH}}" for kind in others)
             reasons = ", ".join(f"{reason} {n}" for reason, n in away.items()) or "-"
-            lines.append(f"{type:<16}{kept[0]:>10}{kept[1]:>18}  {reasons}")
+            lines.append(f"{type:<16}{passed[0]:>10}{passed[1]:>18}{rest}  {reasons}")
         used = {reason for (_, _, reason) in tally if reason}
         lines += [f"  {reason}: {words}" for reason, words in REASONS.items() if reason in used]
         lines += [f"left out, {UNFIT[reason]}: {n} captions" for reason, n in sorted(self.unfit.items())]

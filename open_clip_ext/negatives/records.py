@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 GROUP = "open_clip_ext.negatives"
+NEGATIVE = "neg"
+POSITIVE = "pos"
+KIND = re.compile(r"[a-z][a-z0-9_]{0,15}")
 
 
 @dataclass(slots=True)
@@ -18,14 +22,19 @@ class Candidate:
     Attributes:
         type: what was done to the caption, such as "swap_noun"; one of the generator's `types`.
         text: the text.
-        keeps: whether it keeps the caption's meaning (a positive), or changes it (a hard negative).
+        kind: what it is to the caption: "neg" changes the meaning (a hard negative), "pos" keeps it;
+            or another of the generator's `kinds`, such as "phrase" (a part of what the caption says)
+            or "foil" (a phrase changed).
         reason: why it must not be trained on, as a short code such as "same_lemma"; empty if it may.
+        of: another text of the same caption that this one belongs to, such as a foil's phrase; empty
+            if it belongs to the caption itself.
     """
 
     type: str
     text: str
-    keeps: bool = False
+    kind: str = NEGATIVE
     reason: str = ""
+    of: str = ""
 
     @property
     def valid(self) -> bool:
@@ -49,7 +58,8 @@ class Generator(Protocol):
 
     Its annotated keyword parameters beyond `seed` are the options of `negatives make --cfg`.
 
-    It may also have: `batch_size: int`, how many captions it wants at once (default 256);
+    It may also have: `kinds: tuple[str, ...]`, the kinds of its texts (default `("neg",)`);
+    `batch_size: int`, how many captions it wants at once (default 256);
     `proposals: int`, set to one more than the `--per-type` that the user asks for;
     `proven: bool`, set to whether the store has a valid text of it from an earlier run;
     `status() -> str`, shown beside the progress bar; `close()`, called at the end; `cheap = True` if
@@ -72,9 +82,22 @@ class Generator(Protocol):
     def generate(self, captions: Sequence[str]) -> Iterator[tuple[int, list[Candidate]]]:
         """Yield (index into `captions`, its candidates) as each is finished, in any order.
 
-        A caption without any candidate yields an empty list. A caption that is not yielded has
-        failed; it is left for a later run.
+        A text that belongs to another (`of`) comes after it. A caption without any candidate yields an
+        empty list. A caption that is not yielded has failed; it is left for a later run.
         """
+
+
+def kinds_of(generator: Any) -> tuple[str, ...]:
+    """The kinds of texts that a store gets from a generator, the gate's included.
+
+    The gate makes a positive of a negative that says the same as its caption. Raises ValueError if the
+    name of a kind is not a short word in lower case.
+    """
+    kinds = tuple(getattr(generator, "kinds", (NEGATIVE,)))
+    for kind in kinds:
+        if not (isinstance(kind, str) and KIND.fullmatch(kind)):
+            raise ValueError(f"kind {kind!r}: give a short name of lower-case letters, such as 'foil'")
+    return tuple(dict.fromkeys((*kinds, POSITIVE) if NEGATIVE in kinds else kinds))
 
 
 def normalise(caption: str) -> str:

@@ -17,12 +17,15 @@ from open_clip_ext.errors import InputError
 from open_clip_ext.files import write_text
 from open_clip_ext.negatives.gate import REASONS
 from open_clip_ext.negatives.language import word_diff
-from open_clip_ext.negatives.records import Text
+from open_clip_ext.negatives.records import NEGATIVE, POSITIVE, Text
 from open_clip_ext.negatives.store import Store
 
-KINDS = {"changes": "changes the meaning", "keeps": "keeps the meaning", "rejected": "rejected"}
-SIGNS = {"changes": "\u2260", "keeps": "\u2248", "rejected": "\u2715"}
-COLOURS = {"changes": "31", "keeps": "32", "rejected": "2"}
+REJECTED = "rejected"
+# What a text does, by its status: its kind, or that it was rejected.
+LABELS = {NEGATIVE: "changes the meaning", POSITIVE: "keeps the meaning", REJECTED: "rejected"}
+SIGNS = {NEGATIVE: "\u2260", POSITIVE: "\u2248", REJECTED: "\u2715"}
+COLOURS = {NEGATIVE: "31", POSITIVE: "32", REJECTED: "2"}
+OTHER = "\u00b7"  # the sign of any other kind
 JOINER = "\u200d"  # inside many an emoji
 THUMBNAIL = (400, 304)  # pixels: twice the size on the page, for sharp screens
 
@@ -52,7 +55,11 @@ def main(args: argparse.Namespace) -> int:
         raise InputError(f"--limit {limit}: give at least 1")
     _require_types(store, args.type or ())
     drawn = [
-        (caption, [text for text in store.texts(caption) or () if _wanted(text, args)], store.images(caption))
+        (
+            caption,
+            [text for text in store.texts(caption, rejected=args.rejected) or () if _wanted(text, args)],
+            store.images(caption),
+        )
         for caption in draw(store, limit, args.seed, args.find)
     ]
     if not drawn:
@@ -90,14 +97,14 @@ def terminal(caption: str, texts: Sequence[Text], colour: bool) -> str:
     caption = _printable(caption)
     lines = [caption]
     for text in texts:
-        kind = _kind(text)
+        status = _status(text)
         said = "".join(
-            _marked(piece.text, colour, COLOURS[kind]) if piece.kind == "new" else piece.text
-            for piece in word_diff.pieces(caption, _printable(text.text))
-            if piece.kind != "gone"
+            _marked(piece.text, colour, COLOURS.get(status, "1")) if piece.change == "new" else piece.text
+            for piece in word_diff.pieces(_printable(text.of) or caption, _printable(text.text))
+            if piece.change != "gone"
         )
         note = f"  ({text.reason})" if text.reason else ""
-        lines.append(f"  {SIGNS[kind]} {text.type.ljust(width)}  {said.strip()}{note}")
+        lines.append(f"  {SIGNS.get(status, OTHER)} {text.type.ljust(width)}  {said.strip()}{note}")
     return "\n".join(lines)
 
 
@@ -115,7 +122,8 @@ def page(
     import jinja2
 
     texts = [text for _, found, _ in drawn for text in found]
-    kinds, types = Counter(map(_kind, texts)), Counter(text.type for text in texts)
+    statuses, types = Counter(map(_status, texts)), Counter(text.type for text in texts)
+    labels = {**{status: status for status in statuses}, **LABELS}
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("open_clip_ext.negatives", ""),
         autoescape=True,
@@ -124,9 +132,13 @@ def page(
     return environment.get_template("show.html").render(
         title=title,
         about=about,
-        labels=KINDS,
-        signs=SIGNS,
-        kinds=[{"name": kind, "label": KINDS[kind], "count": kinds[kind]} for kind in KINDS if kinds[kind]],
+        labels=labels,
+        signs={status: SIGNS.get(status, OTHER) for status in labels},
+        statuses=[
+            {"name": status, "label": labels[status], "count": statuses[status]}
+            for status in dict.fromkeys([*LABELS, *statuses])
+            if statuses[status]
+        ],
         types=[
             {"name": type, "count": types[type]} for type in dict.fromkeys([*order, *types]) if types[type]
         ],
@@ -162,14 +174,15 @@ def _write_page(
 def _row(caption: str, text: Text) -> dict[str, Any]:
     pieces = [
         {**piece._asdict(), "bare": piece.text.lstrip(), "space": piece.text[: -len(piece.text.lstrip())]}
-        for piece in (word_diff.pieces(caption, text.text) if text.text else ())
+        for piece in (word_diff.pieces(text.of or caption, text.text) if text.text else ())
     ]
     return {
-        "kind": _kind(text),
+        "status": _status(text),
         "type": text.type,
         "generator": text.generator,
         "reason": text.reason,
         "why": REASONS.get(text.reason, ""),
+        "original": "text it belongs to" if text.of else "caption",
         "pieces": pieces,
     }
 
@@ -191,16 +204,16 @@ def _picture(folder: Path, images: Sequence[str]) -> str:
     return ""
 
 
-def _kind(text: Text) -> str:
-    return "rejected" if text.reason else "keeps" if text.keeps else "changes"
+def _status(text: Text) -> str:
+    return REJECTED if text.reason else text.kind
 
 
 def _wanted(text: Text, args: argparse.Namespace) -> bool:
-    return (text.valid or args.rejected) and (not args.type or text.type in args.type)
+    return not args.type or text.type in args.type
 
 
 def _types(store: Store) -> list[str]:
-    return list(dict.fromkeys(type for maker in store.generators() for type in maker.types))
+    return list(dict.fromkeys(type for record in store.generators() for type in record.types))
 
 
 def _require_types(store: Store, wanted: Sequence[str]) -> None:

@@ -11,23 +11,30 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_ext.negatives.language import word_diff
-from open_clip_ext.negatives.records import Text
+from open_clip_ext.negatives.records import NEGATIVE, POSITIVE, Text
 from open_clip_ext.negatives.store import Store
 from open_clip_ext.tables import aligned
 
+NAMES = {NEGATIVE: "negatives", POSITIVE: "positives"}
+TITLES = {
+    NEGATIVE: "Negatives: texts that change the meaning",
+    POSITIVE: "Positives: texts that keep it",
+}
+
 
 @dataclass
-class Kind:
+class TypeSummary:
     """What is known of one type of one generator; means are over its valid texts.
 
     Attributes:
         generator: its name.
         type: the type.
-        keeps: whether the texts keep the meaning.
+        kind: of the texts, such as "neg"; a generator may make texts of one type and several kinds.
         texts: valid ones.
         captions: captions that have a valid one.
         words: words of a text, on average.
-        edits: words in which a text differs from its caption, on average.
+        edits: words in which a text differs from its caption, or from the text that it belongs to, on
+            average.
         repeated: texts that a caption has already, from this or an earlier type.
         captions_too: texts that are captions of the store themselves: of other pictures, or a mistake.
         rejected: texts that are not valid.
@@ -35,7 +42,7 @@ class Kind:
 
     generator: str
     type: str
-    keeps: bool
+    kind: str
     texts: int = 0
     captions: int = 0
     words: float = 0.0
@@ -51,16 +58,14 @@ class Summary:
 
     Attributes:
         captions: how many there are.
-        negatives: captions by their number of valid negatives.
-        positives: captions by their number of valid positives.
-        kinds: by type.
+        counts: captions by their number of valid texts, for each kind.
+        types: by generator, type and kind.
         reasons: rejected texts by (generator, type, reason).
     """
 
     captions: int = 0
-    negatives: Counter[int] = field(default_factory=Counter)
-    positives: Counter[int] = field(default_factory=Counter)
-    kinds: list[Kind] = field(default_factory=list)
+    counts: dict[str, Counter[int]] = field(default_factory=dict)
+    types: list[TypeSummary] = field(default_factory=list)
     reasons: list[tuple[str, str, str, int]] = field(default_factory=list)
 
 
@@ -78,9 +83,9 @@ def main(args: argparse.Namespace) -> int:
         print(json.dumps(plain(summary), indent=1))
     else:
         print(f"{args.store}, {args.store.stat().st_size / 1e6:,.1f} MB\n")
-        for maker in store.generators():
-            params = " ".join(f"{name}={value}" for name, value in maker.params.items())
-            print(f"{maker.name}, version {maker.version}: {params}".rstrip(": "))
+        for record in store.generators():
+            params = " ".join(f"{name}={value}" for name, value in record.params.items())
+            print(f"{record.name}, version {record.version}: {params}".rstrip(": "))
         print(f"\n{text(summary)}")
     return 0
 
@@ -90,51 +95,54 @@ def summarise(store: Store) -> Summary:
     from tqdm import tqdm
 
     known = {_form(word_diff.spoken(caption)) for caption in store.captions()}
-    summary = Summary(captions=len(store))
-    kinds: dict[tuple[str, str, bool], Kind] = {}
-    for generator, type, keeps, reason in (tally := store.tally()):
-        kind = kinds.setdefault((generator, type, keeps), Kind(generator, type, keeps))
+    summary = Summary(captions=len(store), counts={kind: Counter() for kind in store.kinds()})
+    types: dict[tuple[str, str, str], TypeSummary] = {}
+    for (generator, type, kind, reason), count in store.tally().items():
+        found = types.setdefault((generator, type, kind), TypeSummary(generator, type, kind))
         if reason:
-            kind.rejected += tally[generator, type, keeps, reason]
-            summary.reasons.append((generator, type, reason, tally[generator, type, keeps, reason]))
+            found.rejected += count
+            summary.reasons.append((generator, type, reason, count))
     for caption, _, texts in tqdm(
         store.entries(), total=len(store), unit="caption", disable=None, leave=False
     ):
         valid = [text for text in texts if text.valid]
-        summary.positives[sum(text.keeps for text in valid)] += 1
-        summary.negatives[sum(not text.keeps for text in valid)] += 1
-        _count(caption, valid, kinds, known)
-    for kind in kinds.values():
-        kind.words /= kind.texts or 1
-        kind.edits /= kind.texts or 1
-    places = {
-        (maker.name, type): place for maker in store.generators() for place, type in enumerate(maker.types)
-    }
-    order = list(dict.fromkeys(maker.name for maker in store.generators()))
-    summary.kinds = sorted(
-        kinds.values(),
-        key=lambda kind: (order.index(kind.generator), places[kind.generator, kind.type], kind.keeps),
+        of_kind = Counter(text.kind for text in valid)
+        for kind, counts in summary.counts.items():
+            counts[of_kind[kind]] += 1
+        _count(caption, valid, types, known)
+    for found in types.values():
+        found.words /= found.texts or 1
+        found.edits /= found.texts or 1
+    records = {record.name: record for record in store.generators()}
+    names, kinds = list(records), store.kinds()
+    summary.types = sorted(
+        types.values(),
+        key=lambda found: (
+            names.index(found.generator),
+            records[found.generator].types.index(found.type),
+            kinds.index(found.kind),
+        ),
     )
     summary.reasons.sort(key=lambda row: -row[-1])
     return summary
 
 
 def _count(
-    caption: str, texts: Iterable[Text], kinds: dict[tuple[str, str, bool], Kind], known: set[int]
+    caption: str, texts: Iterable[Text], types: dict[tuple[str, str, str], TypeSummary], known: set[int]
 ) -> None:
     seen: set[int] = set()
     covered: set[int] = set()
     said = word_diff.spoken(caption)
     for text in texts:
-        kind = kinds[text.generator, text.type, text.keeps]
+        found = types[text.generator, text.type, text.kind]
         spoken = word_diff.spoken(text.text)
-        kind.texts += 1
-        kind.captions += id(kind) not in covered
-        kind.words += len(spoken)
-        kind.edits += word_diff.distance(said, spoken)
-        kind.repeated += (form := _form(spoken)) in seen
-        kind.captions_too += form in known
-        covered.add(id(kind))
+        found.texts += 1
+        found.captions += id(found) not in covered
+        found.words += len(spoken)
+        found.edits += word_diff.distance(word_diff.spoken(text.of) if text.of else said, spoken)
+        found.repeated += (form := _form(spoken)) in seen
+        found.captions_too += form in known
+        covered.add(id(found))
         seen.add(form)
 
 
@@ -151,30 +159,30 @@ def text(summary: Summary) -> str:
 
     blocks = [f"{summary.captions:,} captions"]
     head = ("", "", "texts", "coverage, %", "words", "edits", "repeated", "a caption too", "rejected")
-    for keeps, title in (
-        (False, "Negatives: texts that change the meaning"),
-        (True, "Positives: texts that keep it"),
-    ):
+    for kind in summary.counts:
         rows = [
             (
-                k.generator,
-                k.type,
-                k.texts,
-                share(k.captions),
-                k.words,
-                k.edits,
-                k.repeated,
-                k.captions_too,
-                k.rejected,
+                found.generator,
+                found.type,
+                found.texts,
+                share(found.captions),
+                found.words,
+                found.edits,
+                found.repeated,
+                found.captions_too,
+                found.rejected,
             )
-            for k in summary.kinds
-            if k.keeps is keeps
+            for found in summary.types
+            if found.kind == kind
         ]
         if rows:
-            blocks.append(f"{title}\n\n{aligned(head, rows, words=2)}")
-    for name, counts in (("negatives", summary.negatives), ("positives", summary.positives)):
+            blocks.append(
+                f"{TITLES.get(kind, f'Texts of the kind {kind}')}\n\n{aligned(head, rows, words=2)}"
+            )
+    for kind, counts in summary.counts.items():
         if any(counts.keys()):
             shares = [(str(n), count, share(count)) for n, count in sorted(counts.items())]
+            name = NAMES.get(kind, f"texts of the kind {kind}")
             blocks.append(f"Captions by their number of {name}\n\n" + aligned(("", "captions", "%"), shares))
     if summary.reasons:
         blocks.append("Rejected\n\n" + aligned(("", "", "", "texts"), summary.reasons, words=3))
@@ -183,10 +191,16 @@ def text(summary: Summary) -> str:
 
 def plain(summary: Summary) -> dict[str, Any]:
     """The same for JSON."""
-    names = ("generator", "type", "reason", "texts")
+    reasons = ("generator", "type", "reason", "texts")
+    counts = {
+        kind: {str(n): count for n, count in sorted(counts.items())}
+        for kind, counts in summary.counts.items()
+    }
     return {
-        **asdict(summary),
-        "negatives": {str(n): count for n, count in sorted(summary.negatives.items())},
-        "positives": {str(n): count for n, count in sorted(summary.positives.items())},
-        "reasons": [dict(zip(names, row, strict=True)) for row in summary.reasons],
+        "captions": summary.captions,
+        "negatives": counts.pop(NEGATIVE),
+        "positives": counts.pop(POSITIVE),
+        **({"other_kinds": counts} if counts else {}),
+        "kinds": [asdict(found) for found in summary.types],
+        "reasons": [dict(zip(reasons, row, strict=True)) for row in summary.reasons],
     }

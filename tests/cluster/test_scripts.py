@@ -240,7 +240,9 @@ def test_a_run_that_upstream_ended_before_training_is_not_done(launch):
 
 @pytest.mark.parametrize("status", [2, 127])
 def test_a_call_that_torchrun_does_not_take_is_not_tried_again(launch, status):
-    sentence = f"no restart, torchrun cannot be started so (status {status}, TRAINER=nowhere.py); see above"
+    sentence = (
+        f"no restart, torchrun cannot be started like this (status {status}, TRAINER=nowhere.py); see above"
+    )
     run = launch(STATUS=status, TRAINER="nowhere.py")
     assert (run.status, run.called("requeue")) == (2, None)
     assert sentence in run.output

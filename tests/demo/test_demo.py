@@ -80,7 +80,7 @@ def test_quick_demo_through_the_real_trainer(tmp_path, capsys):
     for name in ("tradeoff.png", "course.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     text = (out / "report.md").read_text()
-    assert "numbers mean nothing" in text
+    assert "numbers are meaningless" in text
     commands = (out / "commands.sh").read_text()
     assert commands.count("open_clip_train.main") == 6
     assert commands.count("--loss degla") == 2

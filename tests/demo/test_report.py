@@ -156,7 +156,7 @@ def test_words_compare_with_the_base_and_give_figures_against_clip():
 def test_words_name_the_method_that_keeps_the_most():
     text = said(negclip=[(90, 50), (90, 52)], ce_clip=[(90, 40), (90, 41)], degla=[(85, 75), (86, 74)])
     assert "Of the methods, degla keeps the most of it: 23.5 more than any other." in text
-    assert "Composition, against degla, where the weights" in text
+    assert "Composition, against degla, if the weights" in text
 
 
 def test_a_control_that_does_as_well_differs_by_nothing():
@@ -177,7 +177,7 @@ def test_one_base_compares_nothing():
     curves = {"negclip": [before, after]}
     text = report.words([before, after], curves, {"negclip": [{0: before.scores[0][0]}]})
     assert text == [
-        "There is one base, so nothing is known about noise and nothing is compared: give --bases 2."
+        "There is only one base, so the noise is unknown and nothing is compared: give --bases 2."
     ]
 
 
@@ -209,7 +209,7 @@ def test_plot_and_markdown(tmp_path):
     assert "62.5 to 97.0  NOT MET 40.0    80.0" in text
     assert "base 1, mine: `weight=0.02`" in text
     assert "drawing: 1 s, 2 s of CPU time" in text
-    assert "numbers mean nothing" in text
+    assert "numbers are meaningless" in text
 
 
 def test_gate_limits():

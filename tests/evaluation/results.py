@@ -9,7 +9,8 @@ from pathlib import Path
 
 import support
 
-from open_clip_ext.evaluation import run
+from open_clip_ext.evaluation import result_folder
+from open_clip_ext.evaluation.evaluate import subsets
 from open_clip_ext.evaluation.scoring import aggregate, bootstrap
 
 SUBSETS = ("replace_obj", "replace_att", "swap_obj", "swap_att", "add_obj")
@@ -76,7 +77,7 @@ def entry(name, family, rows, names, **changes):
             agg: aggregate.score(agg, rows) | {"interval": list(bootstrap.interval(one.drawn[:, 0]))}
             for agg, one in found.items()
         },
-        "subsets": run.subsets(rows),
+        "subsets": subsets(rows),
         "items": f"items/{name}.jsonl",
         "rows": rows,
         **changes,
@@ -106,5 +107,5 @@ MODEL = {"name": "ViT-B-32", "checkpoint": "epoch_1.pt", "sha256": "ab" * 32, "a
 
 
 def write(folder: Path, made, **model) -> Path:
-    run.write(folder, {**MODEL, **model}, made)
+    result_folder.write(folder, {**MODEL, **model}, made)
     return folder

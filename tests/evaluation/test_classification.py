@@ -277,7 +277,7 @@ def test_a_label_that_is_none(tmp_path):
         (lambda root: None, "no such folder"),
         (lambda root: root.mkdir(), "no folder in it"),
         (lambda root: (root / "n01440764").mkdir(parents=True), "no picture in its folders"),
-        (lambda root: (root / "cats").mkdir(parents=True), "the folder cats is named after no class"),
+        (lambda root: (root / "cats").mkdir(parents=True), "the folder cats is not named after a class"),
     ],
 )
 def test_folders_that_are_not_imagenet(tmp_path, make, message):

@@ -11,9 +11,11 @@ import torch
 from drawn import write_crepe
 from support import photos, train, train_here
 
-from open_clip_ext.evaluation import models, run
+from open_clip_ext.evaluation import models
 from open_clip_ext.evaluation.encode import Encoder
+from open_clip_ext.evaluation.evaluate import evaluate
 from open_clip_ext.evaluation.readers import sugarcrepe
+from open_clip_ext.host import scores
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +41,7 @@ def scores_of(checkpoint: Path, crepe: Path) -> dict[str, float]:
     """What `eval run` says of a checkpoint."""
     loaded = models.load(None, str(checkpoint), device="cpu")
     encoder = Encoder(loaded.model, loaded.preprocess, loaded.tokenizer)
-    found = run.evaluate(encoder, [sugarcrepe.read(annotations=crepe, images=crepe)])["sugarcrepe"]
+    found = evaluate(encoder, [sugarcrepe.read(annotations=crepe, images=crepe)])["sugarcrepe"]
     return {f"sugarcrepe-{name}": score["value"] for name, score in found["scores"].items()}
 
 
@@ -76,13 +78,13 @@ def tf32():
 
 @pytest.mark.usefixtures("tf32")
 def test_tf32_which_upstream_allows_is_off_as_in_eval_run(tmp_path, flags, asked, monkeypatch):
-    allowed, evaluate = [], run.evaluate
+    allowed = []
 
     def watched(*args, **kwargs):
         allowed.append(torch.backends.cuda.matmul.allow_tf32)
         return evaluate(*args, **kwargs)
 
-    monkeypatch.setattr(run, "evaluate", watched)
+    monkeypatch.setattr(scores, "evaluate", watched)
     train_here(tmp_path, *flags, *asked)
     assert allowed == [False]
     assert torch.backends.cuda.matmul.allow_tf32

@@ -69,8 +69,8 @@ def test_half_precision_is_rounded_once():
 @pytest.mark.parametrize(
     ("change", "alpha", "message"),
     [
-        (lambda b: b.pop("w"), 0.5, "A has w, B has not: only checkpoints of one architecture"),
-        (lambda b: b.update(x=b["w"], y=b["w"]), 0.5, r"B has x \(and 1 more\), A has not"),
+        (lambda b: b.pop("w"), 0.5, "A has w, B does not: only checkpoints of one architecture"),
+        (lambda b: b.update(x=b["w"], y=b["w"]), 0.5, r"B has x \(and 1 more\), A does not"),
         (lambda b: b.update(w=b["w"][:3]), 0.5, r"w has shape \[5, 7\] in A and \[3, 7\] in B"),
         (lambda b: b["w"].fill_(torch.nan), 0.5, "B: w is not finite"),
         (lambda b: None, 1.5, r"alpha 1.5: it must lie between 0 \(A\) and 1 \(B\)"),

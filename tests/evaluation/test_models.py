@@ -172,25 +172,24 @@ def stops(*args, **options) -> str:
 
 def test_an_unknown_activation_stops_with_the_flag_to_give(weights):
     assert stops("ViT-B-32", str(weights)) == (
-        f"--pretrained {weights}: with which activation was it trained? Its weights do not say; give "
-        "--activation quickgelu (OpenAI's weights and what is fine-tuned from them as such) or --activation "
-        "gelu (what open_clip trains by default, and any model reloaded from a path without "
-        "--force-quick-gelu)"
+        f"--pretrained {weights}: it is unknown with which activation it was trained; give --activation "
+        "quickgelu (OpenAI's weights, and models fine-tuned from them with it) or --activation gelu "
+        "(open_clip's default, and any model loaded from a path without --force-quick-gelu)"
     )
 
 
 def test_a_tag_of_another_activation_stops():
     assert stops("ViT-B-32", "openai") == (
-        "--model ViT-B-32 --pretrained openai: these weights were trained with QuickGELU, which is not what "
-        "this model has; give --model ViT-B-32-quickgelu or --activation"
+        "--model ViT-B-32 --pretrained openai: these weights were trained with QuickGELU, but this "
+        "model has another activation; give --model ViT-B-32-quickgelu or --activation"
     )
 
 
 def test_a_name_against_params_txt_stops(tmp_path, weights):
     (tmp_path / "params.txt").write_text("force_quick_gelu: False\nmodel: ViT-B-32\n")
     assert stops("ViT-B-32-quickgelu", str(weights)) == (
-        f"--model ViT-B-32-quickgelu: has QuickGELU, but by the params.txt beside {weights} that run had "
-        "GELU; settle it with --activation"
+        f"--model ViT-B-32-quickgelu: has QuickGELU, but according to the params.txt next to {weights} "
+        "that run had GELU; decide with --activation"
     )
 
 
@@ -207,8 +206,8 @@ def moved(weights) -> Path:
 
 def test_a_moved_checkpoint_stops_with_the_flag_to_give(moved):
     assert stops(None, str(moved)) == (
-        f"--model: missing, and local-dir:/elsewhere/clip, of which {moved} was made, is not on this machine"
-        "; give --model local-dir:FOLDER with where it is now"
+        f"--model: missing, and local-dir:/elsewhere/clip, from which {moved} was made, is not on this "
+        "machine; give --model local-dir:FOLDER with its present place"
     )
 
 
@@ -229,8 +228,8 @@ def test_a_moved_checkpoint_s_own_flag_still_says_its_activation(tmp_path, moved
 def test_a_moved_checkpoint_whose_activation_nothing_says_names_the_flag(moved):
     sentence = stops("ViT-B-32", str(moved))
     assert sentence.startswith(
-        f"--pretrained {moved}: with which activation was it trained? Its weights do not say, and "
-        "local-dir:/elsewhere/clip, of which it was made, is not on this machine; give --activation "
+        f"--pretrained {moved}: it is unknown with which activation it was trained, and "
+        "local-dir:/elsewhere/clip, from which it was made, is not on this machine; give --activation "
     )
     assert stops("ViT-B-32", str(moved), activation="gelu").startswith(f"{moved}: is not of the architecture")
 
@@ -250,7 +249,7 @@ def test_flags_that_are_missing(weights):
         "--model ViT-B-32: without --pretrained TAG|FILE its weights would be random; give one"
     )
     assert stops(None, str(weights)) == (
-        "--model: missing, and there is no params.txt of open_clip's trainer beside the checkpoint; "
+        "--model: missing, and there is no params.txt of open_clip's trainer next to the checkpoint; "
         "give --model NAME"
     )
 
@@ -287,8 +286,8 @@ def test_a_tag_or_file_that_is_not_there(tmp_path):
     pointer = tmp_path / "weights.pt"
     pointer.write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     # Before the question which model and activation it has.
-    assert stops("ViT-B-32", str(pointer)).startswith(f"{pointer}: is a pointer of git-lfs")
-    assert stops(None, str(pointer)).startswith(f"{pointer}: is a pointer of git-lfs")
+    assert stops("ViT-B-32", str(pointer)).startswith(f"{pointer}: is a git-lfs pointer")
+    assert stops(None, str(pointer)).startswith(f"{pointer}: is a git-lfs pointer")
 
 
 def test_a_checkpoint_of_another_architecture(tmp_path, weights):
@@ -323,6 +322,6 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path, model):
     torch.save({"state_dict": {"logit_scale": Code()}}, path)
     assert stops(model, str(path)) == (
         f"{path}: holds objects besides weights (pathlib.Path and 1 more), not read because that can run "
-        "code; where you trust the file, save its state dict alone"
+        "code; if you trust the file, save only its state dict"
     )
     assert not ran.exists()

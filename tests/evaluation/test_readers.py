@@ -289,13 +289,13 @@ def test_a_data_set_in_the_official_form_is_read(tmp_path, name):
 def test_every_average_of_a_benchmark_can_be_given(tmp_path, name):
     from fakes import FakeEncoder
 
-    from open_clip_ext.evaluation import run
+    from open_clip_ext.evaluation.evaluate import evaluate
 
     SETS[name][0](tmp_path)
     found = read(name, tmp_path)
     # A single item is too few for a pair of attributes to count.
     few = {"aro-vg-attribution"}
-    scores = run.evaluate(FakeEncoder(), [found], intervals=False)[name]["scores"]
+    scores = evaluate(FakeEncoder(), [found], intervals=False)[name]["scores"]
     assert list(scores) == [a for a in found.aggregations if not (name in few and a == "aro_vga")]
 
 
@@ -362,7 +362,7 @@ def test_frozen_negatives_of_other_captions_are_refused(tmp_path):
     make_order("coco_karpathy_test.json")(tmp_path)
     frozen = tmp_path / "negatives.jsonl"
     put(frozen, ({"caption": "another", "negatives": ["x"]},))
-    with pytest.raises(InputError, match="holds the negatives of other captions"):
+    with pytest.raises(InputError, match="contains the negatives of other captions"):
         read("aro-coco-order", tmp_path, frozen=frozen)
 
 
@@ -450,7 +450,7 @@ def test_duplicate_ids(tmp_path):
     make_sugarcrepe(tmp_path)
     row = '{"filename": "1.jpg", "caption": "a", "negative_caption": "b"}'
     (tmp_path / "swap_att.json").write_text(f'{{"5": {row}, "5": {row}}}')
-    wrong(tmp_path, "ROOT/swap_att.json: broken JSON (the key '5' stands twice)")
+    wrong(tmp_path, "ROOT/swap_att.json: broken JSON (the key '5' occurs twice)")
     make_sugarcrepe_pp(tmp_path)
     rows = json.loads((tmp_path / "swap_obj.json").read_text())
     put(tmp_path / "swap_obj.json", rows * 2)
@@ -475,19 +475,22 @@ def test_a_folder_where_the_file_should_be(tmp_path):
     make_sugarcrepe(tmp_path)
     (tmp_path / "swap_obj.json").unlink()
     (tmp_path / "swap_obj.json").mkdir()
-    wrong(tmp_path, "ROOT/swap_obj.json: is a folder where the file should be")
+    wrong(tmp_path, "ROOT/swap_obj.json: is a folder, but should be a file")
 
 
 def test_a_file_where_the_folder_should_be(tmp_path):
     make_sugarcrepe(tmp_path)
-    wrong(tmp_path / "swap_obj.json", "annotations=ROOT: is one file of several; give the folder of them all")
+    wrong(
+        tmp_path / "swap_obj.json",
+        "annotations=ROOT: is one file of several; give the folder with all of them",
+    )
 
 
 def test_a_csv_row_that_is_cut_off(tmp_path):
     make_comvg(tmp_path)
     with (tmp_path / "ComVG.csv").open("a") as file:
         file.write("2,a man\n")
-    wrong(tmp_path, "ROOT/ComVG.csv, row 2: has not as many columns as the header", "comvg")
+    wrong(tmp_path, "ROOT/ComVG.csv, row 2: does not have as many columns as the header", "comvg")
 
 
 @pytest.mark.parametrize(
@@ -495,7 +498,7 @@ def test_a_csv_row_that_is_cut_off(tmp_path):
     [
         (
             "spec", "count/image2text.json", [{"query": "1.jpg", "keys": ["a"], "label": 1}],
-            "ROOT/count/image2text.json, item 0: label must be a place in keys, not 1",
+            "ROOT/count/image2text.json, item 0: label must be an index into keys, not 1",
         ),
         (
             "mmvp-vlm", "Questions.csv", [{"Question ID": 1, "Type": "Texts", "Statement": "s"}],

@@ -16,7 +16,8 @@ from test_readers import make_comvg, make_sugarcrepe, make_winoground, put
 
 from open_clip_ext import cli
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation import manifest, run
+from open_clip_ext.evaluation import manifest, result_folder
+from open_clip_ext.evaluation.evaluate import evaluate
 from open_clip_ext.evaluation.items import Benchmark
 from open_clip_ext.evaluation.scoring import aggregate
 
@@ -35,7 +36,7 @@ def drawn(pictures) -> Benchmark:
 
 
 def test_the_scores_are_those_of_the_rows(drawn):
-    found = run.evaluate(FakeEncoder(), [drawn])["drawn"]
+    found = evaluate(FakeEncoder(), [drawn])["drawn"]
     right = [row["correct"]["accuracy"] for row in found["rows"]]
     assert found["scores"]["micro"]["value"] == sum(right) / len(right)
     assert (found["n"], found["missing"], found["primary"]) == (8, 0, "micro")
@@ -49,14 +50,14 @@ def test_the_scores_are_those_of_the_rows(drawn):
 
 
 def test_a_constant_model_scores_nothing_and_a_nan_model_raises(drawn):
-    found = run.evaluate(ConstantEncoder(), [drawn])["drawn"]["scores"]["micro"]
+    found = evaluate(ConstantEncoder(), [drawn])["drawn"]["scores"]["micro"]
     assert found == {"value": 0, "n": 8, "ties": 8, "half": 0.5, "interval": [0, 0]}
     with pytest.raises(InputError, match="similarities are not finite"):
-        run.evaluate(NaNEncoder(), [drawn])
+        evaluate(NaNEncoder(), [drawn])
 
 
 def test_argmax_order_gives_a_constant_model_everything_and_says_so(drawn):
-    found = run.evaluate(ConstantEncoder(), [drawn], ties="argmax", intervals=False)["drawn"]
+    found = evaluate(ConstantEncoder(), [drawn], ties="argmax", intervals=False)["drawn"]
     assert found["scores"]["micro"]["value"] == 1
     assert found["ties"] == "argmax"
 
@@ -64,35 +65,35 @@ def test_argmax_order_gives_a_constant_model_everything_and_says_so(drawn):
 def test_missing_pictures_are_an_error_unless_allowed(drawn, pictures):
     os.remove(pictures[3])
     with pytest.raises(InputError) as error:
-        run.evaluate(FakeEncoder(), [drawn])
+        evaluate(FakeEncoder(), [drawn])
     assert str(error.value) == (
-        f"drawn: 1 of 8 pictures are not there (first: {pictures[3]}); mend the path, or leave their items "
+        f"drawn: 1 of 8 pictures are not there (first: {pictures[3]}); fix the path, or leave their items "
         "out with --allow-missing"
     )
-    found = run.evaluate(FakeEncoder(), [drawn], allow_missing=True)["drawn"]
+    found = evaluate(FakeEncoder(), [drawn], allow_missing=True)["drawn"]
     assert (found["n"], found["missing"]) == (7, 1)
     for path in pictures:
         if os.path.exists(path):
             os.remove(path)
     with pytest.raises(InputError, match="none of its 8 pictures is there"):
-        run.evaluate(FakeEncoder(), [drawn], allow_missing=True)
+        evaluate(FakeEncoder(), [drawn], allow_missing=True)
 
 
 def test_an_average_that_lacks_a_group_is_not_given_and_the_next_one_leads(pictures):
     items = [pair("1", "replace_obj", pictures[0]), pair("2", "swap_obj", pictures[1])]
-    found = run.evaluate(FakeEncoder(), [benchmark(items, ("sugarcrepe3", "micro"))])["drawn"]
+    found = evaluate(FakeEncoder(), [benchmark(items, ("sugarcrepe3", "micro"))])["drawn"]
     assert (list(found["scores"]), found["primary"]) == (["micro"], "micro")
     assert found["notes"] == [
         "sugarcrepe3 is not given: no item of replace_att, replace_rel, swap_att and 2 more"
     ]
     with pytest.raises(InputError, match="drawn: none of its averages can be given"):
-        run.evaluate(FakeEncoder(), [benchmark(items, ("sugarcrepe3",))])
+        evaluate(FakeEncoder(), [benchmark(items, ("sugarcrepe3",))])
 
 
 def test_groups_that_lost_all_their_pictures_are_noted(drawn, pictures):
     for path in pictures[::2]:
         os.remove(path)
-    found = run.evaluate(FakeEncoder(), [drawn], allow_missing=True)["drawn"]
+    found = evaluate(FakeEncoder(), [drawn], allow_missing=True)["drawn"]
     assert found["notes"] == ["no item left of group 0"]
 
 
@@ -111,7 +112,7 @@ def test_a_benchmark_may_bring_its_own_scores(pictures):
         ]
 
     theirs = benchmark([pair("1", picture=pictures[0])], ("top1 micro",), family="zero-shot", score=score)
-    found = run.evaluate(FakeEncoder(), [theirs])["drawn"]
+    found = evaluate(FakeEncoder(), [theirs])["drawn"]
     assert (found["family"], found["scores"]["top1 micro"]["value"]) == ("zero-shot", 1)
 
 
@@ -122,7 +123,7 @@ def test_pictures_of_the_training_set_are_told_apart(drawn, tmp_path):
     listed = tmp_path / "train.txt"
     listed.write_text("elsewhere/0.jpg\n\nelsewhere/1.jpg\n")
     seen = manifest.read([listed])
-    found = run.evaluate(FakeEncoder(), [drawn], seen=seen.has)["drawn"]
+    found = evaluate(FakeEncoder(), [drawn], seen=seen.has)["drawn"]
     assert [row["seen"] for row in found["rows"]] == [True, True] + [False] * 6
     assert {part: scores["micro"]["n"] for part, scores in found["seen"].items()} == {"seen": 2, "unseen": 6}
     assert found["scores"]["micro"]["n"] == 8
@@ -154,7 +155,7 @@ def test_a_manifest_that_is_wrong(tmp_path):
     for path, sentence in (
         (tmp_path / "a.csv", "a.csv, row 1: it has no field 'filepath' (its fields: picture, title)"),
         (tmp_path / "b.txt", f"--train-manifest {tmp_path}/b.txt: names no picture"),
-        (tmp_path, f"--train-manifest {tmp_path}: is a folder where the file should be"),
+        (tmp_path, f"--train-manifest {tmp_path}: is a folder, but should be a file"),
         (tmp_path / "none.txt", "no such file or folder"),
     ):
         with pytest.raises(InputError) as error:
@@ -166,13 +167,13 @@ def test_a_manifest_that_is_wrong(tmp_path):
 
 
 def test_a_result_folder_is_read_back(drawn, tmp_path):
-    results = run.evaluate(FakeEncoder(), [drawn])
-    run.write(tmp_path / "out", {"name": "drawn"}, results)
-    found = run.read(tmp_path / "out")
+    results = evaluate(FakeEncoder(), [drawn])
+    result_folder.write(tmp_path / "out", {"name": "drawn"}, results)
+    found = result_folder.read(tmp_path / "out")
     assert found["format"] == 1
     assert found["versions"]["torch"] == torch.__version__.split("+")[0]
     assert found["benchmarks"]["drawn"] == {k: v for k, v in results["drawn"].items() if k != "rows"}
-    assert run.read_rows(tmp_path / "out", found["benchmarks"]["drawn"]) == results["drawn"]["rows"]
+    assert result_folder.read_rows(tmp_path / "out", found["benchmarks"]["drawn"]) == results["drawn"]["rows"]
 
 
 @pytest.mark.parametrize(
@@ -188,16 +189,16 @@ def test_a_folder_that_is_no_result(tmp_path, content, sentence):
     if content is not None:
         (tmp_path / "result.json").write_text(content)
     with pytest.raises(InputError) as error:
-        run.read(tmp_path)
+        result_folder.read(tmp_path)
     assert sentence in str(error.value)
 
 
 def test_rows_that_are_not_there_or_broken(tmp_path):
     with pytest.raises(InputError, match="no such file; the result folder is not whole"):
-        run.read_rows(tmp_path, {"items": "items/a.jsonl"})
+        result_folder.read_rows(tmp_path, {"items": "items/a.jsonl"})
     (tmp_path / "a.jsonl").write_text('{"id": "1"}\n{"id"\n')
     with pytest.raises(InputError, match="broken JSON"):
-        run.read_rows(tmp_path, {"items": "a.jsonl"})
+        result_folder.read_rows(tmp_path, {"items": "a.jsonl"})
 
 
 # --- the command --------------------------------------------------------------------------------------
@@ -234,7 +235,7 @@ def test_the_command_writes_a_result_and_prints_a_table(tmp_path, checkpoint):
     assert done.stdout.startswith("benchmark ")
     for word in ("sugarcrepe3", "group micro", "seen in training", "out/result.json"):
         assert word in done.stdout
-    found = run.read(tmp_path / "out")
+    found = result_folder.read(tmp_path / "out")
     assert list(found["benchmarks"]) == ["sugarcrepe", "winoground", "comvg"]
     assert found["model"]["activation"] == "GELU"
     assert found["benchmarks"]["comvg"]["options"] == {
@@ -340,7 +341,7 @@ def test_the_photographs_that_are_there_are_scored_and_the_rest_is_counted(tmp_p
     assert "sugarcrepe: 1518 of 1560 pictures are not there" in capsys.readouterr().err
     assert cli.main(list(map(str, [*words, "--allow-missing"]))) == 0
     assert "215 of 7,511" in capsys.readouterr().out
-    found = run.read(tmp_path / "out")["benchmarks"]
+    found = result_folder.read(tmp_path / "out")["benchmarks"]
     assert (found["sugarcrepe"]["n"], found["sugarcrepe"]["missing"]) == (215, 7296)
     assert {group: m["accuracy"]["n"] for group, m in found["sugarcrepe"]["subsets"].items()} == {
         "add_att": 18, "add_obj": 58, "replace_att": 24, "replace_obj": 46, "replace_rel": 35,

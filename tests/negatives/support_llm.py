@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
-from open_clip_ext.negatives.recipes.llm import KINDS, DeGLA
+from open_clip_ext.negatives.recipes.degla_llm import DeGLA
 from open_clip_ext.negatives.records import Candidate
 
 CAPTIONS = [f"a dog runs past house {i}" for i in range(24)]
@@ -25,4 +25,4 @@ def run(endpoint, captions=CAPTIONS, **options) -> dict[str, list[Candidate]]:
 
 
 def everything(reason: str) -> list[Candidate]:
-    return [Candidate(kind, "", reason=reason) for kind in KINDS]
+    return [Candidate(type, "", reason=reason) for type in DeGLA.types]

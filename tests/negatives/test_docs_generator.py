@@ -29,9 +29,22 @@ def test_the_generator_of_the_page_is_a_recipe(tmp_path):
     assert made.returncode == 0, made.stderr
     store = Store.open(tmp_path / "shuffled.store")
     for caption in captions(20):
-        for text in store.texts(caption):
+        for text in store.texts(caption, rejected=True):
             assert sorted(text.text.split()) == sorted(caption.split())
-    assert sum(len(store.negatives(caption)) for caption in captions(20)) >= 19
+    assert sum(len(store.texts(caption, "neg")) for caption in captions(20)) >= 19
+
+
+def test_the_recipe_of_other_kinds_runs(tmp_path):
+    head = block("python", "class Shuffle").partition("class Shuffle")[0]
+    env = install(tmp_path / "site", "units", head + block("python", "class Units"), "Units")
+    write(tmp_path / "captions.csv", ["A dog on a bench"])
+    made = run("make", "captions.csv", "--recipe", "units", "--out", "s", env=env, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    texts = Store.open(tmp_path / "s").texts("A dog on a bench")
+    assert [(text.kind, text.text, text.of) for text in texts] == [
+        ("phrase", "A dog", ""),
+        ("foil", "A lighthouse", "A dog"),
+    ]
 
 
 def test_the_look_up_of_the_page_runs(tmp_path, capsys, monkeypatch):
@@ -43,4 +56,4 @@ def test_the_look_up_of_the_page_runs(tmp_path, capsys, monkeypatch):
     assert cli.main([*make, "--cfg", "tagger=textblob"]) == 0
     capsys.readouterr()
     exec(compile(block("python", "Store.open"), "negatives.md", "exec"), {})
-    assert capsys.readouterr().out == "swap_noun A bench on a dog True False \n"
+    assert capsys.readouterr().out == "neg swap_noun A bench on a dog\n"

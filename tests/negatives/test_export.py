@@ -30,7 +30,7 @@ def texts_of(caption: str) -> list[Candidate]:
     there = [Candidate(type, text) for type, text in zip(TYPES, negatives_of(caption), strict=True) if text]
     no_negatives = (
         Candidate("swap_colour", "bad", reason="length"),
-        Candidate("swap_both", "same", keeps=True),
+        Candidate("swap_both", "same", kind="pos"),
     )
     return [*no_negatives, *reversed(there)]
 
@@ -80,12 +80,12 @@ def samples(*shards: Path) -> dict[str, dict[str, bytes]]:
 def test_places_are_in_the_order_of_the_types_and_one_without_a_text_is_empty(tmp_path):
     texts = [
         Candidate("c", "3"), Candidate("a", "1"), Candidate("a", "2"),
-        Candidate("b", "5", keeps=True), Candidate("b", "6", reason="length"),
+        Candidate("b", "5", kind="pos"), Candidate("b", "6", reason="length"),
     ]  # fmt: skip
     with Writer(tmp_path / "n.store", "test", "1", {}, ["a", "b", "c", "d"]) as writer:
         writer.add("x", texts)
     store, export = Store.open(tmp_path / "n.store"), Export(["a", "b", "c"])
-    assert store.places("x", ["a", "b", "c"]) == [["1", "2"], [], ["3"]]
+    assert store.texts_by_type("x", ["a", "b", "c"]) == [["1", "2"], [], ["3"]]
     assert export.negatives(store, "x") == ["1", "2", "", "3"]
     assert export.negatives(store, "y") == ["", "", ""]
     assert (export.counts, export.unknown) == ({3: 1, 0: 1}, 1)

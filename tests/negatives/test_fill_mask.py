@@ -170,7 +170,7 @@ def test_the_command_makes_a_store_twice_the_same(tmp_path, capsys, liking):
     again = run("make", source, "--recipe", "ce-clip", "--out", tmp_path / "two", *options, "tagger=textblob")
     assert again.returncode == 0, again.stderr
     assert content(tmp_path / "one") == content(tmp_path / "two")
-    assert Store.open(tmp_path / "one").types == CECLIP.types
+    assert Store.open(tmp_path / "one").types() == CECLIP.types
     with pytest.raises(SystemExit):
         make(capsys, source, tmp_path / "one", *options[:-1], recipe="ce-clip")
     assert "rank: 1 there, 3 now" in capsys.readouterr().err

@@ -70,9 +70,9 @@ CAPTION = "A black dog and a man near the old bench"
 def test_a_reason(gate, type, text, reason):
     (checked,) = gate(CAPTION, Candidate(type, text))
     if reason == "same_meaning":
-        assert (checked.keeps, checked.reason) == (True, "")
+        assert (checked.kind, checked.reason) == ("pos", "")
     else:
-        assert (checked.keeps, checked.reason) == (False, reason)
+        assert (checked.kind, checked.reason) == ("neg", reason)
         assert not reason or reason in REASONS
 
 
@@ -84,7 +84,7 @@ def test_duplicates_and_other_captions(gate):
         Candidate("c", "A black dog and a boy near the old bench"),
         others=["a black dog and a boy near the old bench"],
     )
-    assert [(c.keeps, c.reason) for c in found] == [(False, ""), (False, "duplicate"), (True, "")]
+    assert [(c.kind, c.reason) for c in found] == [("neg", ""), ("neg", "duplicate"), ("pos", "")]
 
 
 def test_a_new_word_that_another_caption_has_may_be_true(gate):
@@ -111,7 +111,48 @@ def test_what_says_the_same_does_not_take_a_negative_s_place(gate):
         Candidate("a", "A black man and a dog near the old bench"),
         Candidate("a", "A black bench and a man near the old dog"),
     )
-    assert [(c.keeps, c.valid) for c in found] == [(True, True), (False, True)]
+    assert [(c.kind, c.valid) for c in found] == [("pos", True), ("neg", True)]
+
+
+def test_other_kinds_are_not_compared_with_the_caption(gate):
+    found = gate(
+        CAPTION,
+        Candidate("unit", "a black dog", "phrase"),
+        Candidate("unit", "a black cat", "foil", of="a black dog"),
+        Candidate("unit", "A black dog", "foil", of="a black dog"),
+        Candidate("unit", "a  man", "phrase"),
+        Candidate("unit", "a black cat", "foil", of="a  man"),
+        Candidate("unit", "The man.", "phrase"),
+        Candidate("unit", "a Man!", "phrase"),
+        Candidate("unit", "a <mask>", "phrase"),
+        Candidate("unit", "a cat", "foil", of="a <mask>"),
+        Candidate("unit", "", "phrase"),
+        enough=9,
+    )
+    assert [(c.text, c.of, c.reason) for c in found] == [
+        ("a black dog", "", ""),
+        ("a black cat", "a black dog", ""),
+        ("A black dog", "a black dog", "unchanged"),
+        ("a man", "", ""),
+        ("a black cat", "a man", ""),
+        ("The man.", "", ""),
+        ("a Man!", "", "duplicate"),
+        ("a <mask>", "", "artefact"),
+        ("a cat", "a <mask>", "unattached"),
+        ("", "", "empty"),
+    ]
+    assert all(c.reason in REASONS for c in found if c.reason)
+
+
+def test_what_belongs_to_a_text_that_is_left_out_is_left_out_too(gate):
+    found = gate(
+        CAPTION,
+        Candidate("unit", "a black dog", "phrase"),
+        Candidate("unit", "a man", "phrase"),
+        Candidate("unit", "a woman", "foil", of="a man"),
+        Candidate("unit", "a black cat", "foil", of="a black dog"),
+    )
+    assert [c.text for c in found] == ["a black dog", "a black cat"]
 
 
 def test_only_what_the_tower_reads_counts(gate):

@@ -98,7 +98,7 @@ def bring(tmp_path, capsys):
 
 
 def texts(store: Store, caption: str) -> list[tuple[str, str, str]]:
-    return [(text.type, text.text, text.reason) for text in store.texts(caption) or ()]
+    return [(text.type, text.text, text.reason) for text in store.texts(caption, rejected=True) or ()]
 
 
 def test_degla(bring, tmp_path):
@@ -151,14 +151,14 @@ def test_sugarcrepe_and_its_successor(bring, tmp_path):
     assert store.texts("A cat on a mat.") == [
         Text("replace_rel", "A cat under a mat.", generator="imported-sugarcrepe"),
         Text("replace_obj", "A dog on a mat.", generator="imported-sugarcrepe"),
-        Text("paraphrase", "There is a cat on the mat.", keeps=True, generator="imported-sugarcrepe"),
+        Text("paraphrase", "There is a cat on the mat.", kind="pos", generator="imported-sugarcrepe"),
     ]
     assert "2 captions, 3 negatives, 1 positives" in printed
 
 
 def test_as_released_keeps_what_the_gate_turns_away(bring, tmp_path):
     store, _ = bring("negclip", write(tmp_path / "train.tsv", NEGCLIP), flags=["--as-released"])
-    assert all(text.valid for caption in store.captions() for text in store.texts(caption))
+    assert all(text.valid for caption in store.captions() for text in store.texts(caption, rejected=True))
 
 
 def test_again_changes_nothing(bring, tmp_path):
@@ -249,14 +249,14 @@ def test_a_file_that_is_not_text(bring, tmp_path):
 def test_negatives_that_numpy_printed_stay_apart(bring, tmp_path):
     content = NEGCLIP.replace("', 'a dog", "' 'a dog")
     store, _ = bring("negclip", write(tmp_path / "train.tsv", content), flags=["--as-released"])
-    found = [text.text for text in store.negatives("A dog chases a cat .")]
+    found = [text.text for text in store.texts("A dog chases a cat .", "neg")]
     assert found == ["A cat chases a dog .", "a dog chases a cat"]
 
 
 def test_a_blank_text_is_none_even_as_released(bring, tmp_path):
     blank = [{**DEGLA[0], "enhanced": ["A dog.", " ", "\t", "", "A cat."]}]
     store, _ = bring("degla", write(tmp_path / "degla.json", blank), flags=["--as-released"])
-    assert [text.text for text in store.negatives(DEGLA[0]["original"])] == ["A dog.", "A cat."]
+    assert [text.text for text in store.texts(DEGLA[0]["original"], "neg")] == ["A dog.", "A cat."]
 
 
 def test_a_store_of_other_files_is_left_alone(bring, tmp_path, capsys):
@@ -392,4 +392,4 @@ def test_the_real_sugarcrepe(bring, annotations):
     store, _ = bring("sugarcrepe", *files, flags=["--as-released"])
     distinct = {(type, normalise(item["caption"]), item["negative_caption"]) for type, item in items}
     assert sum(store.tally().values()) == len(distinct)
-    assert store.types == tuple(file.stem for file in files)
+    assert store.types() == tuple(file.stem for file in files)

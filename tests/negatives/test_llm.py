@@ -18,18 +18,18 @@ from open_clip_ext.negatives.gate import Gate
 from open_clip_ext.negatives.language.entailment import EntailmentChecker
 from open_clip_ext.negatives.language.lexicon import Lexicon
 from open_clip_ext.negatives.language.taggers import tagger
-from open_clip_ext.negatives.recipes.llm import KINDS, DeGLA, read_prompts
+from open_clip_ext.negatives.recipes.degla_llm import DeGLA, read_prompts
 from open_clip_ext.negatives.records import Candidate
 
 
 def test_every_caption_gets_its_candidates_in_the_order_of_the_types():
     def all_five(request, number):
-        return Reply(json.dumps({kind: f"{kind} of {caption_of(request)}" for kind in reversed(KINDS)}))
+        return Reply(json.dumps({type: f"{type} of {caption_of(request)}" for type in reversed(DeGLA.types)}))
 
     with serve(all_five) as endpoint:
         found = run(endpoint, retries=0)
     assert found == {
-        caption: [Candidate(kind, f"{kind} of {caption}") for kind in KINDS] for caption in CAPTIONS
+        caption: [Candidate(type, f"{type} of {caption}") for type in DeGLA.types] for caption in CAPTIONS
     }
 
 
@@ -179,7 +179,7 @@ def test_the_schema_asks_for_exactly_the_five():
     strict, loose = (request["response_format"] for request in endpoint.requests)
     schema = strict["json_schema"]["schema"]
     assert strict["json_schema"]["strict"] is True
-    assert schema["required"] == list(KINDS) == list(schema["properties"])
+    assert schema["required"] == list(DeGLA.types) == list(schema["properties"])
     assert schema["additionalProperties"] is False
     assert loose == {"type": "json_object", "schema": schema}
 
@@ -254,8 +254,8 @@ def test_the_identity_changes_with_what_the_texts_depend_on_and_with_nothing_els
         generator.close()
         return generator.identity()
 
-    for kind in ("task", *KINDS):
-        (tmp_path / f"{kind}.md").write_text("Do it well.")
+    for type in ("task", *DeGLA.types):
+        (tmp_path / f"{type}.md").write_text("Do it well.")
     same = [{}, {"base_url": "http://elsewhere/v1"}, {"concurrency": 2}, {"timeout": 3.0}, {"price_in": 1.0}]
     assert len({str(identity(**options)) for options in same}) == 1
     other = [
@@ -318,24 +318,24 @@ def test_the_status_counts_tokens_money_and_repeats():
 # --- the prompts
 
 
-def examples(kind: str) -> list[tuple[str, str]]:
-    return re.findall(rf"^caption: (.*)\n{kind}: (.*)$", read_prompts(), re.MULTILINE)
+def examples(type: str) -> list[tuple[str, str]]:
+    return re.findall(rf"^caption: (.*)\n{type}: (.*)$", read_prompts(), re.MULTILINE)
 
 
 def words(text: str) -> list[str]:
     return sorted(re.findall(r"[a-z]+", text.lower()))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_examples_keep_their_own_rule(kind):
-    pairs = examples(kind)
+@pytest.mark.parametrize("type", DeGLA.types)
+def test_the_examples_keep_their_own_rule(type):
+    pairs = examples(type)
     assert len(pairs) == 4
     assert [edit for _, edit in pairs].count("null") == 1
     for caption, edit in pairs:
         if edit == "null":
             continue
         assert words(caption) != words(edit) or caption != edit
-        if kind.startswith("replace"):
+        if type.startswith("replace"):
             gone, come = Counter(words(caption)), Counter(words(edit))
             articles = {"a", "an"}
             assert len(set(gone - come) - articles) == len(set(come - gone) - articles) == 1
@@ -345,11 +345,11 @@ def test_the_examples_keep_their_own_rule(kind):
 
 def test_the_examples_pass_the_gate():
     gate = Gate(EntailmentChecker(Lexicon()), tagger("textblob"))
-    for kind in KINDS:
-        for caption, edit in examples(kind):
+    for type in DeGLA.types:
+        for caption, edit in examples(type):
             if edit != "null":
                 (tokens,) = gate.tagger.tag([caption])
-                assert gate.check(caption, tokens, [Candidate(kind, edit)]) == [Candidate(kind, edit)]
+                assert gate.check(caption, tokens, [Candidate(type, edit)]) == [Candidate(type, edit)]
 
 
 def test_the_instructions_are_the_files_and_come_first():
@@ -362,5 +362,5 @@ def test_the_instructions_are_the_files_and_come_first():
 def test_prompts_and_page_are_in_the_wheel(wheel):
     with zipfile.ZipFile(wheel) as opened:
         names = opened.namelist()
-    wanted = [f"recipes/prompts/{name}.md" for name in ("task", *KINDS)] + ["show.html"]
+    wanted = [f"recipes/prompts/{name}.md" for name in ("task", *DeGLA.types)] + ["show.html"]
     assert {f"open_clip_ext/negatives/{name}" for name in wanted} <= set(names)

@@ -16,13 +16,13 @@ from support import ENVIRONMENT
 from tiny_llm import serve_llm, write_llm
 
 from open_clip_ext.cli import main
-from open_clip_ext.negatives.recipes.llm import KINDS, read_prompts
+from open_clip_ext.negatives.recipes.degla_llm import DeGLA, read_prompts
 from open_clip_ext.negatives.records import Text
 from open_clip_ext.negatives.store import Store
 
 CAPTIONS = [f"A {colour} dog runs past the {place} ." for colour in ("black", "white", "brown", "small")
             for place in ("house", "tree", "car")]  # fmt: skip
-GARBAGE = [Text(kind, "", reason="no_answer", generator="degla") for kind in KINDS]
+GARBAGE = [Text(type, "", reason="no_answer", generator="degla") for type in DeGLA.types]
 
 
 KNOWN = CAPTIONS[:4]
@@ -54,7 +54,7 @@ class Served:
 def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("llm")
     (prompts := folder / "prompts").mkdir()
-    for name in ("task", *KINDS):
+    for name in ("task", *DeGLA.types):
         (prompts / f"{name}.md").write_text("Edit." if name == "task" else "")
     talks = [
         [
@@ -99,7 +99,7 @@ def test_a_real_server_s_good_answers_become_negatives(served, captions):
     options = {"model": served.taught, "prompts": served.prompts, "temperature": "none", "max_tokens": 200}
     assert main([*make(captions, served.url, **options), "--limit", str(len(KNOWN))]) == 0
     assert entries(captions) == {
-        caption: [Text(kind, text, generator="degla") for kind, text in answer(caption).items()]
+        caption: [Text(type, text, generator="degla") for type, text in answer(caption).items()]
         for caption in KNOWN
     }
 
@@ -127,7 +127,7 @@ def test_garbage_is_rejected_counted_and_not_asked_for_again_where_there_are_goo
         ] * 3
         assert main([*make(captions, endpoint.url), "--limit", "6"]) == 0
         said = capsys.readouterr()
-        assert said.out.count("no_answer 5") == len(KINDS)
+        assert said.out.count("no_answer 5") == len(DeGLA.types)
         assert "4 captions are done already" in said.err
 
 

@@ -121,8 +121,8 @@ def test_every_caption_gets_an_entry_and_the_table_counts_them(tmp_path, capsys)
     printed = make(capsys, write(tmp_path / "c.csv", captions(50)), tmp_path / "s")
     store = Store.open(tmp_path / "s")
     assert len(store) == 50
-    for type in store.types:
-        count = sum(text.type == type for caption in store.captions() for text in store.negatives(caption))
+    for type in store.types():
+        count = sum(text.type == type for caption in store.captions() for text in store.texts(caption, "neg"))
         assert re.search(rf"^{type} +{count} ", printed, re.MULTILINE)
     assert "50 captions in" in printed
     assert store.images(captions(50)[7]) == ["7.jpg"]
@@ -166,7 +166,7 @@ def test_more_texts_of_a_type(tmp_path, capsys):
     make(capsys, source, tmp_path / "s", "--per-type", 4)
     store = Store.open(tmp_path / "s")
     (caption,) = store.captions()
-    assert [text.type for text in store.negatives(caption)].count("swap_noun") == 4
+    assert [text.type for text in store.texts(caption, "neg")].count("swap_noun") == 4
 
 
 def test_captions_that_nothing_can_be_made_of(tmp_path, capsys):
@@ -199,7 +199,7 @@ def test_captions_that_nothing_can_be_made_of(tmp_path, capsys):
 def test_emoji_and_signs_stay_where_they_are(tmp_path, capsys, emoji):
     make(capsys, write(tmp_path / "c.csv", [emoji]), tmp_path / "s")
     signs = [c for c in emoji if not c.isascii()]
-    for text in Store.open(tmp_path / "s").negatives(emoji):
+    for text in Store.open(tmp_path / "s").texts(emoji, "neg"):
         assert [c for c in text.text if not c.isascii()] == signs
 
 
@@ -207,8 +207,8 @@ def test_another_caption_of_the_picture_is_no_negative(tmp_path, capsys):
     one, other = "A dog on a bench", "a bench on a dog."
     make(capsys, write(tmp_path / "c.csv", [one, other], ["1.jpg", "1.jpg"]), tmp_path / "s")
     store = Store.open(tmp_path / "s")
-    assert store.negatives(one) == []
-    assert [text.text for text in store.negatives(one, keeps=True)] == ["A bench on a dog"]
+    assert store.texts(one, "neg") == []
+    assert [text.text for text in store.texts(one, "pos")] == ["A bench on a dog"]
 
 
 LIST = ["A dog on a bench", "a bench on a dog."]
@@ -227,8 +227,8 @@ def test_the_captions_of_a_list_are_of_one_picture(tmp_path, capsys, name, conte
     make(capsys, tmp_path / name, tmp_path / "s")
     store = Store.open(tmp_path / "s")
     assert list(store.captions()) == LIST
-    assert store.negatives(LIST[0]) == []
-    assert [text.text for text in store.negatives(LIST[0], keeps=True)] == ["A bench on a dog"]
+    assert store.texts(LIST[0], "neg") == []
+    assert [text.text for text in store.texts(LIST[0], "pos")] == ["A bench on a dog"]
 
 
 def test_a_table_with_pipes_and_blanks(tmp_path, capsys):
@@ -253,7 +253,7 @@ def test_a_third_party_s_generator_is_a_peer(tmp_path):
     assert "shouting" in made.stderr
     store = Store.open(tmp_path / "s")
     caption = captions(10)[3]
-    assert [text.text for text in store.negatives(caption)] == [f"oh oh {caption}"]
+    assert [text.text for text in store.texts(caption, "neg")] == [f"oh oh {caption}"]
     (maker,) = store.generators()
     assert (maker.name, maker.version, maker.params["times"]) == ("shout", "3", 2)
 
@@ -263,6 +263,78 @@ def test_a_third_party_s_generator_is_a_peer(tmp_path):
 
     wrong = run("make", source, "--recipe", "shout", "--out", tmp_path / "t", "--cfg", "times=0", env=env)
     assert (wrong.returncode, sentence(wrong)) == (2, "--recipe shout: times must be at least 1")
+
+
+PARTS = """
+from open_clip_ext.negatives.records import Candidate
+
+
+class Parts:
+    version, types, kinds = "1", ("half",), {kinds}
+
+    def __init__(self, *, seed: int = 0):
+        pass
+
+    def identity(self):
+        return {{}}
+
+    def generate(self, captions):
+        for index, caption in enumerate(captions):
+            half = " ".join(caption.split()[:3])
+            foil = Candidate("half", f"no {{half}}", kind="foil", of=half)
+            yield index, [Candidate("half", half, kind="phrase"), foil]
+"""
+
+
+def test_a_recipe_of_other_kinds(tmp_path, capsys):
+    """From the recipe through the gate and the store to each command that shows what is there."""
+    env = install(tmp_path / "site", "parts", PARTS.format(kinds=("phrase", "foil")), "Parts")
+    source = write(tmp_path / "c.csv", ["A dog runs on grass", "A cat sleeps"])
+    made = run("make", source, "--recipe", "parts", "--out", tmp_path / "s", env=env)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.splitlines()[:2] == [
+        "type             negatives  keep the meaning    phrase      foil  turned away",
+        "half                     0                 0         2         2  -",
+    ]
+    store = Store.open(tmp_path / "s")
+    assert [(t.kind, t.text, t.of) for t in store.texts("A cat sleeps")] == [
+        ("phrase", "A cat sleeps", ""),
+        ("foil", "no A cat sleeps", "A cat sleeps"),
+    ]
+    assert cli.main(["negatives", "show", str(tmp_path / "s"), "--find", "dog"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown == ["A dog runs on grass", "  \u00b7 half  A dog runs", "  \u00b7 half  [no] A dog runs"]
+    page = tmp_path / "page.html"
+    assert cli.main(["negatives", "show", str(tmp_path / "s"), "--html", str(page)]) == 0
+    assert '<li class="foil" data-status="foil" data-type="half">' in page.read_text()
+    capsys.readouterr()
+    assert cli.main(["negatives", "stats", str(tmp_path / "s")]) == 0
+    printed = capsys.readouterr().out
+    assert "Texts of the kind foil" in printed
+    assert "parts  half      2        100.0    4.0    1.0         0              0         0" in printed
+    assert "Captions by their number of texts of the kind foil" in printed
+    assert cli.main(["negatives", "stats", str(tmp_path / "s"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["other_kinds"] == {"phrase": {"1": 2}, "foil": {"1": 2}}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        (
+            ("phrase",),
+            "parts, caption 'A dog': a text of the kind 'foil'; declare it in the generator's `kinds`",
+        ),
+        (
+            ("a phrase",),
+            "--recipe parts: kind 'a phrase': give a short name of lower-case letters, such as 'foil'",
+        ),
+    ],
+)
+def test_kinds_that_a_recipe_does_not_declare_well(tmp_path, kinds, expected):
+    env = install(tmp_path / "site", "parts", PARTS.format(kinds=kinds), "Parts")
+    source = write(tmp_path / "c.csv", ["A dog"])
+    made = run("make", source, "--recipe", "parts", "--out", tmp_path / "s", env=env)
+    assert (made.returncode, sentence(made)) == (2, expected)
 
 
 def test_what_a_generator_does_not_yield_is_tried_again(tmp_path):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from open_clip_ext import plugins
-from open_clip_ext.negatives.recipes.llm import DeGLA
+from open_clip_ext.negatives.recipes.degla_llm import DeGLA
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -15,3 +17,11 @@ def test_the_options_of_degla_are_all_in_its_table():
     table = re.findall(r"^\| (`.*?) \|", (DOCS / "negatives-llm.md").read_text(), re.MULTILINE)
     named = set(re.findall(r"`(\w+)`", " ".join(table)))
     assert named == {name for name in plugins.options(DeGLA) if name != "seed"}
+
+
+def test_the_prompts_are_where_the_page_copies_them_from():
+    code, folder = re.search(
+        r"""cp -r "\$\(python -c '(.*)'\)(/\w+)" """, (DOCS / "negatives-llm.md").read_text()
+    ).groups()
+    where = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert (Path(where.strip() + folder) / "task.md").is_file()

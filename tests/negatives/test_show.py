@@ -33,7 +33,7 @@ def store(tmp_path) -> Path:
             [
                 Candidate("swap_adj", "A white cat on a black sofa ."),
                 Candidate("replace_noun", "A black dog on a white sofa ."),
-                Candidate("replace_noun", "A black kitty on a white sofa .", keeps=True),
+                Candidate("replace_noun", "A black kitty on a white sofa .", kind="pos"),
                 Candidate("replace_noun", "A black cat", reason="length"),
             ],
             ["broken.jpg", "red.png"],
@@ -56,28 +56,28 @@ def page(store, tmp_path, capsys):
 
 
 def rows(page: str) -> list[tuple[str, str, str]]:
-    """Kind, type and marked text of each row."""
+    """Status, type and marked text of each row."""
     found = re.findall(
-        r'<li class="(\w+)" data-kind="\1" data-type="(\w+)".*?class="text">(.*?)</span></li>', page, re.S
+        r'<li class="(\w+)" data-status="\1" data-type="(\w+)".*?class="text">(.*?)</span></li>', page, re.S
     )
-    return [(kind, type, re.sub(r"\s+", " ", text)) for kind, type, text in found]
+    return [(status, type, re.sub(r"\s+", " ", text)) for status, type, text in found]
 
 
 def test_the_changed_words_are_marked(page):
     assert rows(page())[:3] == [
         (
-            "changes",
+            "neg",
             "swap_adj",
             'A <mark title="the caption has: black">white</mark> cat on a '
             '<mark title="the caption has: white">black</mark> sofa .',
         ),
         (
-            "changes",
+            "neg",
             "replace_noun",
             'A black <mark title="the caption has: cat">dog</mark> on a white sofa .',
         ),
         (
-            "keeps",
+            "pos",
             "replace_noun",
             'A black <mark title="the caption has: cat">kitty</mark> on a white sofa .',
         ),
@@ -85,7 +85,7 @@ def test_the_changed_words_are_marked(page):
 
 
 def test_rejected_texts_only_when_asked_for(page):
-    assert "rejected" not in {kind for kind, *_ in rows(page())}
+    assert "rejected" not in {status for status, *_ in rows(page())}
     (row,) = [row for row in rows(page("--rejected")) if row[0] == "rejected"]
     assert row[2] == (
         'A black cat <del>on a white sofa .</del> <span class="reason" '
@@ -142,7 +142,7 @@ def browse(path: Path, script: str, tmp_path: Path, *flags: str) -> str:
             "4 texts of 1 captions",
         ),
     ],
-    ids=["all", "kind", "type", "words"],
+    ids=["all", "status", "type", "words"],
 )
 def test_the_filters(page, tmp_path, script, left):
     page("--rejected")

@@ -26,7 +26,7 @@ def store(tmp_path):
                 Candidate("swap", "a cat sees a dog"),  # the same, but for case and stop
                 Candidate("replace", "A red dog sees a cat ."),
                 Candidate("replace", "A dog", reason="length"),
-                Candidate("replace", "A cat is seen by a dog .", keeps=True),
+                Candidate("replace", "A cat is seen by a dog .", kind="pos"),
             ],
         )
         writer.add("A cat sees a dog .", [Candidate("replace", "A cat sees a cow .")])
@@ -38,23 +38,23 @@ def store(tmp_path):
 
 def test_every_figure(store):
     summary = summarise(Store.open(store))
-    figures = {(k.generator, k.type, k.keeps): vars(k) for k in summary.kinds}
+    figures = {(t.generator, t.type, t.kind): vars(t) for t in summary.types}
     assert list(figures) == [
-        ("one", "swap", False),
-        ("one", "replace", False),
-        ("one", "replace", True),
-        ("two", "swap", False),
+        ("one", "swap", "neg"),
+        ("one", "replace", "neg"),
+        ("one", "replace", "pos"),
+        ("two", "swap", "neg"),
     ]
     picked = ("texts", "captions", "words", "edits", "repeated", "captions_too", "rejected")
     assert {key: tuple(found[name] for name in picked) for key, found in figures.items()} == {
-        ("one", "swap", False): (2, 1, 5.5, 2.5, 1, 2, 1),
-        ("one", "replace", False): (2, 2, 6.5, 1.0, 0, 0, 1),
-        ("one", "replace", True): (1, 1, 8.0, 5.0, 0, 0, 0),
-        ("two", "swap", False): (1, 1, 2.0, 2.0, 0, 0, 0),
+        ("one", "swap", "neg"): (2, 1, 5.5, 2.5, 1, 2, 1),
+        ("one", "replace", "neg"): (2, 2, 6.5, 1.0, 0, 0, 1),
+        ("one", "replace", "pos"): (1, 1, 8.0, 5.0, 0, 0, 0),
+        ("two", "swap", "neg"): (1, 1, 2.0, 2.0, 0, 0, 0),
     }
     assert summary.captions == 3
-    assert summary.negatives == {3: 1, 1: 2}
-    assert summary.positives == {1: 1, 0: 2}
+    assert summary.counts["neg"] == {3: 1, 1: 2}
+    assert summary.counts["pos"] == {1: 1, 0: 2}
     assert summary.reasons == [("one", "replace", "length", 1), ("one", "swap", "empty", 1)]
 
 
@@ -112,10 +112,10 @@ def test_edits_against_the_definition(seed):
     assert word_diff.distance(*spoken) == levenshtein(*spoken)
 
     pieces = word_diff.pieces(caption, text)
-    assert "".join(piece.text for piece in pieces if piece.kind != "gone") == text
-    before = [piece.text if piece.kind != "new" else piece.was for piece in pieces]
+    assert "".join(piece.text for piece in pieces if piece.change != "gone") == text
+    before = [piece.text if piece.change != "new" else piece.was for piece in pieces]
     assert [t[2] for part in before for t in words.split(part)] == spoken[0]
-    same = [piece.kind == "same" for piece in pieces]
+    same = [piece.change == "same" for piece in pieces]
     assert all(one is not other for one, other in itertools.pairwise(same))
 
 

@@ -15,8 +15,10 @@ from support_negatives import content
 
 from open_clip_ext.errors import InputError, TrainingError
 from open_clip_ext.negatives import store as stores
+from open_clip_ext.negatives import store_file
+from open_clip_ext.negatives.merge import merge
 from open_clip_ext.negatives.records import Candidate, Text
-from open_clip_ext.negatives.store import Store, Writer, merge
+from open_clip_ext.negatives.store import Store, Writer
 
 HERE = Path(__file__).parent
 TYPES = ("swap_noun", "replace_noun")
@@ -30,7 +32,7 @@ def entry(i: int) -> tuple[str, list[Candidate]]:
     return f"a caption {i}", [
         Candidate("replace_noun", f"a picture {i}"),
         Candidate("swap_noun", f"caption a {i}", reason="identical"),
-        Candidate("swap_noun", f"a title {i}", keeps=True),
+        Candidate("swap_noun", f"a title {i}", kind="pos"),
     ]
 
 
@@ -45,27 +47,28 @@ def test_what_goes_in_comes_out(tmp_path):
     store = Store.open(fill(tmp_path / "s", range(3)))
     assert len(store) == 3
     assert list(store.captions()) == ["a caption 0", "a caption 1", "a caption 2"]
-    assert store.texts("a caption 1") == [
-        Text(c.type, c.text, c.keeps, c.reason, "drawn") for c in entry(1)[1]
+    assert store.texts("a caption 1", rejected=True) == [
+        Text(c.type, c.text, c.kind, c.reason, generator="drawn") for c in entry(1)[1]
     ]
-    assert [text.text for text in store.negatives("a caption 1")] == ["a picture 1"]
-    assert [text.text for text in store.negatives("a caption 1", keeps=True)] == ["a title 1"]
+    assert [text.text for text in store.texts("a caption 1")] == ["a picture 1", "a title 1"]
+    assert [text.text for text in store.texts("a caption 1", "neg")] == ["a picture 1"]
+    assert [text.text for text in store.texts("a caption 1", "pos")] == ["a title 1"]
     assert store.texts("another caption") is None
-    assert store.negatives("another caption") is None
+    assert store.texts_by_type("another caption", TYPES) is None
     assert store.images("a caption 1") == ["1.jpg"]
     assert store.images("another caption") == []
     assert [caption for caption, _, _ in store.entries()] == list(store.captions())
-    assert store.tally()["drawn", "swap_noun", False, "identical"] == 3
+    assert store.tally()["drawn", "swap_noun", "neg", "identical"] == 3
 
 
 def test_types_are_those_with_valid_negatives_in_stored_order(tmp_path):
     with writer(tmp_path / "s") as first:
-        first.add("c", [Candidate("replace_noun", "x"), Candidate("swap_noun", "y", keeps=True)])
+        first.add("c", [Candidate("replace_noun", "x"), Candidate("swap_noun", "y", kind="pos")])
     with writer(tmp_path / "s", generator="second", types=("swap_noun", "a")) as second:
         second.add("c", [Candidate("a", "z"), Candidate("swap_noun", "v")])
     store = Store.open(tmp_path / "s")
-    assert store.types == ("replace_noun", "swap_noun", "a")
-    assert store.types_of(keeps=True) == ("swap_noun",)
+    assert store.types() == ("replace_noun", "swap_noun", "a")
+    assert store.types("pos") == ("swap_noun",)
     assert [text.generator for text in store.texts("c")] == ["drawn", "drawn", "second", "second"]
 
 
@@ -83,9 +86,10 @@ def test_unicode_is_composed_and_case_kept(tmp_path):
 
 
 def test_captions_of_one_key_are_told_apart(tmp_path, monkeypatch):
-    monkeypatch.setattr(stores, "key", lambda caption: 7)
+    for module in (stores, store_file):
+        monkeypatch.setattr(module, "key", lambda caption: 7)
     store = Store.open(fill(tmp_path / "s", range(3)))
-    assert [store.negatives(f"a caption {i}")[0].text for i in range(3)] == [
+    assert [store.texts(f"a caption {i}", "neg")[0].text for i in range(3)] == [
         f"a picture {i}" for i in range(3)
     ]
     assert store.texts("a caption 3") is None
@@ -125,13 +129,13 @@ def test_a_store_is_read_where_nothing_can_be_written(tmp_path):
 
 
 def _look(store, results):
-    results.put([store.negatives(f"a caption {i}")[0].text for i in range(100)])
+    results.put([store.texts(f"a caption {i}", "neg")[0].text for i in range(100)])
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_many_processes_read_at_once(tmp_path, start):
     store = Store.open(fill(tmp_path / "s", range(100)))
-    store.negatives("a caption 1")  # the connection is open here, and must not be used over there
+    store.texts("a caption 1")  # the connection is open here, and must not be used over there
     context = get_context(start)
     results = context.Queue()
     workers = [context.Process(target=_look, args=(store, results)) for _ in range(3)]
@@ -146,7 +150,7 @@ def test_many_processes_read_at_once(tmp_path, start):
 def test_a_store_travels_as_its_path(tmp_path):
     store = Store.open(fill(tmp_path / "s", range(100)))
     assert len(pickle.dumps(store)) < 400
-    assert pickle.loads(pickle.dumps(store)).types == store.types
+    assert pickle.loads(pickle.dumps(store)).types() == store.types()
 
 
 def test_texts_added_together_come_all_or_not_at_all(tmp_path):
@@ -176,7 +180,7 @@ def test_merging_brings_generators_together(tmp_path):
     merge(tmp_path / "merged", [one, two])
     store = Store.open(tmp_path / "merged")
     assert [maker.name for maker in store.generators()] == ["drawn", "second"]
-    assert len(store.texts("a caption 1")) == 6
+    assert len(store.texts("a caption 1", rejected=True)) == 6
 
 
 def test_merging_refuses_what_contradicts(tmp_path):
@@ -262,7 +266,10 @@ def torn(path):
         (text, "not a negatives store"),
         (empty, "not a negatives store"),
         (other_database, "not a negatives store"),
-        (later_version, "a negatives store of format 9; this version reads format 1"),
+        (
+            later_version,
+            "a negatives store of format 9; this version reads formats up to 2, so update open_clip_ext",
+        ),
         (torn, "it cannot be read"),
     ],
 )

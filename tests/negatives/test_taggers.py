@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import string
+import subprocess
 import sys
+from importlib.util import find_spec
 from itertools import pairwise
 
 import pytest
@@ -12,7 +14,7 @@ import pytest
 from open_clip_ext.errors import InputError
 from open_clip_ext.negatives.language import words
 from open_clip_ext.negatives.language.inflection import inflected, lemma
-from open_clip_ext.negatives.language.taggers import SpacyTagger, TextBlobTagger, tagger
+from open_clip_ext.negatives.language.taggers import DEFAULT_MODEL, SpacyTagger, TextBlobTagger, tagger
 from open_clip_ext.negatives.language.words import Token
 
 
@@ -170,6 +172,39 @@ def test_the_fallback_is_said(monkeypatch, capsys):
     assert (
         "tagging with TextBlob's lexicon; spaCy's en_core_web_sm is not installed" in capsys.readouterr().err
     )
+
+
+def test_a_missing_model_is_found_out_without_spacy_and_torch(tmp_path):
+    if find_spec(DEFAULT_MODEL):
+        pytest.skip(f"{DEFAULT_MODEL} is installed")
+    (tmp_path / "c.csv").write_text("title\nA dog on a bench\n")
+    script = """
+import sys
+from open_clip_ext import cli
+assert cli.main(["negatives", "make", "c.csv", "--recipe", "swap", "--out", "s"]) == 0
+print(*sorted({"spacy", "thinc", "torch"} & set(sys.modules)), file=sys.stderr)
+"""
+    made = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "tagging with TextBlob's lexicon" in made.stderr
+    assert made.stderr.splitlines()[-1] == ""
+
+
+def test_an_installed_model_is_taken(spacy_model, tmp_path, monkeypatch):
+    """As `spacy download` installs one: a package with `load`."""
+    package = tmp_path / DEFAULT_MODEL
+    package.mkdir()
+    (package / "__init__.py").write_text(
+        f"import spacy\ndef load(**options):\n    return spacy.load({str(spacy_model)!r}, **options)\n"
+    )
+    info = tmp_path / f"{DEFAULT_MODEL}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {DEFAULT_MODEL}\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(sys.modules, DEFAULT_MODEL, None)  # so that it goes again at the end
+    del sys.modules[DEFAULT_MODEL]
+    assert tagger("auto").name == "spacy:words-0.0.0"
 
 
 def test_a_missing_textblob_names_the_command(monkeypatch):

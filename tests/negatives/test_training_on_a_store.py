@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -50,10 +51,23 @@ def stop(tmp_path, model, capsys):
     return run
 
 
-def test_a_store_gives_the_run_that_a_column_gives(tmp_path, model, data):
+def as_format_1(store: Path) -> Path:
+    """The same store in format 1: `keeps` was the place of the kind."""
+    with sqlite3.connect(store) as connection:
+        connection.executescript(
+            "DROP TABLE kind; ALTER TABLE tally RENAME COLUMN kind TO keeps; PRAGMA user_version = 1;"
+        )
+    connection.close()
+    return store
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["format 2", "format 1"])
+def test_a_store_gives_the_run_that_a_column_gives(tmp_path, model, data, old):
     made, flags = data
     column = write_csv(tmp_path / "column", made)
     store = write_store(tmp_path / "store", made)
+    if old:
+        as_format_1(store)
     by_store = train_here(
         tmp_path, "--model", model, "--loss", "degla", *flags, "--negatives", store, name="a"
     )

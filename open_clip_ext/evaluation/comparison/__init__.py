@@ -1,3 +1,3 @@
-"""Results against each other: paired differences with intervals, a verdict, tables, a page with pictures."""
+"""Compare results: paired differences with intervals, a verdict, tables, an HTML page with pictures."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`open-clip-ext eval compare`: a verdict, a report in Markdown and a page, from result folders."""
+"""`open-clip-ext eval compare`: from result folders to a verdict, a Markdown report and an HTML page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from open_clip_ext.files import write_text
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `eval compare`."""
     parser.add_argument(
-        "results", nargs="+", type=Path, metavar="FOLDER", help="of `eval run`, the base first"
+        "results", nargs="+", type=Path, metavar="FOLDER", help="result folders of `eval run`, the base first"
     )
     parser.add_argument(
         "--margin", type=float, default=1.0, metavar="POINTS",
@@ -21,16 +21,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, default=Path("open-clip-ext-comparison"), metavar="FOLDER",
-        help="where compare.md and compare.html go (default: %(default)s)",
+        help="folder for compare.md and compare.html (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--no-pictures", action="store_true",
-        help="leave photographs out of the page, where they may not be passed on",
+        help="leave images out of the page, if they may not be redistributed",
     )  # fmt: skip
 
 
 def main(args: argparse.Namespace) -> int:
-    """Compare, write the report and the page, print the report's first part."""
+    """Compare, write the report and the page, and print the first part of the report."""
     if not 0 <= args.margin <= 100:
         raise InputError(f"--margin {args.margin:g}: give percentage points from 0 to 100")
     if args.out.exists() and not args.out.is_dir():

@@ -1,6 +1,6 @@
-"""Plots of a comparison as inline SVG: colours are the page's, so that they follow its light or dark theme.
+"""Plots of a comparison as inline SVG. They use the colours of the page and follow its light or dark theme.
 
-Each plot shows numbers that a table beside it has.
+Each plot shows numbers that are also in a table on the page.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ RADIUS = 5.5
 
 
 class Svg:
-    """A drawing in user units, scaled to the width it gets."""
+    """A drawing in user units, scaled to the available width."""
 
     def __init__(self, height: float, label: str, width: float = WIDTH) -> None:
         self.root = ElementTree.Element(
@@ -25,7 +25,7 @@ class Svg:
         )
 
     def add(self, tag: str, words: str = "", **attributes: object) -> ElementTree.Element:
-        """An element; `kind` stands for class, `_` in a name for `-`."""
+        """Add an element. The attribute `kind` becomes `class`, and `_` in names becomes `-`."""
         names = {"kind": "class"}
         made = ElementTree.SubElement(
             self.root,
@@ -45,11 +45,11 @@ class Svg:
         self.add("line", x1=x1, y1=y1, x2=x2, y2=y2, kind=kind)
 
     def words(self, x: float, y: float, words: str, anchor: str = "start", kind: str = "") -> None:
-        """A line of text, `y` its base line."""
+        """A line of text with its base line at `y`."""
         self.add("text", words, x=x, y=y, text_anchor=anchor, kind=kind)
 
     def mark(self, k: int, x: float, y: float, hint: str, radius: float = RADIUS) -> None:
-        """The mark of model k, with a hint under the pointer."""
+        """The mark of model k, with a tooltip."""
         r = radius
         corners: Sequence[tuple[float, float]] = (
             [(-r, -r), (r, -r), (r, r), (-r, r)],
@@ -68,7 +68,7 @@ class Svg:
 
 
 def scale(low: float, high: float, start: float, end: float) -> Callable[[float], float]:
-    """Values from `low` to `high` onto `start` to `end`."""
+    """A linear map from [`low`, `high`] to [`start`, `end`]."""
     return lambda value: start + (value - low) / (high - low) * (end - start)
 
 
@@ -82,14 +82,14 @@ def ticks(low: float, high: float, count: int = 6) -> list[float]:
 
 
 def padded(values: Sequence[float], share: float = 0.08) -> tuple[float, float]:
-    """The range of some values and a little more."""
+    """The range of some values with a margin on both sides."""
     low, high = min(values), max(values)
     pad = (high - low or 0.02) * share
     return low - pad, high + pad
 
 
 def cut(words: str, length: int) -> str:
-    """Words, shortened to `length` characters."""
+    """A text, shortened to `length` characters."""
     return words if len(words) <= length else words[: length - 1].rstrip() + "…"
 
 
@@ -139,7 +139,7 @@ def verdict(found: Comparison, k: int) -> str:
 
 
 def _names(svg: Svg, names: Sequence[str], points: Sequence[tuple[float, float]]) -> None:
-    """A name beside each point, away from other points and names where there is room."""
+    """A name next to each point, avoiding other points and names if there is room."""
     taken = [(x - 8, y - 8, x + 8, y + 8) for x, y in points]
     for name, (x, y) in zip(names, points, strict=True):
         wide = 8.2 * len(name)
@@ -161,7 +161,7 @@ def _names(svg: Svg, names: Sequence[str], points: Sequence[tuple[float, float]]
 
 
 def trade_off(found: Comparison) -> str:
-    """Zero-shot to the right, composition upwards, an arrow from the base to every model."""
+    """Composition (vertical) against zero-shot (horizontal), with a line from the base to every model."""
     if not {COMPOSITION, ZERO_SHOT} <= found.families.keys():
         return ""
     across, up = found.families[ZERO_SHOT].scores, found.families[COMPOSITION].scores
@@ -192,7 +192,7 @@ def trade_off(found: Comparison) -> str:
 
 
 def differences(found: Comparison) -> str:
-    """Every benchmark's change with its interval, around zero."""
+    """The change of every benchmark with its interval, around zero."""
     models = len(found.results) - 1
     values = [v for one in found.benchmarks for c in one.primary.changes for v in (c.low, c.high)]
     low, high = padded([0, *values])
@@ -244,7 +244,7 @@ def bars(groups: Sequence[Measure], labels: Sequence[str]) -> str:
 
 
 def mark(k: int) -> str:
-    """The mark of model k alone, for a legend."""
+    """Only the mark of model k, for a legend."""
     svg = Svg(20, "", 20)
     svg.mark(k, 10, 10, "", 7)
     return str(svg)

@@ -1,4 +1,4 @@
-"""The comparison as one HTML page that needs nothing else: styles, plots and pictures are inside."""
+"""The comparison as one self-contained HTML page with styles, plots and pictures."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def html(found: Comparison, made: Sequence[Part], *, pictures: bool = True) -> s
     Args:
         found: the comparison.
         made: its report.
-        pictures: with thumbnails of the items' pictures.
+        pictures: whether to include thumbnails of the items' pictures.
     """
     from jinja2 import Environment, PackageLoader
     from markupsafe import Markup
@@ -64,7 +64,7 @@ def html(found: Comparison, made: Sequence[Part], *, pictures: bool = True) -> s
 
 
 def _sections(made: Sequence[Part]) -> list[tuple[Part, list[Part]]]:
-    """Parts of level 2, each with those below it; the verdict stands above them all."""
+    """Parts of level 2, each with those below it, without the verdict, which has its own place."""
     found: list[tuple[Part, list[Part]]] = []
     for part in made:
         if part.level == 2:
@@ -75,7 +75,7 @@ def _sections(made: Sequence[Part]) -> list[tuple[Part, list[Part]]]:
 
 
 def _cell(text: str) -> Any:
-    """A table's cell; its interval is set back, and a change that is clear of zero is marked."""
+    """A table's cell. Its interval is dimmed, and a change whose interval excludes zero is marked."""
     from markupsafe import Markup
 
     matched = INTERVAL.fullmatch(text)
@@ -91,7 +91,7 @@ def _cell(text: str) -> Any:
 
 
 def _thumbnails(made: Sequence[Part]) -> dict[str, str]:
-    """Data URIs of the examples' pictures, of those that can be read."""
+    """Data URIs of the examples' pictures, as far as they can be read."""
     paths = {path for part in made for example in part.examples for path, _ in example.pictures}
     found = {path: thumbnail(path) for path in sorted(paths)}
     return {path: uri for path, uri in found.items() if uri}
@@ -108,7 +108,7 @@ def thumbnail(path: str) -> str | None:
     try:
         with Image.open(io.BytesIO(_bytes(Path(path)))) as image:
             small = image.convert("RGB")
-    except (OSError, KeyError, tarfile.TarError):  # what is no picture is an OSError too
+    except (OSError, KeyError, tarfile.TarError):  # also an OSError: a file that is not a picture
         return None
     small.thumbnail((SIDE, SIDE))
     encoded = io.BytesIO()

@@ -1,7 +1,7 @@
-"""The same items, several models: what changed against the first.
+"""Compare several models with the first one on the same items.
 
-Every difference is paired: both models answered the same items, and both are scored on the same draws
-of images. Results of other items are refused, not compared.
+Every difference is paired: both models answered the same items, and both are scored on the same resamples of
+images. Results on different items are refused.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation import run as runs
+from open_clip_ext.evaluation import result_folder
 from open_clip_ext.evaluation.items import Row
 from open_clip_ext.evaluation.scoring import aggregate, bootstrap
 from open_clip_ext.evaluation.scoring.aggregate import Mean, Pool, Tree
@@ -22,13 +22,13 @@ from open_clip_ext.evaluation.scoring.bootstrap import Replicates
 
 COMPOSITION, ZERO_SHOT = "composition", "zero-shot"
 FEW = 50  # images
-# A table, or bars, of more groups is read by nobody.
+# Most groups in a table or bar chart; more are unreadable.
 GROUPS = 24
 
 
 @dataclass(frozen=True)
 class Result:
-    """A result folder and what the tables call it."""
+    """A result folder and its label in tables."""
 
     label: str
     folder: Path
@@ -36,7 +36,7 @@ class Result:
 
     @property
     def benchmarks(self) -> Mapping[str, Mapping[str, Any]]:
-        """The entries of the benchmarks."""
+        """The entries of its benchmarks."""
         found: Mapping[str, Mapping[str, Any]] = self.content["benchmarks"]
         return found
 
@@ -52,7 +52,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Change:
-    """A paired difference to the first model, in [-1, 1].
+    """A paired difference from the first model, in [-1, 1].
 
     Attributes:
         value: the difference.
@@ -73,10 +73,10 @@ class Measure:
 
     Attributes:
         name: of the aggregation.
-        n: items that take part.
-        images: what was resampled.
+        n: number of items used.
+        images: number of resampled images.
         scores: [M].
-        changes: [M-1], of all but the first.
+        changes: [M-1], of all models but the first.
     """
 
     name: str
@@ -88,14 +88,14 @@ class Measure:
 
 @dataclass(frozen=True)
 class Flips:
-    """Items of the primary metric that one model gets right and the other does not."""
+    """Numbers of items that only one of two models gets right, by the primary metric."""
 
     wins: int
     losses: int
 
     @property
     def p(self) -> float:
-        """Exact McNemar; ignores that items share images."""
+        """The exact McNemar p, which ignores that items share images."""
         return bootstrap.mcnemar(self.wins, self.losses)
 
 
@@ -107,11 +107,11 @@ class Paired:
         name: of the benchmark.
         family: composition, zero-shot or retrieval.
         rows: [M][n], the items of the first result in its order.
-        measures: per aggregation, the primary one first.
-        groups: per group, at most `GROUPS`: those that changed most, in the order of the rows.
-        left: how many groups that leaves out.
+        measures: one per aggregation, the primary one first.
+        groups: one per group, at most `GROUPS`: those that changed most, in the order of the rows.
+        left: number of groups left out.
         flips: [M-1].
-        holm: [M-1], p of the primary aggregation adjusted for all that are shown.
+        holm: [M-1], p of the primary aggregation, adjusted for all comparisons shown.
     """
 
     name: str
@@ -125,18 +125,18 @@ class Paired:
 
     @property
     def primary(self) -> Measure:
-        """The measure that counts in verdicts."""
+        """The measure used in verdicts."""
         return self.measures[0]
 
     @property
     def metric(self) -> str:
-        """What a row has to have right for the primary measure."""
+        """The metric of the primary measure."""
         return aggregate.split(self.primary.name)[0]
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is shown of one model against the first: a word and why."""
+    """The verdict on one model against the first: a word, and the reasons."""
 
     word: str
     reasons: str
@@ -147,15 +147,15 @@ IMPROVED, NOT_SHOWN, WORSE = "improved while preserved", "not shown", "worse"
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that the report and the page show.
+    """The content of the report and the page.
 
     Attributes:
         results: the first is the base.
-        benchmarks: what all results have.
-        families: per family the mean of its benchmarks' primary scores.
+        benchmarks: those that all results have.
+        families: for each family the mean of its benchmarks' primary scores.
         margin: how much zero-shot may fall, in [0, 1].
         verdicts: [M-1].
-        notes: what a reader must know.
+        notes: caveats for the reader.
     """
 
     results: Sequence[Result]
@@ -170,9 +170,9 @@ class Comparison:
 
 
 def read(folders: Sequence[Path]) -> list[Result]:
-    """Result folders, named by their last part or, where that is ambiguous, in full.
+    """Read result folders; the label of each is its folder name, or the full path if that is ambiguous.
 
-    Raises InputError if one is none, or is given twice.
+    Raises InputError if one is not a result folder, or is given twice.
     """
     if len(folders) < 2:
         raise InputError("compare: give at least two result folders, the base first")
@@ -184,13 +184,13 @@ def read(folders: Sequence[Path]) -> list[Result]:
     found = []
     for folder in folders:
         name = folder.resolve().name
-        content = runs.read(folder)
+        content = result_folder.read(folder)
         _whole(content, RESULT, str(folder / "result.json"))
         found.append(Result(name if names[name] == 1 else str(folder), folder, content))
     return found
 
 
-# What is read of result.json, of a benchmark's entry in it, and of a row.
+# Required fields of result.json, of a benchmark's entry in it, and of a row.
 RESULT = ("model", "versions", "created", "benchmarks")
 ENTRY = ("family", "n", "missing", "files", "notes", "primary", "scores", "items")
 ROW = ("id", "group", "pictures", "captions", "correct", "margin")
@@ -204,14 +204,14 @@ def _whole(content: Mapping[str, Any], fields: Sequence[str], where: str) -> Non
 def _rows(result: Result, name: str) -> list[Row]:
     entry = result.benchmarks[name]
     _whole(entry, ENTRY, f"{result.folder / 'result.json'}, {name}")
-    rows = runs.read_rows(result.folder, entry)
+    rows = result_folder.read_rows(result.folder, entry)
     for number, row in enumerate(rows, 1):
         _whole(row, ROW, f"{result.folder / entry['items']}, line {number}")
     return rows
 
 
 def shared(results: Sequence[Result]) -> tuple[list[str], list[str]]:
-    """The benchmarks that all results have, and one sentence per benchmark that some lack.
+    """The benchmarks that all results have, and one sentence for each benchmark that some lack.
 
     Raises InputError if there is none.
     """
@@ -227,7 +227,7 @@ def shared(results: Sequence[Result]) -> tuple[list[str], list[str]]:
     ]
 
 
-# Keys of a benchmark's entry that have to agree, and what they are; the notes name templates and splits.
+# Keys of a benchmark's entry that must agree, with their names. The notes contain templates and splits.
 CONDITIONS = {"ties": "treatment of ties", "notes": "notes"}
 
 
@@ -277,7 +277,7 @@ def _same_conditions(name: str, base: Result, other: Result) -> None:
 
 
 def _same_item(name: str, base: Result, one: Row, other: Result, two: Row) -> None:
-    # Where the whole set is the choice, a row names the nearest beside it, which each model has its own of.
+    # If all captions of the set are candidates, a row also has the nearest wrong one, which differs by model.
     fixed = base.benchmarks[name]["family"] == COMPOSITION
     pictures = [[Path(path).name for path in row["pictures"]] for row in (one, two)]
     for key, mine, others in (
@@ -359,9 +359,9 @@ def _groups(name: str, rows: Sequence[Sequence[Row]], primary: str) -> tuple[lis
 
 
 def extremes(one: Paired, k: int, count: int) -> tuple[list[int], list[int]]:
-    """Items that model k + 1 lost, and items that it won, the largest change of margin first.
+    """Items that model k + 1 lost, and items that it won, with the largest change of margin first.
 
-    Places in `one.rows[0]`, at most `count` each.
+    Returned as indices into `one.rows[0]`, at most `count` each.
     """
     base, other = one.rows[0], one.rows[k + 1]
 
@@ -377,9 +377,9 @@ def extremes(one: Paired, k: int, count: int) -> tuple[list[int], list[int]]:
 
 
 def _as_recorded(results: Sequence[Result], name: str, computed: Measure) -> Measure:
-    """A measure with the intervals that `eval run` wrote, which are of other draws.
+    """A measure with the intervals that `eval run` recorded, which come from other draws.
 
-    Raises InputError if a recorded score does not follow from the rows.
+    Raises InputError if a recorded score does not agree with the rows.
     """
     scores = []
     for result, score in zip(results, computed.scores, strict=True):
@@ -394,7 +394,7 @@ def _as_recorded(results: Sequence[Result], name: str, computed: Measure) -> Mea
 
 
 def _unseen(name: str, rows: Sequence[Sequence[Row]], primary: str) -> Measure | None:
-    """The primary measure on items that no model was trained on, where a manifest told which."""
+    """The primary measure on items that no model was trained on, if a manifest says which; otherwise None."""
     keep = [not any(row.get("seen") for row in alike) for alike in zip(*rows, strict=True)]
     part = [[row for row, kept in zip(own, keep, strict=True) if kept] for own in rows]
     if all(keep) or aggregate.absent(primary, part[0]):
@@ -404,14 +404,14 @@ def _unseen(name: str, rows: Sequence[Sequence[Row]], primary: str) -> Measure |
 
 
 def _prefixed(tree: Tree, name: str) -> Tree:
-    """A benchmark's tree over groups that carry its name."""
+    """A benchmark's tree with its name in front of its groups."""
     if isinstance(tree, Pool):
         return Pool(tuple(f"{name}\n{group}" for group in tree.groups))
     return Mean(tuple(_prefixed(part, name) for part in tree.parts))
 
 
 def family(benchmarks: Sequence[Paired]) -> Measure:
-    """The mean of the primary scores of several benchmarks, whose shared images are drawn together."""
+    """The mean of the primary scores of several benchmarks; images that they share are resampled together."""
     clusters: list[str] = []
     groups: list[str] = []
     correct: list[list[int]] = [[] for _ in benchmarks[0].rows]
@@ -444,11 +444,11 @@ def spread(change: Change) -> str:
 
 
 def judged(composition: Measure | None, kept: Measure | None, margin: float, k: int = 0) -> Verdict:
-    """Whether composition improved while zero-shot was preserved, by model k + 1.
+    """The verdict on model k + 1: did composition improve while zero-shot was preserved?
 
-    That is shown when the interval of the composition change lies above 0 and that of the zero-shot
-    change above -margin. It is worse when composition's interval lies below 0 or zero-shot's below
-    -margin. Everything else is not shown, which is not the same.
+    Improved: the interval of the composition change is above 0 and that of the zero-shot change above
+    -margin. Worse: composition's interval is below 0 or zero-shot's below -margin. Everything else is "not
+    shown", which does not mean "worse".
     """
     up = held = None
     first, second = "No composition benchmark was run", "no zero-shot benchmark was run"
@@ -479,7 +479,7 @@ def compare(folders: Sequence[Path], margin: float = 0.01) -> Comparison:
         margin: how much zero-shot may fall, in [0, 1].
 
     Raises:
-        InputError: a folder is no result, or the results cannot be compared.
+        InputError: a folder is not a result folder, or the results cannot be compared.
     """
     from tqdm import tqdm
 
@@ -504,7 +504,7 @@ def compare(folders: Sequence[Path], margin: float = 0.01) -> Comparison:
 def _few_images(benchmarks: Sequence[Paired]) -> list[str]:
     """Percentile intervals over few images are too narrow.
 
-    Simulated, 95 % ones covered 0.91 with 10 images, 0.93 with 20, 0.94 with 50 and 0.95 with 80.
+    In a simulation, 95 % intervals covered 0.91 with 10 images, 0.93 with 20, 0.94 with 50 and 0.95 with 80.
     """
     few = [f"{one.name} has {one.primary.images} images" for one in benchmarks if one.primary.images < FEW]
     return [f"Intervals over fewer than {FEW} images are too narrow: {', '.join(few)}."] if few else []

@@ -1,4 +1,4 @@
-"""Numbers that papers print, for reference: never measured here, never in one table with measured ones."""
+"""Numbers that papers print, for reference. They are never mixed with measured numbers in one table."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Line:
 
 @dataclass(frozen=True)
 class Published:
-    """What one source prints of one benchmark.
+    """The numbers that one source prints for one benchmark.
 
     Attributes:
         benchmark: the benchmark, or `zero-shot` for averages over many sets.
         title: the paper.
         where: the file that the numbers were read from.
-        convention: how they were made.
+        convention: how they were measured.
         lines: the numbers.
     """
 
@@ -55,9 +55,9 @@ def tables() -> list[Published]:
 
 
 def of(names: Iterable[str], families: Iterable[str]) -> list[Published]:
-    """What is published of some benchmarks, or as an average of their families."""
+    """The published tables for some benchmarks, and for averages of their families."""
     shown = [name.removeprefix("wds-").replace("_", "-") for name in names]
-    # One reader takes ImageNet and its relatives and names the folder; the numbers are ImageNet's.
+    # One reader reads ImageNet and its variants and adds the folder's name; the numbers are ImageNet's.
     shown += ["imagenet" for name in shown if name.startswith("imagenet-")]
     wanted = {*shown, *families}
     return [table for table in tables() if table.benchmark in wanted]

@@ -1,4 +1,4 @@
-"""What a comparison says, as parts of words and tables: on the terminal, in Markdown and on the page."""
+"""The report of a comparison as texts and tables, for the terminal, Markdown and the HTML page."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Example:
 
     Attributes:
         group: its subset.
-        pictures: paths, with whether it is the true one; None where there is no such thing.
+        pictures: paths, each with whether it is the true one; None if the item has no single true one.
         captions: likewise.
-        leads: how far the true one is nearer than the best false one, of the base and the model.
+        leads: the lead of the true one over the best false one, for the base and the model.
     """
 
     id: str
@@ -45,16 +45,16 @@ class Example:
 
 @dataclass(frozen=True)
 class Part:
-    """A heading, words, and a table.
+    """A heading, paragraphs and a table.
 
     Attributes:
-        key: what it is about, for the page's figures.
+        key: identifies the part, for the page's figures.
         title: the heading.
         text: paragraphs.
         head: of the table; empty if there is none.
         body: of the table.
         level: of the heading.
-        examples: what the lines of the table are about, where they are items.
+        examples: the items in the lines of the table, if it lists items.
     """
 
     key: str
@@ -72,7 +72,7 @@ def percent(score: Score) -> str:
 
 
 def probability(p: float) -> str:
-    """Three decimals, or below."""
+    """A p-value with three decimals, or `<0.001`."""
     return f"{p:.3f}" if p >= 0.001 else "<0.001"
 
 
@@ -147,7 +147,7 @@ def differences(found: Comparison) -> Part:
         f"{bootstrap.RESAMPLES:,} draws of images, each with all its items; p Holm is adjusted for the "
         f"{len(body)} comparisons of this table. Won and lost are items that one model gets right and the "
         "other does not; McNemar's exact p ignores that items share images. "
-        "The intervals hold the noise of the test set alone: that of the training seed takes several runs."
+        "The intervals contain only the noise of the test set. That of the training seed takes several runs."
     ]
     return Part("differences", "Differences, benchmark by benchmark", text, head, body)
 
@@ -218,12 +218,12 @@ def examples(one: Paired, k: int, labels: Sequence[str], title: str, places: Seq
         ]
         for e in made
     ]
-    text = ["The largest changes of how far the true one is nearer than the best false one (cosine)."]
+    text = ["The largest changes of the lead of the true one over the best false one (cosine)."]
     return Part(f"examples/{one.name}", f"{one.name}: what {title}", text, head, body, 3, made)
 
 
 def _example(one: Paired, base: Row, other: Row) -> Example:
-    # Where all captions of the set are candidates, a row has the right one first.
+    # If all captions of the set are candidates, a row has the right one first.
     truth = base.get("truth", ()) if one.family == COMPOSITION else (0,)
     pictures, captions = _marked(base["pictures"], ()), _marked(base["captions"], ())
     if len(pictures) == 1 and len(captions) > 1:
@@ -234,18 +234,18 @@ def _example(one: Paired, base: Row, other: Row) -> Example:
 
 
 def _marked(choices: Sequence[str], truth: Sequence[int]) -> list[tuple[str, bool | None]]:
-    """Choices with whether they are true; None if that is not known or there is no such thing."""
+    """Choices, each with whether it is true; None if that is unknown or undefined."""
     return [(choice, place in truth if truth else None) for place, choice in enumerate(choices)]
 
 
 def references(found: Comparison) -> list[Part]:
-    """What papers print of these benchmarks."""
+    """The numbers that papers print for these benchmarks."""
     known = published.of([one.name for one in found.benchmarks], found.families)
     if not known:
         return []
     text = [
         "Percent, as printed; not measured here and not comparable with the numbers above: other prompts, "
-        "averages, treatment of ties, activations. Baselines have to be run again."
+        "averages, treatment of ties, activations. Evaluate baselines again yourself."
     ]
     made = [Part("published", "Published numbers", text)]
     for table in known:

@@ -1,5 +1,5 @@
-"""A module per benchmark: from its official files, where the user put them, to items.
+"""One module per benchmark, which reads the official files from the user's folders into items.
 
-Nothing is downloaded. A third party registers a reader of the same form in the entry-point group
+Nothing is downloaded. Third parties register readers of the same form in the entry-point group
 `open_clip_ext.benchmarks`.
 """

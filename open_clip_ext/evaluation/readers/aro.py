@@ -1,8 +1,8 @@
 """ARO (Yuksekgonul et al., ICLR 2023; mertyg/vision-language-models-are-bows).
 
 VG-Relation and VG-Attribution: "the horse eats the grass" against "the grass eats the horse", on the
-part of a Visual Genome picture that shows both. The headline is no plain accuracy: relations that are
-symmetric or rare, and attribute pairs with fewer than 25 items, do not count (the authors' notebook).
+part of a Visual Genome picture that shows both. The primary score is not plain accuracy: symmetric or rare
+relations, and attribute pairs with fewer than 25 items, do not count (the authors' notebook).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _read(
     for key, row in source.items(file):
         x, y, w, h = (row.number(f"bbox_{side}") for side in "xywh")
         shown = picture(images, row.text("image_path"), box=(x, y, w, h))
-        # In the authors' order, which decides a tie under --compat aro.
+        # In the authors' order, which decides ties under --compat aro.
         captions = (row.text("false_caption"), row.text("true_caption"))
         items.append(Item(key, (shown,), captions, "i2t", (1,), group(row)))
     return Benchmark(name, items, (headline, "macro", "micro"), source.files)

@@ -1,13 +1,13 @@
-"""ARO's COCO-Order and Flickr-Order, with negatives that stand still.
+"""ARO's COCO-Order and Flickr-Order, with reproducible negatives.
 
-A caption against four shuffles of its words. The authors draw the shuffles at every run, with spaCy,
-nltk and unseeded generators, and some come out as the caption itself; so no two of their runs ask the
-same. Here each shuffle is drawn from a seed and the caption alone, is never the caption, and the whole
-of them has a sha256 in the result. `frozen` names a file that keeps them.
+A caption against four shuffles of its words. The authors draw the shuffles anew in every run, with spaCy,
+nltk and unseeded generators, and some equal the caption itself. So no two of their runs use the same items.
+Here each shuffle depends only on a seed and the caption, and never equals the caption. The result has the
+sha256 of all shuffles. `frozen` names a file that stores them.
 
-The differences to the authors': words are those between spaces, so that a comma does not give a
-negative away; nouns and adjectives are those of TextBlob's lexicon; a shuffle that cannot differ
-(one noun, one adjective) is left out, so that some items have fewer negatives.
+Differences from the authors' code: words are split at spaces, so that a comma does not give a negative
+away. Nouns and adjectives are those of TextBlob's lexicon. A shuffle that cannot differ (one noun, one
+adjective) is left out, so some items have fewer negatives.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.items import Benchmark, Item
-from open_clip_ext.evaluation.readers.files import Annotations, picture, sha256
-from open_clip_ext.files import write_text
+from open_clip_ext.evaluation.readers.files import Annotations, picture
+from open_clip_ext.files import sha256, write_text
 
 MAX_WORDS = 30
 DRAWS = 20
@@ -78,12 +78,12 @@ def _read(name: str, file: str, annotations: Path, images: Path, frozen: Path | 
 
 
 def plain(caption: str) -> str:
-    """A caption as ARO compares them: lower case, without some punctuation, 30 words at most."""
+    """A caption in ARO's form: lower case, without some punctuation, at most 30 words."""
     return " ".join(DROPPED.sub(" ", caption.lower()).split()[:MAX_WORDS])
 
 
 def _negatives(captions: Sequence[str], frozen: Path | None, seed: int) -> tuple[list[list[str]], str, str]:
-    """The negatives of each caption, the sha256 of their file, and what the file is called."""
+    """The negatives of each caption, the sha256 of their file, and the name of the file."""
     if frozen is not None and frozen.is_file():
         return _thawed(frozen, captions), sha256(frozen), str(frozen)
     made = [shuffles(caption, words, seed) for caption, words in zip(captions, tagged(captions), strict=True)]
@@ -102,7 +102,7 @@ def _thawed(frozen: Path, captions: Sequence[str]) -> list[list[str]]:
     if rows is None:
         raise InputError(f"frozen={frozen}: must be a .jsonl file")
     if [row.text("caption") for _, row in rows] != list(captions):
-        raise InputError(f"frozen={frozen}: holds the negatives of other captions; name another file")
+        raise InputError(f"frozen={frozen}: contains the negatives of other captions; name another file")
     # A caption may have none.
     return [row.texts("negatives") if row["negatives"] != [] else [] for _, row in rows]
 
@@ -116,7 +116,7 @@ def tagged(captions: Sequence[str]) -> list[list[tuple[str, str]]]:
         from textblob.en import tag
     except ImportError as error:
         raise InputError(
-            "the order benchmarks tag words with TextBlob, which is not here; "
+            "the order benchmarks tag words with TextBlob, which is not installed; "
             'run `pip install "open_clip_ext[evaluation]"`'
         ) from error
     from tqdm import tqdm
@@ -144,7 +144,7 @@ def shuffles(caption: str, words: Sequence[tuple[str, str]], seed: int) -> list[
 
 
 def _among(words: list[tuple[str, str]], rng: random.Random, *classes: Any) -> list[str]:
-    """The words, those of each class exchanged among themselves."""
+    """The words, with those of each class shuffled among their places."""
     out = [word for word, _ in words]
     for belongs in classes:
         places = [i for i, (_, tag) in enumerate(words) if belongs(tag)]

@@ -21,7 +21,7 @@ def karpathy(*, annotations: Path, images: Path, split: str = "test") -> Benchma
 
     Args:
         annotations: the file.
-        images: the folder that the file's `filepath/filename` are in, or the files themselves.
+        images: the folder with the file's `filepath/filename`, or directly with the files.
         split: test, val, train or restval.
     """
     source = Annotations(annotations)

@@ -1,4 +1,4 @@
-"""Class names and templates: from files of the user, open_clip and clip-benchmark, not typed here."""
+"""Class names and templates, from files of the user, from open_clip or from clip-benchmark."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation.readers.files import sha256
+from open_clip_ext.files import sha256
 
 
 def read_lines(path: Path, files: dict[str, str]) -> list[str]:
-    """The lines of a text file, whose sha256 is noted in `files`.
+    """The non-blank lines of a text file, whose sha256 is added to `files`.
 
-    Raises InputError if it cannot be read or has none.
+    Raises InputError if it cannot be read or has no lines.
     """
     files[str(path)] = sha256(path)
     try:
@@ -27,7 +27,7 @@ def read_lines(path: Path, files: dict[str, str]) -> list[str]:
 
 
 def read_templates(path: Path | None, files: dict[str, str]) -> tuple[str, ...]:
-    """The templates in a file, or OpenAI's for ImageNet where `path` is None."""
+    """The templates in a file, or OpenAI's for ImageNet if `path` is None."""
     if path:
         return tuple(read_lines(path, files))
     from open_clip import OPENAI_IMAGENET_TEMPLATES
@@ -36,7 +36,7 @@ def read_templates(path: Path | None, files: dict[str, str]) -> tuple[str, ...]:
 
 
 def of_clip_benchmark(kind: str, name: str) -> tuple[str, ...] | None:
-    """What clip-benchmark has for its data set `name`, None if it has nothing.
+    """The names or templates that clip-benchmark has for its data set `name`, or None.
 
     Args:
         kind: `classnames` or `zeroshot_classification_templates`.

@@ -1,6 +1,6 @@
 """ColorSwap (Burapacheep et al., 2024; `test.json` and `images/` of Top34051/colorswap).
 
-Two pictures and two captions in which the colours have changed places. 300 items.
+Two pictures and two captions with exchanged colours. 300 items.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """CREPE, productivity (Ma et al., CVPR 2023; RAIVNLab/CREPE, `data/prod_hard_negatives.zip`).
 
-A caption of part of a Visual Genome picture against five or more of its kind, for captions of
-4 to 12 atoms. Made by exchanging an atom, swapping two, or negating. R@1.
+A caption of part of a Visual Genome picture against five or more negatives, for captions of 4 to 12 atoms.
+Negatives replace an atom, swap two, or negate. The score is R@1.
 """
 
 from __future__ import annotations

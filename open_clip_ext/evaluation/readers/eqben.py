@@ -1,6 +1,6 @@
-"""EqBen (Wang et al., ICCV 2023; Wangt-CN/EqBen, the whole annotation that is published since 2023).
+"""EqBen (Wang et al., ICCV 2023; Wangt-CN/EqBen, the complete annotation published since 2023).
 
-Two frames of a video or of a synthetic scene that differ little, and their captions. Large: 23 GB of pictures
+Two similar frames of a video or of a synthetic scene, and their captions. Large: 23 GB of pictures
 in the authors' light version, 100 GB in full. The average takes the three Kubric sets as one.
 """
 
@@ -13,7 +13,7 @@ from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.items import Benchmark, Item
 from open_clip_ext.evaluation.readers.files import Annotations, Fields, picture
 
-ANY = "annotation.json"  # its name where `annotations` is a folder
+ANY = "annotation.json"  # its name if `annotations` is a folder
 
 
 def read(*, annotations: Path, images: Path) -> Benchmark:
@@ -22,8 +22,8 @@ def read(*, annotations: Path, images: Path) -> Benchmark:
     Args:
         annotations: the JSON file that the authors call the original annotation: pairs of `image0`,
             `image1`, `caption0`, `caption1`, in lists or dicts of any depth.
-        images: the folder with `eqbenag` and so on. A `.png` that is a `.jpg` there, as in the light
-            version, is found. YouCook2's frames must be pictures, not `.npy` files.
+        images: the folder with `eqbenag` and so on. A `.png` of the annotation may be a `.jpg` there, as in
+            the light version. YouCook2's frames must be pictures, not `.npy` files.
     """
     source = Annotations(annotations)
     items = []
@@ -38,7 +38,7 @@ def read(*, annotations: Path, images: Path) -> Benchmark:
 
 
 def _pairs(content: object, where: str, key: str = "") -> Iterator[tuple[str, Fields]]:
-    """The pairs at the leaves; the sets nest differently."""
+    """The pairs at the leaves; the depth differs between sets."""
     if isinstance(content, dict) and any(isinstance(value, str) for value in content.values()):
         yield key, Fields(content, f"{where}, item {key}")
     elif isinstance(content, (dict, list)):
@@ -50,5 +50,5 @@ def _pairs(content: object, where: str, key: str = "") -> Iterator[tuple[str, Fi
 
 
 def _first(row: Fields, key: str) -> str:
-    """A caption, the first one where there is a list."""
+    """A caption, or the first one of a list."""
     return row.texts(key)[0] if isinstance(row[key], list) else row.text(key)

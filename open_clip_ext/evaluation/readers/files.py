@@ -1,9 +1,8 @@
-"""What readers share: files that are hashed as they are read, fields that say where they are missing."""
+"""Shared code of readers: files are hashed when read, and errors name file, item and field."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import os
@@ -13,12 +12,13 @@ from typing import Any
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.items import Item, Picture
+from open_clip_ext.files import sha256
 
 
 class Fields(dict[str, Any]):
     """The fields of one item of a file.
 
-    A field that is not there raises InputError with file, item and field.
+    A missing field raises InputError with file, item and field.
     """
 
     def __init__(self, content: Any, where: str) -> None:
@@ -32,14 +32,14 @@ class Fields(dict[str, Any]):
         raise InputError(f"{self.where}: it has no field {key!r} (its fields: {known})")
 
     def text(self, key: str) -> str:
-        """A field that must be a text with something in it."""
+        """A field that must be a non-blank text."""
         value = self[key]
         if not isinstance(value, str) or not value.strip():
             raise InputError(f"{self.where}: {key} must be a text, not {_short(value)}")
         return value
 
     def number(self, key: str) -> float:
-        """A field that must be a number, or its digits."""
+        """A field that must be a number, or a text that is one."""
         try:
             return float(self[key])
         except (TypeError, ValueError):
@@ -61,10 +61,10 @@ class Fields(dict[str, Any]):
 
 
 class Annotations:
-    """A folder with the files of a benchmark, or the only file of it.
+    """A folder with the files of a benchmark, or its only file.
 
     Attributes:
-        files: what was read, path -> sha256.
+        files: the files read so far, path -> sha256.
     """
 
     def __init__(self, root: Path) -> None:
@@ -75,11 +75,11 @@ class Annotations:
             raise InputError(f"annotations={root}: no such file or folder")
 
     def path(self, *names: str) -> Path:
-        """The first of some files that is there; `root` itself if it is a file."""
+        """The first of the named files that exists; `root` itself if it is a file."""
         if self.root.is_file():
             if self._only not in ((), names):
                 raise InputError(
-                    f"annotations={self.root}: is one file of several; give the folder of them all"
+                    f"annotations={self.root}: is one file of several; give the folder with all of them"
                 )
             self._only = names
             return self.root
@@ -87,7 +87,7 @@ class Annotations:
             if (path := self.root / name).is_file():
                 return path
         if (self.root / names[0]).is_dir():
-            raise InputError(f"{self.root / names[0]}: is a folder where the file should be")
+            raise InputError(f"{self.root / names[0]}: is a folder, but should be a file")
         raise InputError(f"annotations={self.root}: no {' or '.join(names)} there")
 
     def json(self, *names: str) -> Any:
@@ -99,7 +99,7 @@ class Annotations:
             raise InputError(f"{path}: broken JSON ({error})") from error
 
     def items(self, *names: str, lines: bool = False) -> Iterator[tuple[str, Fields]]:
-        """The items of a JSON list or dict, or of a file with a JSON object per line, with their keys."""
+        """The items of a JSON list or dict, or of a file with one JSON object per line, with their keys."""
         path = self.path(*names)
         if lines or path.suffix == ".jsonl":
             yield from self._objects(*names)
@@ -110,12 +110,12 @@ class Annotations:
             yield str(key), Fields(item, f"{path}, item {key}")
 
     def table(self, *names: str, delimiter: str = ",") -> Iterator[tuple[str, Fields]]:
-        """The rows of a CSV file with a header, with their number from 1."""
+        """The rows of a CSV file with a header, numbered from 1."""
         path, text = self._read(*names)
         for number, row in enumerate(csv.DictReader(io.StringIO(text, ""), delimiter=delimiter), 1):
             where = f"{path}, row {number}"
             if None in row or None in row.values():
-                raise InputError(f"{where}: has not as many columns as the header")
+                raise InputError(f"{where}: does not have as many columns as the header")
             yield str(number), Fields(row, where)
 
     def lines(self, *names: str) -> list[str]:
@@ -133,7 +133,7 @@ class Annotations:
                 yield str(number), Fields(content, f"{path}, line {number}")
 
     def _read(self, *names: str) -> tuple[Path, str]:
-        """A file's path and text; it counts among what was read."""
+        """The path and text of a file, which is added to `files`."""
         path = self.path(*names)
         self.files[str(path)] = sha256(path)
         try:
@@ -142,28 +142,13 @@ class Annotations:
             raise InputError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
-def sha256(path: Path) -> str:
-    """The sha256 of a file.
-
-    Raises InputError if it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    return digest.hexdigest()
-
-
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of a JSON file, whose keys differ: the standard library would keep the last of two."""
+    """An object of a JSON file. Refuses equal keys, of which the standard library would keep the last."""
     found = dict(pairs)
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {twice!r} stands twice")
+        raise ValueError(f"the key {twice!r} occurs twice")
     return found
 
 
@@ -179,11 +164,11 @@ def _short(value: Any) -> str:
 
 
 def picture(images: Path, *names: str, box: tuple[float, float, float, float] | None = None) -> Picture:
-    """The first of some names under `images` that is a file; the first one if none is."""
+    """The picture at the first of `names` that exists under `images`; at the first name if none does."""
     paths = [os.path.join(images, name) for name in names]
     return Picture(next((path for path in paths if os.path.isfile(path)), paths[0]), box)
 
 
 def pair(row: Fields, key: str, picture: Picture, true: str, false: str, group: str = "") -> Item:
-    """A caption and a wrong one for one picture."""
+    """An item with one picture, a true caption and a false one."""
     return Item(key, (picture,), (row.text(true), row.text(false)), "i2t", (0,), group)

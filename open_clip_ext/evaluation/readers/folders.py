@@ -17,12 +17,12 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 def imagenet(*, images: Path, templates: Path | None = None) -> Benchmark:
     """ImageNet-1k, V2, Sketch, A, R or O: a folder of WordNet ids, or of labels 0 to 999.
 
-    The names are OpenAI's, as open_clip has them; a folder with fewer ids is scored among its own
-    classes, as is the custom for ImageNet-A, R and O.
+    The names are OpenAI's, from open_clip. A folder with fewer ids is scored among its own classes, as usual
+    for ImageNet-A, R and O.
 
     Args:
         images: the folder with the class folders.
-        templates: a file of templates; OpenAI's 80 if it is not given.
+        templates: a file of templates (default: OpenAI's 80).
     """
     from open_clip import IMAGENET_CLASSNAMES
     from timm.data import ImageNetInfo
@@ -34,7 +34,7 @@ def imagenet(*, images: Path, templates: Path | None = None) -> Benchmark:
     unknown = [folder.name for folder in folders if folder.name not in label]
     if unknown:
         raise InputError(
-            f"{images}: the folder {unknown[0]} is named after no class of ImageNet-1k "
+            f"{images}: the folder {unknown[0]} is not named after a class of ImageNet-1k "
             "(n01440764, ... or 0 to 999); read other classes with image-folder"
         )
     folders.sort(key=lambda folder: label[folder.name])
@@ -47,8 +47,8 @@ def image_folder(*, images: Path, classnames: Path | None = None, templates: Pat
 
     Args:
         images: the folder with the class folders.
-        classnames: a file with a name per line; the folders' names, `_` read as a space, if it is not given.
-        templates: a file of templates; OpenAI's 80 for ImageNet if it is not given.
+        classnames: a file with a name per line (default: the folders' names, with `_` read as a space).
+        templates: a file of templates (default: OpenAI's 80 for ImageNet).
     """
     folders = class_folders(images)
     files: dict[str, str] = {}

@@ -1,7 +1,7 @@
 """Half-truths (Kargi et al., "Half-Truths Break Similarity-Based Retrieval", 2026, arXiv 2602.23906).
 
-A short caption that is right against the same with a wrong detail added. The similarity should drop; often
-it rises. The authors published their code without these items, so this reads a file of one's own making.
+A short true caption against the same with a wrong detail added. The similarity should drop, but often rises.
+The authors published their code without these items, so this reads a file that the user makes.
 """
 
 from __future__ import annotations

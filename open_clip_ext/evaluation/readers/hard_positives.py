@@ -2,8 +2,8 @@
 
 A caption, an edit that keeps its meaning, and one that does not. `micro` is the paper's augmented test
 accuracy (both above the wrong one), `original micro` its original test accuracy, and `brittleness micro`
-its brittleness (one above and one below), where lower is better. The paper's REPLACE is the mean of
-attributes and relations.
+its brittleness (one above and one below; lower is better). The paper's REPLACE is the mean of attributes
+and relations.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""ImageCoDe (Krojer et al., ACL 2022; McGill-NLP/imagecode): which of ten pictures is meant?
+"""ImageCoDe (Krojer et al., ACL 2022; McGill-NLP/imagecode): find one of ten similar pictures.
 
 Ten frames of a video, or ten similar photos (`open-images`). vl_compo and the paper use the validation set.
 """
@@ -34,7 +34,7 @@ def read(*, annotations: Path, images: Path) -> Benchmark:
 
 
 def _frames(folder: Path) -> list[str]:
-    """The pictures of a set by number, or what they would be called."""
+    """The file names of a set's pictures by number; the expected names if they are missing."""
     found = [path.name for path in folder.glob("*.jpg")]
     numbered = sorted(found, key=lambda name: int((re.findall(r"\d+", name) or ["0"])[0]))
     return numbered if len(numbered) == 10 else [f"img{i}.jpg" for i in range(10)]

@@ -1,8 +1,8 @@
 """MMVP-VLM (Tong et al., "Eyes Wide Shut?", CVPR 2024; data set MMVP/MMVP_VLM).
 
-Pairs of pictures that CLIP sees alike, nine patterns of 15 pairs each. The authors ask whether each
-statement finds its picture (`image`); vl_compo reports `group`. With 15 pairs a pattern's score is
-within 20 points by chance.
+Pairs of pictures with nearly equal CLIP features, nine patterns of 15 pairs each. The authors measure whether
+each statement finds its picture (`image`); vl_compo reports `group`. With 15 pairs, the noise of a pattern's
+score is 20 points.
 """
 
 from __future__ import annotations

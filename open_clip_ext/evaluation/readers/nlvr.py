@@ -1,8 +1,8 @@
-"""NLVR (Suhr et al., ACL 2017; lil-lab/nlvr): a sentence, true of some drawn pictures, false of others.
+"""NLVR (Suhr et al., ACL 2017; lil-lab/nlvr): a sentence that is true or false of synthetic pictures.
 
-The task is a verdict on one picture, for which a similarity has no threshold. What a similarity can
-be asked: of two pictures shown with the same sentence, is the one of which it is true nearer to
-it? Every true one is held against every false one. A convention of this package; there is no published one.
+The original task is to judge a single picture, which would need a threshold for the similarity. Here the
+sentence has to be nearer to a picture of which it is true than to one of which it is false, for every such
+pair of pictures. This is a convention of this package; there is no published one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def read(*, annotations: Path, images: Path, split: str = "test") -> Benchmark:
     Args:
         annotations: `test.json` (a JSON object per line), another split's file, or the folder of it.
         images: its folder `images`, with numbered folders.
-        split: the name that the picture files begin with.
+        split: the prefix of the picture files.
     """
     source = Annotations(annotations)
     asked: dict[str, list[Fields]] = {}

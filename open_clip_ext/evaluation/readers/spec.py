@@ -1,6 +1,6 @@
 """SPEC (Peng et al., CVPR 2024; wjpoom/SPEC): size, position, existence and count in synthetic pictures.
 
-Six subsets, each in both directions; where the right one stands varies.
+Six subsets, each in both directions. The position of the right answer varies.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def read(*, annotations: Path, images: Path | None = None) -> Benchmark:
 
     Args:
         annotations: the folder with a folder per subset.
-        images: where these hold the pictures; by default the same folder.
+        images: a folder of the same structure with the pictures (default: the same folder).
     """
     source = Annotations(annotations)
     items = []
@@ -43,5 +43,5 @@ def read(*, annotations: Path, images: Path | None = None) -> Benchmark:
 def _label(row: Fields) -> int:
     label = row["label"]
     if not isinstance(label, int) or not 0 <= label < len(row["keys"]):
-        raise InputError(f"{row.where}: label must be a place in keys, not {label!r}")
+        raise InputError(f"{row.where}: label must be an index into keys, not {label!r}")
     return label

@@ -1,8 +1,8 @@
 """SugarCrepe (Hsieh et al., NeurIPS 2023; RAIVNLab/sugar-crepe, `data/*.json`).
 
 A caption of a COCO val2017 photo against one in which an object, attribute or relation is replaced,
-swapped or added. Files are dicts whose keys have gaps. The paper averages over all items;
-CE-CLIP and DeGLA over the seven subsets; vl_compo over replace, swap and add, all items of each together.
+swapped or added. The files are dicts whose keys have gaps. The paper averages over all items, CE-CLIP and
+DeGLA over the seven subsets, vl_compo over replace, swap and add with all items of each pooled.
 """
 
 from __future__ import annotations

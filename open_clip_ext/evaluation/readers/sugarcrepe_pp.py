@@ -1,8 +1,8 @@
 """SugarCrepe++ (Dumpala et al., NeurIPS 2024 Datasets and Benchmarks; Sri-Harsha/scpp, `data/*.json`).
 
-Two captions that say the same and one that does not. `micro` and `macro` are the paper's
-image-to-text score: both captions above the negative. `text-only` is its text score: the two captions
-closer to each other than either is to the negative.
+Two captions with the same meaning and one with another. `micro` and `macro` are the paper's image-to-text
+score: both captions above the negative. `text-only` is its text score: the two captions closer to each
+other than either is to the negative.
 """
 
 from __future__ import annotations

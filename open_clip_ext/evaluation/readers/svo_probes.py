@@ -1,7 +1,7 @@
 """SVO-Probes (Hendricks and Nematzadeh, Findings of ACL 2021; google-deepmind/svo_probes, `svo_probes.csv`).
 
-A sentence and two pictures, of which one shows another subject, verb or object. The pictures are web
-addresses of 2021, many of them gone, so two copies of the data set need not be the same one.
+A sentence and two pictures, one of which shows another subject, verb or object. The pictures are URLs of
+2021, many of them dead, so two copies of the data set may differ.
 """
 
 from __future__ import annotations

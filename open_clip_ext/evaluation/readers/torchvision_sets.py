@@ -1,6 +1,6 @@
 """Classification data sets that torchvision reads, with clip-benchmark's class names and templates.
 
-They are called as clip-benchmark calls them. Nothing is downloaded.
+They have clip-benchmark's names. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _reader(name: str, cls: str, separators: str = "_", **options: Any) -> Calla
     Args:
         name: clip-benchmark's.
         cls: the class in `torchvision.datasets`.
-        separators: what stands for a space in the class names that torchvision gives.
+        separators: characters that stand for a space in torchvision's class names.
         options: of the class.
     """
 
@@ -42,8 +42,8 @@ def _reader(name: str, cls: str, separators: str = "_", **options: Any) -> Calla
 
     Args:
         images: the `root` that torchvision was given.
-        classnames: a file with a name per line; clip-benchmark's or torchvision's if it is not given.
-        templates: a file of templates; clip-benchmark's if it is not given.
+        classnames: a file with a name per line (default: clip-benchmark's or torchvision's).
+        templates: a file of templates (default: clip-benchmark's).
     """
     return read
 
@@ -79,14 +79,14 @@ def _open(name: str, cls: str, root: Path, options: dict[str, Any]) -> Any:
     except (RuntimeError, OSError, ValueError) as error:
         given = "".join(f", {key}={value!r}" for key, value in options.items())
         raise InputError(
-            f"{name}: torchvision finds no whole copy of it below {root} "
+            f"{name}: torchvision finds no complete copy of it below {root} "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); put it there with "
             f"torchvision.datasets.{cls}({str(root)!r}{given}, download=True)"
         ) from error
 
 
 def _labels(dataset: Any) -> list[int]:
-    """The label of every picture, without decoding the pictures where the data set lists labels."""
+    """The label of every picture, without decoding pictures if the data set lists its labels."""
     for attribute in ("targets", "labels", "_labels"):
         if len(found := getattr(dataset, attribute, ())) == len(dataset):
             return [int(label) for label in found]
@@ -97,7 +97,7 @@ def _labels(dataset: Any) -> list[int]:
 
 
 def _pictures(dataset: Any, root: Path) -> list[Picture]:
-    """The files of a data set that lists them, else what it hands out."""
+    """The files of a data set if it lists them, otherwise its samples."""
     for attribute in ("samples", "_samples", "_image_files", "_images"):
         listed: Sequence[Any] = getattr(dataset, attribute, ())
         paths = [entry[0] if isinstance(entry, tuple) else entry for entry in listed]

@@ -1,6 +1,6 @@
 """VALSE (Parcalabescu et al., ACL 2022; Heidelberg-NLP/VALSE, `data/*.json`).
 
-A caption against its foil, eleven instruments of seven phenomena. Only items that at least two of three
+A caption against its foil: eleven instruments for seven phenomena. Only items that at least two of three
 annotators found valid count (`mturk.caption >= 2`): 7,702 of 8,782. The score is the paper's `acc_r`.
 """
 
@@ -15,7 +15,7 @@ INSTRUMENTS = (
     "existence", "plurals", "counting-hard", "counting-small-quant", "counting-adversarial", "relations",
     "action-replacement", "actant-swap", "coreference-standard", "coreference-hard", "foil-it",
 )  # fmt: skip
-# Where each source's pictures may lie below `images`, besides `images` itself.
+# Possible folders of each source's pictures below `images`, besides `images` itself.
 FOLDERS = {
     "visual7w": ("visual7w/images", "visual7w"),
     "swig": ("swig/images_512", "SWiG/images_512", "swig", "SWiG"),
@@ -32,7 +32,7 @@ def read(*, annotations: Path, images: Path, votes: int = 2) -> Benchmark:
         annotations: the folder with `existence.json` and ten more.
         images: a folder with all pictures, or with a folder for each source: `visual7w`, `swig`,
             `VisualDialog_val2018`, `train2014`, `val2014` and `val2017` of COCO.
-        votes: of three annotators, how many must have taken the caption for the right one.
+        votes: how many of three annotators must have chosen the caption as the right one.
     """
     source = Annotations(annotations)
     items: list[Item] = []

@@ -1,9 +1,9 @@
 """VL-CheckList (Zhao et al., 2022; om-ai-lab/VL-CheckList, `data/`).
 
-A right against a wrong short text. The authors use the first text of each list and the first 1,000 rows of
-a file (`MAX_NUM` 2,000), and skip pictures that are not there, which changes the score in silence; here
-they are an error. Some rows have the same text twice and cannot be won (25 of 36,797 in 46 of the 56
-files). The authors of VL-CheckList and of CE-CLIP advise against it.
+A right short text against a wrong one. The authors use the first text of each list and the first 1,000 rows
+of a file (`MAX_NUM` 2,000). They skip missing pictures, which silently changes the score; here these are an
+error. Some rows have the same text twice and cannot be won (25 of 36,797 in 46 of the 56 files). The
+authors of VL-CheckList and of CE-CLIP advise against this benchmark.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def read(*, annotations: Path, images: Path, rows: int = 1000) -> Benchmark:
     Args:
         annotations: the authors' folder `data`.
         images: the folder with `vg`, `swig` and `hake`.
-        rows: of each file, as the authors take them; 0 takes all.
+        rows: number of rows used of each file (default: the authors'); 0 for all.
     """
     source = Annotations(annotations)
     items = []

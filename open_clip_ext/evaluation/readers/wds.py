@@ -3,8 +3,8 @@
     FOLDER/classnames.txt  FOLDER/zeroshot_classification_templates.txt  FOLDER/dataset_type.txt
     FOLDER/test/nshards.txt  FOLDER/test/0.tar  FOLDER/test/1.tar ...
 
-A sample is a picture (webp, png, jpg, jpeg) with its label in `cls` or, if dataset_type.txt says
-`retrieval`, its captions in `txt`, one per line. The layout is that of `clip_benchmark_export_wds`
+A sample is a picture (webp, png, jpg, jpeg) with its label in `cls`, or with its captions in `txt`, one per
+line, if dataset_type.txt says `retrieval`. The layout is that of `clip_benchmark_export_wds`
 (LAION-AI/CLIP_benchmark, clip_benchmark/webdataset_builder.py).
 """
 
@@ -28,7 +28,7 @@ def wds(*, images: Path, split: str = "test") -> Benchmark:
     """A data set in clip-benchmark's webdataset layout.
 
     Args:
-        images: the folder that holds the splits.
+        images: the folder with the splits.
         split: the folder with the shards.
     """
     files: dict[str, str] = {}
@@ -58,7 +58,7 @@ def _samples(folder: Path, label: str, files: dict[str, str]) -> Iterator[tuple[
 
 
 def _shard(path: Path, label: str) -> Iterator[tuple[Member, str]]:
-    """Pictures and texts of a shard, in its order."""
+    """The pictures and texts of a shard, in order."""
     found: dict[str, dict[str, Member]] = {}
     for name, member in members(path):
         folder, _, base = name.rpartition("/")

@@ -1,8 +1,8 @@
-"""What'sUp (Kamath et al., EMNLP 2023; amitakamath/whatsup_vlms): where is it?
+"""What'sUp (Kamath et al., EMNLP 2023; amitakamath/whatsup_vlms): spatial relations.
 
-Set A and B: four pictures of two things, four captions each, of which the first is true. COCO and VG-QA: a
-caption and its opposite. For A and B also the authors' pair and set accuracy, which ask for all two
-(left and right; on and under, or in front and behind) or four pictures of a pair of things.
+Sets A and B: four pictures of two things with four captions each, the first of which is true. COCO and VG-QA:
+a caption and its opposite. A and B also have the authors' pair and set accuracy: both pictures (left and
+right; on and under, or in front and behind) or all four pictures of two things must be right.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from open_clip_ext.evaluation.items import Benchmark, Item
 from open_clip_ext.evaluation.readers.files import Annotations, Fields, pair, picture
 
 CONTROLLED = {"A": "controlled_images_dataset.json", "B": "controlled_clevr_dataset.json"}
-# File, and where a picture of it lies.
+# File, and path of its pictures.
 PAIRED = {
     "COCO-QA one": ("coco_qa_one_obj.json", "val2017/{:0>12}.jpg"),
     "COCO-QA two": ("coco_qa_two_obj.json", "val2017/{:0>12}.jpg"),
@@ -57,9 +57,9 @@ def _controlled(key: str, row: Fields, root: Path, group: str) -> Item:
 
 
 def _together(singles: list[Item], group: str) -> list[Item]:
-    """The pictures of two things as one item each: every picture has to find its caption.
+    """One item for all pictures of two things: every picture has to find its caption.
 
-    A file is called thing_side_of_other.jpeg.
+    Files have names such as thing_side_of_other.jpeg.
     """
     parts: dict[tuple[str, ...], list[Item]] = {}
     for item in singles:
@@ -70,7 +70,7 @@ def _together(singles: list[Item], group: str) -> list[Item]:
         parts.setdefault((thing, other, SIDES[side]), []).append(item)
     made = []
     for names, members in parts.items():
-        # All have the same captions, each in an order of its own.
+        # All have the same captions, in different orders.
         captions = tuple(dict.fromkeys(text for item in members for text in item.captions))
         truth = tuple(captions.index(item.captions[0]) for item in members)
         shown = tuple(item.pictures[0] for item in members)

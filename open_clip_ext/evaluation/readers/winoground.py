@@ -1,6 +1,6 @@
 """Winoground (Thrush et al., CVPR 2022; `examples.jsonl` and `images/` of the data set facebook/winoground).
 
-Two pictures and two captions of the same words. 400 items, gated, for research only.
+Two pictures and two captions with the same words. 400 items, gated, for research only.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""From rows to a score, by every average that papers of the field use.
+"""From rows to a score, by the averages that papers of the field use.
 
-The same rows give averages up to four points apart, so an aggregation has a name and states itself. A
-name is a shape, after a metric and a space if the metric is not `accuracy`: `macro`, `group micro`.
-A shape is a tree of unweighted means over pooled groups; it is applied to sums and counts per
-group, so that a bootstrap can apply it to thousands of resampled sums at once.
+The same rows give averages up to four points apart, so each aggregation has a name and a description. A
+name is a shape, preceded by a metric and a space if the metric is not `accuracy`: `macro`, `group micro`.
+A shape is a tree of unweighted means over pooled groups. It is applied to sums and counts per group, so
+that a bootstrap can apply it to thousands of resampled sums at once.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Pool:
-    """All items of some groups together: sum / count."""
+    """All items of some groups pooled: sum / count."""
 
     groups: tuple[str, ...]
 
@@ -46,8 +46,8 @@ class Shape:
     """A way to average.
 
     Attributes:
-        text: what it is and who uses it.
-        build: the tree for the groups of a benchmark, given their sizes.
+        text: a description, with the papers or code that use it.
+        build: returns the tree for the groups of a benchmark, given their sizes.
     """
 
     text: str
@@ -60,7 +60,7 @@ def macro(parts: Iterable[Tree | str]) -> Mean:
 
 
 def nested(sizes: Mapping[str, int]) -> Tree:
-    """The mean at every level of groups that are named like `a/b/c`."""
+    """The mean at every level of groups with names like `a/b/c`."""
     parts: dict[str, dict[str, int]] = {}
     for group, size in sizes.items():
         parts.setdefault(group.partition("/")[0], {})[group.partition("/")[2]] = size
@@ -121,7 +121,7 @@ SHAPES: dict[str, Shape] = {
         nested,
     ),
     "eqben5": Shape(
-        "the mean over five sets, the three of Kubric as one, which is their mean (EqBen, vl_compo)",
+        "the mean over five sets, with the mean of Kubric's three as one (EqBen, vl_compo)",
         lambda sizes: Mean(
             (
                 *(Pool((f"eqben{name}",)) for name in ("ag", "youcook2", "gebc", "sd")),
@@ -142,13 +142,13 @@ SHAPES: dict[str, Shape] = {
         lambda sizes: macro(("A", "B", "COCO-QA one", "COCO-QA two", "VG-QA one", "VG-QA two")),
     ),
     "whatsup_pair": Shape(
-        "the mean over A and B, both of two pictures", lambda sizes: macro(("A pair", "B pair"))
+        "the mean over A and B, both of two pictures right", lambda sizes: macro(("A pair", "B pair"))
     ),
     "whatsup_set": Shape(
-        "the mean over A and B, all of four pictures", lambda sizes: macro(("A set", "B set"))
+        "the mean over A and B, all of four pictures right", lambda sizes: macro(("A set", "B set"))
     ),
     "hardpos2": Shape(
-        "the mean over SWAP and REPLACE, which is the mean of attributes and relations",
+        "the mean over SWAP and REPLACE (itself the mean of attributes and relations)",
         lambda sizes: Mean((Pool(("swap",)), macro(("replace_att", "replace_rel")))),
     ),
 }
@@ -178,7 +178,7 @@ def plan(name: str, sizes: Mapping[str, int]) -> Tree:
 def apply(tree: Tree, groups: Sequence[str], sums: Floats, counts: Floats) -> Floats:
     """The value `[...]` of a tree on sums and counts `[..., G]` of the groups.
 
-    Groups without items are left out of the means; a value with no item at all is NaN.
+    Groups without items are left out of the means. A value without any item is NaN.
     """
     place = {group: i for i, group in enumerate(groups)}
 
@@ -195,14 +195,14 @@ def apply(tree: Tree, groups: Sequence[str], sums: Floats, counts: Floats) -> Fl
 
 
 def leaves(tree: Tree) -> list[str]:
-    """The groups that count in a tree."""
+    """The groups in a tree."""
     if isinstance(tree, Pool):
         return list(tree.groups)
     return [group for part in tree.parts for group in leaves(part)]
 
 
 def absent(name: str, rows: Iterable[Row]) -> list[str]:
-    """The groups that an aggregation is made of and that have no row."""
+    """The groups of an aggregation that have no row."""
     sizes = Counter(row["group"] for row in of_metric(name, rows))
     wanted = dict.fromkeys(leaves(plan(name, sizes)))
     return [group for group in wanted if not sizes[group]] if wanted else ["any group that counts"]
@@ -220,10 +220,10 @@ def score(name: str, rows: Iterable[Row], sizes: Mapping[str, int] | None = None
     Args:
         name: of the aggregation.
         rows: of one benchmark.
-        sizes: items per group of the whole benchmark, where `rows` are a part of it.
+        sizes: items per group of the whole benchmark, if `rows` are only a part of it.
 
-    `n` counts the rows that take part, `ties` those of them that a tie decides, and `half` is the
-    expected value if ties were broken at random.
+    `n` is the number of rows used, `ties` the number of them decided by a tie, and `half` the expected
+    value if ties were broken at random.
     """
     metric, _ = split(name)
     chosen = of_metric(name, rows)

@@ -1,7 +1,7 @@
 """The relations that ARO's VG-Relation score leaves out.
 
-Symmetric ones, which the swap does not make false, and rare ones. They stay in the annotation file and are
-named only in the authors' notebook (mertyg/vision-language-models-are-bows@81fdd20,
+These are symmetric relations, which a swap does not make false, and rare ones. They are in the annotation
+file and are listed only in the authors' notebook (mertyg/vision-language-models-are-bows@81fdd20,
 "Replicate ARO! VG-Relation, VG-Attribution.ipynb").
 """
 

@@ -1,8 +1,8 @@
-"""Test-set noise: the percentile bootstrap over images, exact McNemar, Holm.
+"""Test-set noise: the percentile bootstrap over images, the exact McNemar test, Holm's correction.
 
-Items share pictures (up to 22 of SugarCrepe one photograph), so the picture is drawn, with all its
-items, and not the item. Models that are compared are scored on the same draws. Other noise, that of
-the training seed first of all, is in no interval here: that takes several trainings.
+Items share pictures (up to 22 items of SugarCrepe one photograph), so pictures are resampled, each with all
+its items. Compared models are scored on the same draws. Other noise, such as that of the training seed, is
+in no interval here: measuring it takes several trainings.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Array = npt.NDArray[np.float64]
 Aggregate = Callable[[Sequence[str], Array, Array], Array]
 
 RESAMPLES = 10_000
-AT_ONCE = 2**18  # counts that are weighted and summed together: they should fit a cache
+AT_ONCE = 2**18  # counts weighted and summed at once; they should fit into a CPU cache
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Replicates:
     """Scores of M models on R resamples of the images.
 
     Attributes:
-        value: [M], on the items as they are.
-        drawn: [R, M].
-        items: how many were drawn with their images.
+        value: [M], on the original items.
+        drawn: [R, M], on the resamples.
+        items: the number of items.
         clusters: the number of images.
     """
 
@@ -53,17 +53,17 @@ def replicates(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[Replicates]:
-    """Scores under resampling of the clusters, one per aggregation, all on the same draws.
+    """Scores under resampling of the clusters, for several aggregations on the same draws.
 
     A draw takes C of the C clusters with replacement (Efron & Tibshirani, An Introduction to the
-    Bootstrap, 1993, chapter 6). Clusters that count alike are drawn as one kind, multinomially, which
-    is the same distribution; the order of the items does therefore not matter.
+    Bootstrap, 1993, chapter 6). Clusters with the same counts are drawn together, multinomially, which
+    gives the same distribution and makes the result independent of the order of the items.
 
     Args:
         clusters: [n], the image of each item.
         groups: [n], the subset of each item.
         correct: [M, n], 0 or 1 for each model and item.
-        aggregates: scores from sums per group.
+        aggregates: functions from sums per group to scores.
         resamples: R.
         seed: of the draws.
     """
@@ -75,7 +75,7 @@ def replicates(
         for k, one in enumerate((1, *right)):
             sums[k] += one
     kinds = Counter(tuple(sorted((g, *sums) for g, sums in own.items())) for own in content.values())
-    # One row per kind and group it touches, by group: sums per group are sums over runs of rows.
+    # One row per kind and group, sorted by group: a sum per group is then a sum over consecutive rows.
     rows = sorted((g, kind, *sums) for kind, own in enumerate(sorted(kinds)) for g, *sums in own)
     table = np.array(rows)
     starts = np.searchsorted(table[:, 0], np.arange(len(names)))
@@ -104,19 +104,19 @@ def replicates(
 
 
 def cluster(benchmark: str, row: Row) -> str:
-    """What a row is drawn with: its first picture, or the row itself if it has none."""
+    """The cluster of a row: its first picture, or the row itself if it has no picture."""
     return str(row["pictures"][0]) if row["pictures"] else f"{benchmark}\n{row['id']}"
 
 
 def taking_part(
     name: str, rows: Sequence[Row], sizes: Mapping[str, int] | None = None
 ) -> tuple[aggregate.Tree, list[int]]:
-    """The tree of an aggregation, and the places of the rows that count in it.
+    """The tree of an aggregation, and the indices of the rows it uses.
 
     Args:
         name: of the aggregation.
         rows: of one benchmark.
-        sizes: items per group of the whole benchmark, where `rows` are a part of it.
+        sizes: items per group of the whole benchmark, if `rows` are only a part of it.
     """
     metric, _ = aggregate.split(name)
     places = [i for i, row in enumerate(rows) if metric in row["correct"]]
@@ -131,13 +131,13 @@ def of_rows(
     names: Sequence[str],
     sizes: Mapping[str, int] | None = None,
 ) -> dict[str, Replicates]:
-    """Replicates of one benchmark's aggregations; those over the same rows are on the same draws.
+    """Replicates of one benchmark's aggregations. Those over the same rows use the same draws.
 
     Args:
         benchmark: its name.
         rows: of M models, the same items in the same order.
         names: aggregations.
-        sizes: items per group of the whole benchmark, where `rows` are a part of it.
+        sizes: items per group of the whole benchmark, if `rows` are only a part of it.
     """
     alike: dict[tuple[str, tuple[int, ...]], dict[str, aggregate.Tree]] = {}
     for name in names:
@@ -159,7 +159,7 @@ def of_rows(
 def interval(drawn: Array, level: float = 0.95) -> tuple[float, float]:
     """The percentile interval of one score's replicates [R].
 
-    Draws without any item that counts, which a small group may have, are left out.
+    Draws without any item of the group, which small groups may have, are left out.
     """
     tail = (1 - level) / 2
     low, high = np.nanquantile(drawn, (tail, 1 - tail))
@@ -169,17 +169,17 @@ def interval(drawn: Array, level: float = 0.95) -> tuple[float, float]:
 def p_value(drawn: Array) -> float:
     """Two-sided p of "no difference" from the replicates [R] of a difference.
 
-    Twice the smaller share of replicates on either side of 0, zero included, one added to both counts
-    so that it is never 0: the level at which the percentile interval just touches 0.
+    Twice the smaller share of replicates on either side of 0, zero included, with one added to both counts
+    so that p is never 0. It is the level at which the percentile interval just touches 0.
     """
     sides = ((drawn <= 0).sum(), (drawn >= 0).sum())
     return float(min(1.0, 2 * (min(sides) + 1) / (np.isfinite(drawn).sum() + 1)))
 
 
 def mcnemar(wins: int, losses: int) -> float:
-    """Exact two-sided McNemar p: wins against losses as tosses of a fair coin.
+    """Exact two-sided McNemar p: wins and losses as tosses of a fair coin.
 
-    It takes every item for independent and so ignores that items share images.
+    It assumes that items are independent, and so ignores that items share images.
     """
     n, fewer = wins + losses, min(wins, losses)
     logs = [math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in range(fewer + 1)]
@@ -187,7 +187,7 @@ def mcnemar(wins: int, losses: int) -> float:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """The p-values adjusted for how many there are (Holm, Scandinavian Journal of Statistics 1979)."""
+    """The p-values adjusted for their number (Holm, Scandinavian Journal of Statistics 1979)."""
     adjusted, floor = [0.0] * len(ps), 0.0
     for rank, k in enumerate(sorted(range(len(ps)), key=lambda k: ps[k])):
         floor = max(floor, min(1.0, (len(ps) - rank) * ps[k]))

@@ -1,12 +1,12 @@
 """Zero-shot classification: each picture has to find the name of its class.
 
-A class is the direction of the mean of its prompts' unit-length features (Radford et al., "Learning
+A class is the normalized mean of its prompts' normalized features (Radford et al., "Learning
 Transferable Visual Models From Natural Language Supervision", ICML 2021, section 3.1.4):
 
     w_c = normalize(mean_t normalize(text(template_t(name_c))))
 
-as `open_clip.build_zero_shot_classifier` computes it. Top-k: a name of the class is among the k
-nearest, ties decided against it.
+as in `open_clip.build_zero_shot_classifier`. Top-k: the name of the class is among the k nearest, with ties
+decided against it.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ PROMPTS_AT_ONCE = 8192
 
 @dataclass(frozen=True)
 class Classes:
-    """The names of the classes, by label, and the templates that put them into a sentence.
+    """The names of the classes, indexed by label, and the templates for prompts.
 
-    A template holds the name as `{c}` (clip-benchmark's convention) or `{}`.
+    A template marks the place of the name by `{c}` (clip-benchmark's convention) or `{}`.
     """
 
     names: tuple[str, ...]
     templates: tuple[str, ...]
 
     def prompts(self, name: str) -> list[str]:
-        """The sentences of a class."""
+        """The prompts of a class."""
         return [template.replace("{c}", name).replace("{}", name) for template in self.templates]
 
     def weights(self, encoder: Encoder) -> Tensor:
@@ -65,7 +65,8 @@ def benchmark(
 ) -> Benchmark:
     """A classification benchmark of `pictures` with `labels`, each an index into `classes.names`.
 
-    Raises InputError if a label has no name, a template no place for it, or there is but one name.
+    Raises InputError if a label has no name, a template has no place for the name, or there are fewer than
+    two names.
     """
     if len(set(classes.names)) < 2:
         raise InputError(f"{name}: classification needs at least two class names")
@@ -100,7 +101,7 @@ def benchmark(
 
 
 def classify(classes: Classes, encoder: Encoder, items: Sequence[Item]) -> list[Row]:
-    """A row per picture; its captions are the right class name and the nearest wrong one."""
+    """A row per picture, with the right class name and the nearest wrong one as captions."""
     from open_clip_ext.evaluation.scoring.ranking import metrics, rank
 
     same: dict[str, list[int]] = {}

@@ -1,8 +1,8 @@
-"""The one scoring core: similarities of an item's pictures and captions, and what they say.
+"""Score items by the similarities of their pictures and captions.
 
-A score is strict: the true one must be greater, and a tie is wrong, so that a model that sees no
-difference cannot score. Beside it stands `half`, the expected value if ties were broken at random,
-which is chance for such a model.
+A score is strict: the true one must be greater and a tie is wrong, so that a model that sees no difference
+scores 0. The additional value `half` is the expected score if ties were broken at random, which is chance
+level for such a model.
 
 Shapes: N items of one kind and size, P pictures, C captions, s `[N, P, C]` their similarities.
 """
@@ -24,7 +24,7 @@ Ties = Literal["strict", "argmax"]
 
 
 class Outcome(NamedTuple):
-    """Per item `[N]`: won strictly, the expected value under random tie-breaking, by how much."""
+    """Per item `[N]`: strictly right or not, expected value under random tie-breaking, margin."""
 
     correct: Array
     half: Array
@@ -34,8 +34,8 @@ class Outcome(NamedTuple):
 def choice(s: Array, truth: Array, ties: Ties = "strict") -> Outcome:
     """Each of the rows of `s [N, P, C]` has to find its column `truth [N, P]`.
 
-    With m others as high as the true one, the expected value is 1 / (1 + m).
-    With `ties="argmax"` the first of the highest is what a row finds, as in many authors' code.
+    If m others are as high as the true one, the expected value is 1 / (1 + m).
+    With `ties="argmax"` a row finds the first of the highest, as in many authors' code.
     """
     true = np.take_along_axis(s, truth[..., None], -1)
     rest = s.copy()
@@ -101,7 +101,7 @@ def _text(s: Array, truth: Array, ties: Ties) -> dict[str, Outcome]:
     return {"text-only": choice(pairs[:, None], np.zeros((len(s), 1), int), ties)}
 
 
-# The metrics of a kind, the one that `margin` and `tied` are about first.
+# The metrics of each kind. `margin` and `tied` in a row refer to the first one.
 KINDS: dict[str, Callable[[Array, Array, Ties], dict[str, Outcome]]] = {
     "i2t": _i2t,
     "t2i": _t2i,
@@ -114,8 +114,8 @@ KINDS: dict[str, Callable[[Array, Array, Ties], dict[str, Outcome]]] = {
 def rows(encoder: Encoder, items: Sequence[Item], ties: Ties = "strict") -> list[Row]:
     """A row per item, in order; see docs/evaluation.md for its fields.
 
-    Every picture and caption is encoded once. Raises InputError if an item asks nothing, or a similarity is
-    not finite.
+    Every picture and caption is encoded once. Raises InputError if an item has nothing to score, or a
+    similarity is not finite.
     """
     pictures: dict[Picture, int] = {}
     texts: dict[str, int] = {}
@@ -149,7 +149,7 @@ def rows(encoder: Encoder, items: Sequence[Item], ties: Ties = "strict") -> list
 
 
 def _require_a_question(item: Item) -> None:
-    """Refuse an item that has nothing to tell apart, or no such truth."""
+    """Refuse an item without a choice, or with a truth that does not fit."""
     pictures, captions, truth = len(item.pictures), len(item.captions), item.truth
     right = {
         "i2t": captions > 1 and len(truth) == pictures > 0,
@@ -166,14 +166,15 @@ def _require_a_question(item: Item) -> None:
         )
 
 
-# Items whose features are gathered at once: 2 kB for each picture and caption.
+# Number of items whose features are gathered at once: 2 kB per picture and caption.
 CHUNK = 8192
 
 
 def similarities(left: Array, right: Array) -> Array:
     """Dot products `[N, P, C]` of unit features `[N, P, D]` and `[N, C, D]`.
 
-    In fp64 and one by one: equal features give equal products wherever they stand, so a tie is one.
+    Computed in fp64 and separately for each pair, so that equal features give exactly equal products and ties
+    are recognised.
     """
     products = np.empty((*left.shape[:2], right.shape[1]))
     for p in range(left.shape[1]):

@@ -1,4 +1,4 @@
-"""Is a true candidate among the first k? Zero-shot classification and retrieval are this one question.
+"""Rank candidates: is a true one among the first k? Used by classification and retrieval.
 
 Shapes: Q queries, C candidates, D embedding.
 """
@@ -15,19 +15,19 @@ from torch import Tensor
 
 from open_clip_ext.errors import InputError
 
-# Similarities held at one time: 128 MiB in fp32. An N x N matrix is never made.
+# Similarities kept at once: 128 MiB in fp32. The full N x N matrix is never computed.
 AT_ONCE = 2**25
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """Where a query's best true candidate came.
+    """The rank of a query's best true candidate.
 
     Attributes:
-        above: false candidates with a higher similarity than the best true one.
-        tied: false candidates with the same similarity.
-        peers: true candidates with that similarity, itself among them.
-        margin: similarity of the best true candidate less that of the best false one.
+        above: number of false candidates with a higher similarity than the best true one.
+        tied: number of false candidates with the same similarity.
+        peers: number of true candidates with that similarity, itself included.
+        margin: similarity of the best true candidate minus that of the best false one.
         best: the best true candidate.
         rival: the best false candidate.
     """
@@ -40,14 +40,14 @@ class Ranked:
     rival: int
 
     def correct(self, k: int) -> bool:
-        """Whether a true candidate is among the first k, all ties decided against it."""
+        """Whether a true candidate is among the first k, with all ties decided against it."""
         return self.above + self.tied < k
 
     def expected(self, k: int) -> float:
-        """The probability that a true candidate is among the first k when lots decide ties.
+        """The probability that a true candidate is among the first k if ties are broken at random.
 
-        Of the `tied + peers` candidates that share the place, `k - above` come through: one minus
-        the hypergeometric probability that none of those is true.
+        `k - above` of the `tied + peers` candidates that share the rank are among the first k. The result is
+        one minus the hypergeometric probability that none of them is true.
         """
         places = k - self.above
         if places <= 0:
@@ -67,8 +67,8 @@ def rank(queries: Tensor, candidates: Tensor, true: Sequence[Sequence[int]]) -> 
 
     Raises InputError if all candidates of a query are true.
     """
-    # Equal candidates get one column, or the last bits of a product, which depend on where in a
-    # matrix it is computed, would decide between them.
+    # Equal candidates share one column. Otherwise the last bits of a product, which depend on its position in
+    # the matrix, would decide between them.
     distinct, column = torch.unique(candidates, dim=0, return_inverse=True)
     step = max(1, AT_ONCE // len(candidates))
     for start in range(0, len(queries), step):
@@ -100,11 +100,11 @@ def rank(queries: Tensor, candidates: Tensor, true: Sequence[Sequence[int]]) -> 
 
 
 def metrics(found: Ranked, places: Mapping[str, int]) -> dict[str, Any]:
-    """The part of a row that says how a query went.
+    """The fields of a row for the outcome of a query.
 
     Args:
-        found: of the query.
-        places: metrics and the k of each.
+        found: the rank of its best true candidate.
+        places: metrics with the k of each.
     """
     correct = {name: int(found.correct(k)) for name, k in places.items()}
     half = {name: found.expected(k) for name, k in places.items()}

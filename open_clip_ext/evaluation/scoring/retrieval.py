@@ -1,9 +1,8 @@
 """Retrieval with several captions per picture: Karpathy's splits, COCO, Flickr30k.
 
-Recall at k (R@k) is the share of queries with a true answer among their first k, ties decided
-against it. A picture asks for any of its captions (`i2t`), every caption for its picture (`t2i`).
-Captions with the same words are true of every picture that one of them was written for: no model
-can tell them apart.
+Recall at k (R@k) is the share of queries with a true answer among their first k, with ties decided against
+it. In `i2t` a picture has to find any of its captions, in `t2i` a caption its picture. Captions with the same
+words are true of every picture that one of them was written for, because no model can distinguish them.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ DIRECTIONS = ("i2t", "t2i")
 def benchmark(
     name: str, captioned: Mapping[Picture, Sequence[str]], files: Mapping[str, str], notes: Sequence[str] = ()
 ) -> Benchmark:
-    """A retrieval benchmark of pictures and the captions of each."""
+    """A retrieval benchmark from pictures and their captions."""
     items = [
         Item(str(index), (picture,), tuple(captions), "multi-pos", tuple(range(len(captions))))
         for index, (picture, captions) in enumerate(captioned.items())
@@ -40,10 +39,10 @@ def benchmark(
 
 
 def retrieve(encoder: Encoder, items: Sequence[Item]) -> list[Row]:
-    """A row per query, the pictures first.
+    """A row per query, pictures first.
 
-    A row of a picture has its best true caption and the best false one; a row of a caption the best true
-    picture and the best false one.
+    The row of a picture contains its best true caption and the best false one; the row of a caption contains
+    the best true picture and the best false one.
     """
     from open_clip_ext.evaluation.scoring.ranking import rank
 

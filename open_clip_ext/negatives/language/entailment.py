@@ -68,19 +68,19 @@ class EntailmentChecker:
         """What two texts of the same meaning have in common, as far as it is known here."""
         clauses, fronted = [list[Form]()], False
         for phrase in phrases(tokens):
-            if phrase.kind == NOUN_PHRASE:
+            if phrase.category == NOUN_PHRASE:
                 clauses[-1].append(self._noun_phrase(tokens[phrase.first : phrase.last]))
             elif phrase.words == "while" or (phrase.words == "as" and clauses[-1]):
                 fronted = not clauses[-1]
                 clauses.append([])
-            elif phrase.kind == COMMA and fronted:  # "while Y, X"
+            elif phrase.category == COMMA and fronted:  # "while Y, X"
                 fronted = False
                 clauses.append([])
-            elif phrase.kind == RELATION:
+            elif phrase.category == RELATION:
                 clauses[-1].append((RELATION, self._representative(phrase.words, "ADP")))
-            elif phrase.words not in SILENT and not (phrase.kind == OTHER and not phrase.words.isalnum()):
+            elif phrase.words not in SILENT and not (phrase.category == OTHER and not phrase.words.isalnum()):
                 token = tokens[phrase.first]
-                clauses[-1].append((phrase.kind, self._representative(token.lemma, token.pos)))
+                clauses[-1].append((phrase.category, self._representative(token.lemma, token.pos)))
         return tuple(sorted(tuple(self._clause(clause)) for clause in clauses if clause))
 
     def judge(self, caption: Sequence[Token], text: Sequence[Token]) -> Judgement:
@@ -140,10 +140,10 @@ class EntailmentChecker:
         return "narrower" if narrower else "implied"
 
     def _clause(self, items: list[Form]) -> list[Form]:
-        kinds = [item[0] for item in items]
-        if COMMA in kinds:
+        categories = [item[0] for item in items]
+        if COMMA in categories:
             items = _fronted(items)
-        if AND in kinds:
+        if AND in categories:
             items = _ordered_verbs(_join(items))
         return self._symmetric([item for item in items if item[0] != COMMA])
 
@@ -184,12 +184,13 @@ class EntailmentChecker:
             return True
         return "with" in names and self._is(left, LIVING) and self._is(right, LIVING)
 
-    def _is(self, item: Form, kinds: Sequence[str]) -> bool:
-        """Whether a noun phrase, or each of several, is of one of the kinds."""
+    def _is(self, item: Form, hypernyms: Sequence[str]) -> bool:
+        """Whether a noun phrase, or each of several, names a sort of one of the hypernyms."""
         if item[0] == ALL:
-            return all(self._is(part, kinds) for part in item[1:] if isinstance(part, tuple))
+            return all(self._is(part, hypernyms) for part in item[1:] if isinstance(part, tuple))
         return item[0] == NOUN_PHRASE and any(
-            self.lexicon.relation(str(item[1]), kind, "NOUN") in ("same", "implied") for kind in kinds
+            self.lexicon.relation(str(item[1]), hypernym, "NOUN") in ("same", "implied")
+            for hypernym in hypernyms
         )
 
     def _fits(self, said: Form, item: Form) -> str:
@@ -255,12 +256,12 @@ def _join(items: list[Form]) -> list[Form]:
     out: list[Form] = []
     at = 0
     while at < len(items):
-        kind, group, end = items[at][0], [items[at]], at + 1
-        while kind in (NOUN_PHRASE, VERB, ADJECTIVE):
+        category, group, end = items[at][0], [items[at]], at + 1
+        while category in (NOUN_PHRASE, VERB, ADJECTIVE):
             gap = end
             while gap < len(items) and items[gap][0] in (AND, COMMA):
                 gap += 1
-            if gap == end or gap == len(items) or items[gap][0] != kind:
+            if gap == end or gap == len(items) or items[gap][0] != category:
                 break
             group.append(items[gap])
             end = gap + 1

@@ -23,22 +23,23 @@ class Lexicon:
 
     def __init__(self, wordnet: bool = True) -> None:
         self._same: dict[tuple[str, str], set[str]] = {}  # a word and its synonyms
-        self._kinds: dict[tuple[str, str], list[tuple[str, ...]]] = {}
+        # The names of what a word is a sort of, with their synonyms.
+        self._hypernyms: dict[tuple[str, str], list[tuple[str, ...]]] = {}
         self._families: dict[tuple[str, str], dict[str, None]] = {}  # in the list's order
-        for pos, kinds, members in _lines():
-            for synonyms in [kinds, *members]:
+        for pos, hypernyms, members in _lines():
+            for synonyms in [hypernyms, *members]:
                 for word in synonyms:
                     self._same.setdefault((pos, word), set()).update(synonyms)
             family = dict.fromkeys(synonyms[0] for synonyms in members)
             for synonyms in members:
                 for word in synonyms:
                     self._families.setdefault((pos, word), {}).update(family)
-                    if kinds:
-                        self._kinds.setdefault((pos, word), []).append(kinds)
+                    if hypernyms:
+                        self._hypernyms.setdefault((pos, word), []).append(hypernyms)
         self._wordnet: Any = _wordnet() if wordnet else None
         self.name = "captions-1" + (f"+wordnet-{self._wordnet.get_version()}" if self._wordnet else "")
         self.others = lru_cache(maxsize=1 << 14)(self._others)
-        self._above = lru_cache(maxsize=1 << 16)(self._kinds_above)
+        self._above = lru_cache(maxsize=1 << 16)(self._all_hypernyms)
         self.relation = lru_cache(maxsize=1 << 16)(self._relation)
 
     def synonyms(self, word: str, pos: str) -> list[str]:
@@ -65,14 +66,14 @@ class Lexicon:
     def _head(self, word: str, pos: str) -> set[str]:
         return self._same.get((pos, word)) or {word}
 
-    def _kinds_above(self, word: str, pos: str) -> set[str]:
-        """Every kind that a word is a sort of."""
+    def _all_hypernyms(self, word: str, pos: str) -> set[str]:
+        """Every word for what a word is a sort of."""
         found: set[str] = set()
         todo = [word]
         while todo:
             for name in self._head(todo.pop(), pos):
-                kinds = {kind for names in self._kinds.get((pos, name), ()) for kind in names}
-                new = {alias for kind in kinds for alias in self._head(kind, pos)} - found
+                above = {word for names in self._hypernyms.get((pos, name), ()) for word in names}
+                new = {alias for word in above for alias in self._head(word, pos)} - found
                 found |= new
                 todo += new
         return found
@@ -112,13 +113,13 @@ def _wordnet() -> Any:
 
 
 def _lines() -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-    """Class, names of the kind and members with their synonyms, of each line of the list."""
+    """Class, hypernyms and members with their synonyms, of each line of the list."""
     for line in (files(__package__) / "english" / "lexicon.txt").read_text("utf-8").splitlines():
         if line and not line.startswith("#"):
             head, _, tail = line.partition(":")
-            pos, _, kind = head.partition(" ")
-            kinds = () if kind.startswith(("(", "~")) else _names(kind)
-            yield CLASSES[pos], kinds, [_names(member) for member in tail.split(",")]
+            pos, _, title = head.partition(" ")
+            hypernyms = () if title.startswith(("(", "~")) else _names(title)
+            yield CLASSES[pos], hypernyms, [_names(member) for member in tail.split(",")]
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ LETTERS = {
 # Articles, numbers and adjectives ("black and white", "tall, thin"), then nouns; "the man's" before it.
 DESCRIBED = "(?:[DJ]|(?<=J)[AK](?=J))*N+"
 PHRASES = re.compile(f"({DESCRIBED}(?:S{DESCRIBED})*)|(Rr*)|(V)|(J)|(A)|(K)|.")
-KINDS = (OTHER, NOUN_PHRASE, RELATION, VERB, ADJECTIVE, AND, COMMA)
+CATEGORIES = (OTHER, NOUN_PHRASE, RELATION, VERB, ADJECTIVE, AND, COMMA)
 
 
 @dataclass(slots=True)
@@ -35,13 +35,13 @@ class Phrase:
     """A stretch of tokens.
 
     Attributes:
-        kind: what it is.
+        category: NOUN_PHRASE, RELATION or another of CATEGORIES.
         first: its first token.
         last: one past its last token.
         words: the words of a relation; the lemma of any other phrase of one word.
     """
 
-    kind: str
+    category: str
     first: int
     last: int
     words: str
@@ -76,14 +76,14 @@ def _phrases(tokens: Sequence[Token]) -> list[Phrase]:
                 letters[at : at + len(words)] = "R" + "r" * (len(words) - 1)
                 break
     found = []
-    for kind, first, last in _kinds("".join(letters)):
-        if kind is NOUN_PHRASE:
+    for category, first, last in _categories("".join(letters)):
+        if category is NOUN_PHRASE:
             text = ""
-        elif kind is RELATION:
+        elif category is RELATION:
             text = " ".join(lower[first:last])
         else:
             text = tokens[first].lemma
-        found.append(Phrase(kind, first, last, text))
+        found.append(Phrase(category, first, last, text))
     return found
 
 
@@ -98,9 +98,9 @@ def _rare(token: Token) -> str:
 
 
 @lru_cache(maxsize=1 << 14)
-def _kinds(letters: str) -> list[tuple[str, int, int]]:
-    """Kind, first token and one past the last one of each phrase."""
-    return [(KINDS[m.lastindex or 0], m.start(), m.end()) for m in PHRASES.finditer(letters)]
+def _categories(letters: str) -> list[tuple[str, int, int]]:
+    """Category, first token and one past the last one of each phrase."""
+    return [(CATEGORIES[m.lastindex or 0], m.start(), m.end()) for m in PHRASES.finditer(letters)]
 
 
 @lru_cache(maxsize=1)

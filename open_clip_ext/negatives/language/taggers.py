@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from open_clip_ext.errors import InputError
@@ -21,7 +23,7 @@ COARSE = {
     "WP": "PRON", "EX": "PRON",
 }  # fmt: skip
 BE = frozenset(("is", "are", "was", "were", "be", "been", "being", "am"))
-UNSURE = frozenset(("VB", "VBD", "VBG", "VBN", "VBP", "VBZ", "NNS"))  # tags that `_mend` may change
+UNSURE = frozenset(("VB", "VBD", "VBG", "VBN", "VBP", "VBZ", "NNS"))  # tags that `_in_context` may change
 NOMINAL = ("DT", "JJ", "PRP$", "CD", "IN")
 
 
@@ -41,7 +43,7 @@ class Tagger(Protocol):
         """Whether it takes a word for an English one."""
 
 
-class Remembering:
+class CachedTagger:
     """A tagger that remembers the last captions: a generator and the gate ask for the same ones."""
 
     def __init__(self, tagger: Tagger, captions: int = 1024) -> None:
@@ -64,8 +66,8 @@ class Remembering:
 
 
 def tagger(name: str) -> Tagger:
-    """A `Remembering` tagger by its name."""
-    return Remembering(_tagger(name))
+    """A `CachedTagger` of the tagger with this name."""
+    return CachedTagger(_tagger(name))
 
 
 def _tagger(name: str) -> Tagger:
@@ -78,15 +80,16 @@ def _tagger(name: str) -> Tagger:
         return TextBlobTagger()
     if name != "auto":
         return SpacyTagger(name)
-    try:
-        return SpacyTagger(DEFAULT_MODEL)
-    except InputError:
-        print(
-            f"open_clip_ext: tagging with TextBlob's lexicon; spaCy's {DEFAULT_MODEL} is not installed "
-            f"(python -m spacy download {DEFAULT_MODEL})",
-            file=sys.stderr,
-        )
-        return TextBlobTagger()
+    # A model is a package. spaCy, which imports torch, takes seconds to say that it is missing.
+    if find_spec(DEFAULT_MODEL):
+        with suppress(InputError):
+            return SpacyTagger(DEFAULT_MODEL)
+    print(
+        f"open_clip_ext: tagging with TextBlob's lexicon; spaCy's {DEFAULT_MODEL} is not installed "
+        f"(python -m spacy download {DEFAULT_MODEL})",
+        file=sys.stderr,
+    )
+    return TextBlobTagger()
 
 
 class SpacyTagger:
@@ -135,7 +138,7 @@ class SpacyTagger:
 class TextBlobTagger:
     """The lexicon tagger of the `pattern` library as TextBlob ships it, with rules for captions.
 
-    The rules mend what it does to noun phrases: "a spotted dog" (an adjective), "a set of" and
+    The rules correct what it makes of noun phrases: "a spotted dog" (an adjective), "a set of" and
     "with stripes" (nouns), "a man rides a horse" (a verb).
 
     A word in a script other than Latin gets the class X.
@@ -179,7 +182,7 @@ class TextBlobTagger:
             words, tagged, [*tagged, ("", "")][1:], strict=True
         ):
             if tag in UNSURE:
-                tag = _mend(tag, word, before, after)
+                tag = _in_context(tag, word, before, after)
             pos, before, lemma = _described(word, tag)
             tokens.append(Token(start, end, text, pos, before, lemma))
         return tokens
@@ -203,7 +206,7 @@ def _described(word: str, tag: str) -> tuple[str, str, str]:
     return pos, tag, word if tag == "NN" else lemma(word, pos)
 
 
-def _mend(tag: str, word: str, before: str, after: str) -> str:
+def _in_context(tag: str, word: str, before: str, after: str) -> str:
     """The tag that a word of a caption has in its place."""
     if tag in ("VBD", "VBN", "VBG") and before in ("DT", "JJ", "PRP$", "CD") and after in ("NN", "NNS", "JJ"):
         return "JJ"

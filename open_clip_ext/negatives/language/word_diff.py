@@ -17,12 +17,12 @@ class Piece(NamedTuple):
 
     Attributes:
         text: it, with the white space before it.
-        kind: "same", "new" (not in the caption there), or "gone" (the caption has it, the text not).
+        change: "same", "new" (not in the caption there), or "gone" (the caption has it, the text not).
         was: for a "new" one that stands in the place of something, what.
     """
 
     text: str
-    kind: str
+    change: str
     was: str = ""
 
 

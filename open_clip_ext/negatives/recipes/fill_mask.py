@@ -26,7 +26,7 @@ class CECLIP(Rules):
     """Swaps two nouns; replaces an adjective, a noun and a verb by what a model finds likely there.
 
     Args:
-        model: of the fill-mask kind: its name on the hub or its folder.
+        model: a fill-mask model: its name on the hub or its folder.
         rank: which of the allowed words is taken first; 1 is the likeliest, and the likeliest to be
             true of the picture as well.
         device: where the model runs, such as "cuda:0".

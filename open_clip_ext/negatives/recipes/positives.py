@@ -11,7 +11,7 @@ from open_clip_ext.negatives.language.inflection import inflected
 from open_clip_ext.negatives.language.phrases import AND, NOUN_PHRASE, RELATION, Phrase, phrases
 from open_clip_ext.negatives.language.words import Token
 from open_clip_ext.negatives.recipes.rules import Rules
-from open_clip_ext.negatives.records import Candidate
+from open_clip_ext.negatives.records import POSITIVE, Candidate
 
 # Relations that can mean the same, but cannot stand for one another anywhere.
 LOOSE = frozenset(("in", "on", "at", "by", "into", "within", "inside", "onto", "upon", "as", "along", "down"))
@@ -23,6 +23,7 @@ class Positives(Rules):
     name = "positives"
     version = "1"
     types = ("synonym", "exchange", "clause_order")
+    kinds = (POSITIVE,)
 
     def __init__(self, *, seed: int = 0, tagger: str = "auto", wordnet: bool = True) -> None:
         super().__init__(seed=seed, tagger=tagger, wordnet=wordnet)
@@ -39,12 +40,12 @@ class Positives(Rules):
             texts = list(edits(caption, tokens, found))
             for text in rng.sample(texts, min(len(texts), self.proposals)):
                 if text != caption and self._same(tokens, text):
-                    yield Candidate(type, text, keeps=True)
+                    yield Candidate(type, text, POSITIVE)
 
     def synonyms(self, caption: str, tokens: Sequence[Token], found: Sequence[Phrase]) -> Iterator[str]:
         """One noun, adjective, verb or relation exchanged for another word for it, in the same form."""
         for phrase in found:
-            if phrase.kind == RELATION:
+            if phrase.category == RELATION:
                 for other in self.lexicon.synonyms(phrase.words, "ADP"):
                     if LOOSE.isdisjoint((phrase.words, other)):
                         yield words.edit(caption, tokens, {phrase.span: other})
@@ -61,10 +62,10 @@ class Positives(Rules):
         """Two noun phrases around an "and", unless what follows may belong to one of them alone."""
         for at in range(1, len(found) - 1):
             one, other = found[at - 1], found[at + 1]
-            if found[at].kind == AND and one.kind == other.kind == NOUN_PHRASE:
+            if found[at].category == AND and one.category == other.category == NOUN_PHRASE:
                 before, after = found[: at - 1], found[at + 2 :]
-                alone = not before or before[-1].kind != RELATION or not after
-                if alone and (not after or after[0].kind != RELATION or self._place(tokens, after)):
+                alone = not before or before[-1].category != RELATION or not after
+                if alone and (not after or after[0].category != RELATION or self._place(tokens, after)):
                     yield words.swap(caption, tokens, one.span, other.span)
 
     def clauses(self, caption: str, tokens: Sequence[Token], found: Sequence[Phrase]) -> Iterator[str]:
@@ -76,17 +77,17 @@ class Positives(Rules):
                 first = words.lowered(caption, tokens, (0, phrase.first))
                 second = caption[tokens[phrase.last].start : end] if phrase.last < len(tokens) else ""
                 # "A man sits while eating": the second half has no subject of its own.
-                if any(p.kind == NOUN_PHRASE for p in found if p.first == phrase.last):
+                if any(p.category == NOUN_PHRASE for p in found if p.first == phrase.last):
                     opening = "While" if tokens[0].text[:1].isupper() else "while"
                     gap = " " if caption[:end].endswith(" ") else ""
                     yield f"{opening} {second.strip()}, {first.strip(' ,')}{gap}{sign}"
 
     def _place(self, tokens: Sequence[Token], after: Sequence[Phrase]) -> bool:
         """Whether "in the park" follows, which belongs to all that is said before."""
-        if len(after) < 2 or after[1].kind != NOUN_PHRASE:
+        if len(after) < 2 or after[1].category != NOUN_PHRASE:
             return False
         head = tokens[after[1].last - 1].lemma
-        return any(self.lexicon.relation(head, kind, "NOUN") in ("same", "implied") for kind in PLACES)
+        return any(self.lexicon.relation(head, place, "NOUN") in ("same", "implied") for place in PLACES)
 
     def _same(self, tokens: Sequence[Token], text: str) -> bool:
         return self._judge.form(tokens) == self._judge.form(next(iter(self.tagger.tag([text]))))

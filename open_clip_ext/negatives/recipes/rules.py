@@ -12,7 +12,7 @@ from open_clip_ext.negatives.language.lexicon import Lexicon
 from open_clip_ext.negatives.language.phrases import NOUN_PHRASE, Phrase, phrases
 from open_clip_ext.negatives.language.taggers import tagger as find_tagger
 from open_clip_ext.negatives.language.words import Span, Token
-from open_clip_ext.negatives.records import Candidate, draw
+from open_clip_ext.negatives.records import NEGATIVE, Candidate, draw
 
 
 class Rules:
@@ -28,6 +28,7 @@ class Rules:
     name: ClassVar[str]
     version: ClassVar[str]
     types: ClassVar[tuple[str, ...]]
+    kinds: ClassVar[tuple[str, ...]] = (NEGATIVE,)
     cheap = True
     # Per type and caption; the gate takes the first that are good.
     proposals = 2
@@ -78,7 +79,7 @@ class Rules:
 
 def noun_phrases(tokens: Sequence[Token]) -> list[Phrase]:
     """The noun phrases of a caption."""
-    return [phrase for phrase in phrases(tokens) if phrase.kind == NOUN_PHRASE]
+    return [phrase for phrase in phrases(tokens) if phrase.category == NOUN_PHRASE]
 
 
 def common(tokens: Sequence[Token], phrase: Phrase) -> bool:

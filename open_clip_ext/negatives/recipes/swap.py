@@ -35,7 +35,7 @@ class Swap(Rules):
     def propose(self, caption: str, tokens: Sequence[Token], rng: random.Random) -> Iterator[Candidate]:
         """Some exchanges of each type."""
         found = phrases(tokens)
-        nouns = [phrase for phrase in found if phrase.kind == NOUN_PHRASE]
+        nouns = [phrase for phrase in found if phrase.category == NOUN_PHRASE]
         pairs = (
             self.noun_pairs(tokens, nouns),
             self.phrase_pairs(tokens, nouns),
@@ -87,7 +87,7 @@ class Swap(Rules):
         placed = [
             phrase
             for phrase, after in pairwise(found)
-            if phrase.kind == RELATION and after.kind == NOUN_PHRASE and phrase.words not in BOUND
+            if phrase.category == RELATION and after.category == NOUN_PHRASE and phrase.words not in BOUND
         ]
         for one, other in combinations(placed, 2):
             if self.lexicon.relation(one.words, other.words, "ADP") != "same":

@@ -16,8 +16,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from open_clip_ext.errors import InputError, TrainingError
-from open_clip_ext.negatives import replies
-from open_clip_ext.negatives.replies import Answer
+from open_clip_ext.negatives.llm import replies
+from open_clip_ext.negatives.llm.replies import Answer
 
 # What a server answers that does not know a response_format; llama-cpp-python says 500.
 REFUSALS = (400, 422, 500, 501)
@@ -47,6 +47,34 @@ class Fault:
     help: str
 
 
+def response_formats(schema: Mapping[str, Any], structured: str) -> dict[str, dict[str, Any]]:
+    """What a request has besides its messages, by name of the format: those to be tried, in order.
+
+    Args:
+        schema: the JSON schema of an answer.
+        structured: the name of the one format to be used, or "auto" for all.
+    """
+    strict = {"name": "edits", "strict": True, "schema": schema}
+    formats: dict[str, dict[str, Any]] = {
+        "json_schema": {"response_format": {"type": "json_schema", "json_schema": strict}},
+        # The schema in this one is for llama.cpp; other servers ignore it.
+        "json_object": {"response_format": {"type": "json_object", "schema": schema}},
+        "none": {},
+    }
+    return formats if structured == "auto" else {structured: formats[structured]}
+
+
+def extra_fields(text: str) -> dict[str, Any]:
+    """The fields of `--cfg extra`. Raises InputError if it is not a JSON object that may be added."""
+    try:
+        fields = json.loads(text or "{}")
+    except ValueError as error:
+        raise InputError(f"--cfg extra={text}: not JSON ({error})") from error
+    if not isinstance(fields, dict) or {"model", "messages"} & set(fields):
+        raise InputError(f"--cfg extra={text}: give a JSON object of fields other than model and messages")
+    return fields
+
+
 class Endpoint:
     """A client of an endpoint.
 
@@ -63,7 +91,7 @@ class Endpoint:
         timeout: seconds to wait for an answer.
         patience: how often a request is repeated that failed.
 
-    Raises InputError if the client is not installed, or cannot use the address or the key.
+    Raises InputError if the client cannot use the address or the key.
     """
 
     def __init__(
@@ -78,12 +106,8 @@ class Endpoint:
         timeout: float,
         patience: int,
     ) -> None:
-        try:
-            import openai
-        except ImportError as error:
-            raise InputError(
-                'the recipe degla needs the package openai: run `pip install "open_clip_ext[negatives]"`'
-            ) from error
+        import openai
+
         key = os.environ.get("OPENAI_API_KEY", "").strip()
         if not key.isascii() or len(key.split()) > 1:
             raise InputError("OPENAI_API_KEY: no key has blanks, line breaks or letters outside ASCII in it")

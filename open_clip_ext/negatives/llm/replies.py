@@ -90,10 +90,10 @@ def answer(choice: Mapping[str, Any]) -> Answer:
     )
 
 
-def tokens(body: Mapping[str, Any], kind: str) -> int:
+def tokens(body: Mapping[str, Any], name: str) -> int:
     """How many tokens a completion says that it took; 0 if it does not say."""
     usage = body.get("usage")
-    count = usage.get(kind) if isinstance(usage, dict) else 0
+    count = usage.get(name) if isinstance(usage, dict) else 0
     return count if isinstance(count, int) else 0
 
 

@@ -1,0 +1,1 @@
+"""A language model that rewrites captions: its endpoint, what servers reply, and the rewriting itself."""
