@@ -89,6 +89,7 @@ class Server:
         return Process(os.fdopen(read, "rb", buffering=0))
 
     def close(self) -> None:
+        self._connection.shutdown(socket.SHUT_RDWR)  # which a fork of this process may hold too
         self._connection.close()
         self._process.wait()
 
