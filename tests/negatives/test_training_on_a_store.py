@@ -32,7 +32,7 @@ def data(tmp_path):
     """Photos that carry no negatives, and where they lie."""
     made = photos(32)
     table = write_csv(tmp_path / "csv", made)
-    rows = list(csv.DictReader(table.open()))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, ["filepath", "title"], extrasaction="ignore")
         writer.writeheader()
