@@ -21,18 +21,16 @@ ORDER = ("cluster", "real_start", "trainer")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Say what a test needs, and keep those together that share something expensive."""
+    """Say what a test needs, and keep those in one process that share what is expensive to make."""
     fixtures = set(getattr(item, "fixturenames", ()))
-    group = item.path.name
     if "cluster" in fixtures:
-        group = "cluster"
         item.add_marker("cluster")
+        item.add_marker(pytest.mark.xdist_group("cluster"))
     elif "packages" in fixtures or "wheel" in fixtures:
-        group = "environments"
         item.add_marker("real_start")
-    elif item.get_closest_marker("trainer"):
-        group = item.nodeid
-    item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group("environments"))
+    elif not item.get_closest_marker("trainer"):
+        item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
