@@ -15,6 +15,7 @@ from open_clip_ext.errors import exit_on_error
 # A command; the module with its `add_arguments(parser)` and `main(args) -> int`; its help text.
 # Importing these modules is cheap: they import heavy packages only when called.
 COMMANDS = (
+    ("losses", "losses.listing", "list the registered losses and their options"),
     ("doctor", "cluster.doctor", "is the plugin armed, does upstream fit, and can a run start here?"),
     ("demo", "demo.run", "run the embedded example, end to end"),
     ("merge", "evaluation.merge", "interpolate two checkpoints"),
@@ -68,8 +69,6 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--version", action="version", version=f"open_clip_ext {__version__}")
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    losses = commands.add_parser("losses", help="list the registered losses and their options")
-    losses.set_defaults(call=_losses)
     _add(commands, COMMANDS)
     for group, members, text in GROUPS:
         parts = commands.add_parser(group, help=text, description=text.capitalize())
@@ -83,26 +82,6 @@ def _add(commands: Any, members: Sequence[tuple[str, str, str]]) -> None:
         parser = commands.add_parser(name, help=text, description=part.__doc__)
         part.add_arguments(parser)
         parser.set_defaults(call=part.main)
-
-
-def _losses(args: argparse.Namespace) -> int:
-    from open_clip_ext import registry
-    from open_clip_ext.errors import InputError
-
-    for name, entry in registry.entries().items():
-        try:
-            loss = registry.load(name)
-        except InputError as error:
-            print(f"{name}\n  {error}\n")
-            continue
-        companions = " ".join(f"{kind}={n}" for kind, n in loss.companions.items())
-        print(f"{name}\n  from        {entry.value} ({entry.dist.name if entry.dist else 'unknown'})")
-        print(f"  paper       {getattr(loss, 'paper', '') or '-'}")
-        print(f"  companions  {companions or 'none'}")
-        for option in registry.options(loss).values():
-            print(f"  {option.name + '=' + str(option.default):<26}  {registry.describe(option.hint)}")
-        print()
-    return 0
 
 
 if __name__ == "__main__":

@@ -32,8 +32,8 @@ class CompanionCollate:
 
     The caption comes first, then the kinds of companions in the order of `counts`. A companion that
     does not exist (too few, or an empty or blank string, which keeps the place of a missing type) is
-    a row of zeros. Of more companions than wanted, a sample is drawn that depends on seed, epoch and
-    caption alone: it is the same in every worker and after a resume, and another one in the next
+    a row of zeros. Of more companions than wanted, a sample is drawn that depends on seed, epoch, kind
+    and caption alone: it is the same in every worker and after a resume, and another one in the next
     epoch. A companion may be given as a list of alternatives for its place: one is drawn, and the
     others fill places that would be left over.
 
@@ -66,7 +66,7 @@ class CompanionCollate:
                 *(
                     text
                     for kind, count in self.counts.items()
-                    for text in self._choose(caption, others.get(kind, ()), count)
+                    for text in self._choose(kind, caption, others.get(kind, ()), count)
                 ),
             ]
             for caption, others in zip(captions, companions, strict=True)
@@ -81,10 +81,12 @@ class CompanionCollate:
         texts[:, 1:][(texts[:, 1:] == texts[:, :1]).all(-1)] = 0
         return texts
 
-    def _choose(self, caption: str, places: Sequence[str | Sequence[str]], count: int) -> list[str]:
+    def _choose(
+        self, kind: str, caption: str, places: Sequence[str | Sequence[str]], count: int
+    ) -> list[str]:
         if isinstance(places, str):  # each of its letters would be a text
             raise TypeError(f"expected a list of strings, got {places!r}")
-        draw = random.Random(f"{self.seed}/{self._epoch.item()}/{caption}") if places else None
+        draw = random.Random(f"{self.seed}/{self._epoch.item()}/{kind}/{caption}") if places else None
         texts: list[str] = []
         spare: list[str] = []
         for place in places:

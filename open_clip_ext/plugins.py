@@ -32,7 +32,7 @@ class Option:
 
         Raises InputError, which names `flag`, when it is not of the option's type.
         """
-        for hint in _alternatives(self.hint):
+        for hint in alternatives(self.hint):
             try:
                 return _convert(text, hint)
             except ValueError:
@@ -109,16 +109,16 @@ def parse_options(known: Mapping[str, Option], pairs: Sequence[str], flag: str, 
 
 def describe(hint: Any) -> str:
     """A type hint in words: `float`, `'mean' or 'max' or float`."""
-    return " or ".join(repr(hint) if isinstance(hint, str) else hint.__name__ for hint in _alternatives(hint))
+    return " or ".join(repr(hint) if isinstance(hint, str) else hint.__name__ for hint in alternatives(hint))
 
 
-def _alternatives(hint: Any) -> list[Any]:
+def alternatives(hint: Any) -> list[Any]:
     """The types and literal values that a hint allows, literals first as given."""
     origin = typing.get_origin(hint)
     if origin is Literal:
         return list(typing.get_args(hint))
     if origin in (typing.Union, types.UnionType):
-        return [leaf for part in typing.get_args(hint) for leaf in _alternatives(part)]
+        return [leaf for part in typing.get_args(hint) for leaf in alternatives(part)]
     return [hint]
 
 

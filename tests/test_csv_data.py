@@ -15,7 +15,7 @@ from support import photos, train_here, write_csv, write_shards
 from open_clip_ext import _startup, cli
 from open_clip_ext.data import CompanionCollate
 from open_clip_ext.errors import InputError
-from open_clip_ext.host import csv_data, pictures, tokens
+from open_clip_ext.host.loaders import csv_data, images, truncation
 from open_clip_ext.negatives.records import Candidate
 from open_clip_ext.negatives.store import Writer
 
@@ -360,24 +360,24 @@ def test_another_column_holds_the_pictures(tmp_path, refused, rows):
 
 def test_relative_paths_start_where_the_run_is_started(tmp_path, rows, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert pictures.look([Path(picture).name for picture, _ in rows], tmp_path) == ({}, 8)
+    assert images.check([Path(picture).name for picture, _ in rows], tmp_path) == ({}, 8)
 
 
 def test_many_are_looked_for_and_some_decoded(tmp_path, rows):
-    found, looked = pictures.look(["nowhere.png"] * 100_000, tmp_path)
-    assert looked == len(found) <= pictures.LOOKED_FOR + pictures.DECODED
+    found, looked = images.check(["nowhere.png"] * 100_000, tmp_path)
+    assert looked == len(found) <= images.LOOKED_FOR + images.DECODED
 
 
 def test_a_picture_too_large_to_decode(rows, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert "decompression bomb" in pictures.problem(rows[0][0], Path())
+    assert "decompression bomb" in images.problem(rows[0][0], Path())
 
 
 @pytest.fixture
 def unseen(tmp_path, rows, monkeypatch):
     """Flags for data with two broken pictures, which are not among those looked at."""
     rows = [*rows, (broken(tmp_path, "text"), "a dog"), *rows, (broken(tmp_path, "missing"), "a cat")]
-    monkeypatch.setattr(pictures, "look", lambda paths, folder: ({}, 0))
+    monkeypatch.setattr(images, "check", lambda paths, folder: ({}, 0))
     return ["--train-data", write(tmp_path, rows), "--csv-separator", ",", "--loss", "clip"]
 
 
@@ -419,13 +419,13 @@ class Samples(list):
 def test_the_next_row_takes_the_place(rows):
     a, b = rows[0][0], rows[1][0]
     skipped = []
-    samples = pictures.Readable(Samples([a, "x", "y", b, "z"]), "data.csv", skipped.append)
+    samples = images.ReadableImages(Samples([a, "x", "y", b, "z"]), "data.csv", skipped.append)
     assert [samples[i] for i in range(5)] == [a, b, b, b, a]
     assert sum(skipped) == 4
 
 
 def test_a_run_does_not_go_on_without_pictures():
-    samples = pictures.Readable(Samples(["x"] * 200), "data.csv", lambda number: None)
+    samples = images.ReadableImages(Samples(["x"] * 200), "data.csv", lambda number: None)
     with pytest.raises(InputError, match=r"data row 50: picture 'x' does not .* 99 rows before"):
         samples[150]
 
@@ -436,7 +436,7 @@ def test_what_is_not_a_picture_s_fault_keeps_its_traceback(rows):
             raise KeyError("transform")
 
     with pytest.raises(KeyError, match="transform"):
-        pictures.Readable(Faulty([rows[0][0]]), "data.csv", None)[0]
+        images.ReadableImages(Faulty([rows[0][0]]), "data.csv", None)[0]
 
 
 # --- what the tokenizer leaves ---
@@ -449,7 +449,7 @@ def test_texts_that_are_cut_are_counted():
     captions = [CAPTION, f"{CAPTION} runs", "a dog"]
     longest = f"{CAPTION} a b c"
     negatives = [[longest, "a cat"], [f"{CAPTION} sleeps", ""], ["a cat", "A DOG"]]
-    assert sorted(tokens.cut(TOKENIZE, captions, negatives, "data.csv")) == [
+    assert sorted(truncation.describe(TOKENIZE, captions, negatives, "data.csv")) == [
         f"data.csv: 1 of 3 captions looked at are cut after 16 tokens; the longest has 17: {captions[1]!r}",
         f"data.csv: 2 of 5 negatives looked at are cut after 16 tokens; the longest has 19: {longest!r}",
         "data.csv: 3 of 5 negatives looked at are to the tokenizer the same as their caption (they differ "
@@ -458,12 +458,12 @@ def test_texts_that_are_cut_are_counted():
 
 
 def test_nothing_is_said_of_texts_that_fit():
-    assert list(tokens.cut(TOKENIZE, ["a dog", CAPTION], [["a cat"], []], "data.csv")) == []
+    assert list(truncation.describe(TOKENIZE, ["a dog", CAPTION], [["a cat"], []], "data.csv")) == []
 
 
 def test_a_part_of_many_texts_is_looked_at(monkeypatch):
-    monkeypatch.setattr(tokens, "TEXTS", 10)
-    told = list(tokens.cut(TOKENIZE, ["a dog"] * 100, [["a cat", "A dog"]] * 100, "data.csv"))
+    monkeypatch.setattr(truncation, "TEXTS", 10)
+    told = list(truncation.describe(TOKENIZE, ["a dog"] * 100, [["a cat", "A dog"]] * 100, "data.csv"))
     assert told[0].startswith("data.csv: 3 of 6 negatives looked at are ")
 
 

@@ -63,9 +63,9 @@ def test_a_blank_negative_is_a_missing_one(blank):
     assert valid.tolist() == [[False, True], [True, False], [False, False]]
     assert negatives[~valid].eq(0).all()
     # Nor does it take the place of another one.
-    assert collate._choose("a", [blank, "x", "y"], 2) == ["x", "y"]
-    assert {collate._choose(caption, [[blank, "x"]], 1)[0] for caption in "abcdefgh"} == {"x"}
-    assert collate._choose("a", [[blank, "x"], [blank]], 2) == ["x", ""]
+    assert collate._choose("neg", "a", [blank, "x", "y"], 2) == ["x", "y"]
+    assert {collate._choose("neg", caption, [[blank, "x"]], 1)[0] for caption in "abcdefgh"} == {"x"}
+    assert collate._choose("neg", "a", [[blank, "x"], [blank]], 2) == ["x", ""]
 
 
 def test_a_string_is_not_taken_for_the_list_of_its_letters():
@@ -79,7 +79,7 @@ def test_of_more_than_k_a_sample_is_drawn_in_order_by_seed_epoch_and_caption():
     def draw(seed=0, epoch=0, caption="a"):
         collate = HardNegativeCollate(TOKENIZE, 4, seed=seed)
         collate.set_epoch(epoch)
-        return collate._choose(caption, many, 4)
+        return collate._choose("neg", caption, many, 4)
 
     assert draw() == draw() == sorted(draw())
     assert len(set(draw())) == 4
@@ -90,15 +90,26 @@ def test_of_more_than_k_a_sample_is_drawn_in_order_by_seed_epoch_and_caption():
 
 def test_empty_places_are_dropped_only_to_make_room():
     collate = HardNegativeCollate(TOKENIZE, 2)
-    assert collate._choose("a", ["", "x"], 2) == ["", "x"]
-    assert collate._choose("a", ["", "x", "y"], 2) == ["x", "y"]
-    assert collate._choose("a", ["", "x", ""], 2) == ["x", ""]
+    assert collate._choose("neg", "a", ["", "x"], 2) == ["", "x"]
+    assert collate._choose("neg", "a", ["", "x", "y"], 2) == ["x", "y"]
+    assert collate._choose("neg", "a", ["", "x", ""], 2) == ["x", ""]
 
 
 def test_kinds_follow_each_other_in_the_order_of_their_counts():
     collate = CompanionCollate(TOKENIZE, {"neg": 1, "pos": 2})
     texts = collate.texts(["a"], [{"pos": ["p", "q"], "neg": ["n"]}])
     assert torch.equal(texts[0], TOKENIZE(["a", "n", "p", "q"]))
+
+
+def test_kinds_are_drawn_independently():
+    """Of equal lists, equal places would be drawn by a seed that leaves the kind out."""
+    collate = CompanionCollate(TOKENIZE, {"neg": 4, "pos": 4})
+    many = [f"text {i}" for i in range(9)]
+    captions = [f"caption {i}" for i in range(20)]
+    texts = collate.texts(captions, [{"neg": many, "pos": many}] * len(captions))
+    same = (texts[:, 1:5] == texts[:, 5:]).all(-1).all(-1)
+    assert same.sum() < 3  # one of 126 by chance
+    assert torch.equal(texts, collate.texts(captions, [{"neg": many, "pos": many}] * len(captions)))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

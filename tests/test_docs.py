@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-from support import train
+from support import ENVIRONMENT, assert_same, train
 
 from open_clip_ext import cli, plugins
 from open_clip_ext.negatives.records import GROUP
@@ -69,28 +71,57 @@ def test_the_tests_that_losses_names_exist():
         assert re.search(rf"def test_\w*{test}", (ROOT / f"{file}.py").read_text()), (file, test)
 
 
-@pytest.mark.real_start
-def test_the_loss_of_add_a_loss_trains(tmp_path, model, csv_data):
+@pytest.fixture
+def example(tmp_path):
+    """The package of add-a-loss.md, as pip would install it; a folder for PYTHONPATH."""
     site = tmp_path / "site"
     (site / "my_losses").mkdir(parents=True)
-    (site / "my_losses" / "sharp.py").write_text(blocks("add-a-loss.md", "python")[0])
-    # What pip would make of the example's pyproject.toml.
-    entry = re.search(r"sharp = \"(.*)\"", blocks("add-a-loss.md", "toml")[0]).group(1)
+    for code in blocks("add-a-loss.md", "python")[:2]:
+        (site / re.search(r"# (my_losses/\w+\.py)", code).group(1)).write_text(code)
     info = site / "my_losses-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my_losses\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[open_clip_ext.losses]\nsharp = {entry}\n")
-    run = train(
-        tmp_path, "--model", model, "--train-data", csv_data, "--csv-separator", ",",
-        "--loss", "sharp", "--loss-cfg", "own_weight=0.3", env={"PYTHONPATH": str(site)}, real=True,
-    )  # fmt: skip
-    assert run.status == 0, run.output
-    assert "loss=sharp options: own_weight=0.3 own_scale=50.0" in run.output
-    assert len(run.values("own_loss")) == 4
+    entries = blocks("add-a-loss.md", "toml")[0].split("[project.entry-points.")[1]
+    (info / "entry_points.txt").write_text("[" + entries.replace('"', ""))
+    return site
+
+
+@pytest.mark.real_start
+def test_the_losses_of_add_a_loss_train_and_are_one(tmp_path, model, csv_data, example):
+    flags = ["--model", model, "--train-data", csv_data, "--csv-separator", ","]
+    env = {"PYTHONPATH": str(example)}
+    options = ["--loss-cfg", "own_weight=0.3", "--epochs", 2]
+    runs = [
+        train(tmp_path, *flags, *options, "--loss", loss, name=loss, env=env, real=real)
+        for loss, real in (("sharp", True), ("plain-sharp", False))
+    ]
+    for run in runs:
+        assert run.status == 0, run.output
+        assert "sharp options: own_weight=0.3 own_scale=50.0 companions: neg=4" in run.output
+        assert len(run.values("own_loss")) == 8
+    assert_same(*(run.checkpoint("epoch_2.pt")["state_dict"] for run in runs))
+
+
+@pytest.mark.trainer
+def test_the_command_line_knows_the_loss_of_add_a_loss(tmp_path, model, csv_data, example):
+    flags = ["--model", model, "--train-data", csv_data, "--csv-separator", ",", "--loss", "sharp"]
+    env = {"PYTHONPATH": str(example)}
+    listing = subprocess.run(
+        [sys.executable, "-m", "open_clip_ext.cli", "losses"],
+        env={**ENVIRONMENT, **env}, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert "sharp\n  from        my_losses.sharp:SharpLoss (my_losses)\n  paper       ours\n" in listing
+    for cfg, sentence in (
+        (["own_scale=-1"], "--loss sharp: own_scale is -1.0, expected a number >= 0"),
+        (["own_weight=0", "own_scale=9"], "--loss-cfg own_scale: it has no effect because own_weight is 0"),
+    ):
+        run = train(tmp_path, *flags, "--loss-cfg", *cfg, env=env)
+        assert run.status == 2
+        assert f"open_clip_ext: {sentence}" in run.output
 
 
 def test_the_collate_of_add_a_loss_works_in_any_loop(model):
-    code = blocks("add-a-loss.md", "python")[1].replace('"ViT-B-32-quickgelu"', repr(model))
+    code = blocks("add-a-loss.md", "python")[-1].replace('"ViT-B-32-quickgelu"', repr(model))
     code = code.replace(', pretrained="openai"', "")
     dataset = [(torch.rand(3, 32, 32), f"caption {i}", [f"negative {i}"] * (i % 5)) for i in range(8)]
     scope = {"dataset": dataset}

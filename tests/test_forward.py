@@ -8,6 +8,7 @@ import open_clip
 import pytest
 import torch
 
+from open_clip_ext.errors import InputError
 from open_clip_ext.model.forward import extend_forward, extension_of, unwrap
 from open_clip_ext.teacher import EMATeacher
 
@@ -61,6 +62,26 @@ def test_every_output_but_the_scale_has_the_batch_as_first_axis(clip, batch):
         ],
         B,
     )
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (7, B)])
+def test_under_accumulation_an_output_without_the_batch_as_first_axis_is_refused(clip, batch, shape):
+    class Extra(type(clip)):
+        def forward(self, image, text):
+            return super().forward(image, text) | {"aux": torch.zeros(shape)}
+
+    clip.__class__ = Extra
+    extend_forward(clip, {"neg": K})
+    clip.train()
+    assert clip(*batch)["aux"].shape == shape  # nothing is put together
+    with pytest.raises(InputError) as refused, torch.no_grad():
+        clip(*batch)
+    assert str(refused.value) == (
+        f"the model's output aux has shape {shape}, and batches are put together along a first axis of {B} "
+        "samples under --accum-freq; leave that out"
+    )
+    with torch.no_grad():
+        clip.eval()(*batch)
 
 
 def test_a_missing_text_gets_no_gradient_even_where_the_tower_would_fail(batch, model):

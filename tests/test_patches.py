@@ -16,9 +16,9 @@ PATCH = PATCHES / "open_clip_torch-3.3.0.patch"
 WRAPPED = """
 import importlib, json
 import open_clip_train.main
-from open_clip_ext.host import seams
+from open_clip_ext.host.released import SEAMS
 depths = []
-for seam in seams.SEAMS:
+for seam in SEAMS:
     function, depth = getattr(importlib.import_module(seam.module), seam.name), 0
     while hasattr(function, "__wrapped__"):
         function, depth = function.__wrapped__, depth + 1

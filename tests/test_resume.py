@@ -7,6 +7,7 @@ import time
 import open_clip
 import pytest
 import torch
+from our_losses import CLASSES
 from support import COMMON, assert_same, end, start, train, train_here
 
 
@@ -15,12 +16,12 @@ def flags(model, csv_data):
     return ["--model", model, "--train-data", csv_data, "--csv-separator", ","]
 
 
-@pytest.mark.parametrize("loss", ["clip", "negclip", "ce-clip", "degla"])
+@pytest.mark.parametrize("loss", CLASSES)
 @pytest.mark.parametrize("precision", ["fp32", "amp"])
 def test_resumed_equals_unstopped(tmp_path, flags, loss, precision):
-    flags += ["--loss", loss, "--precision", precision, "--epochs", 3, "--num-negatives", 3]
-    if loss == "clip":
-        del flags[-2:]
+    flags += ["--loss", loss, "--precision", precision, "--epochs", 3]
+    if "neg" in CLASSES[loss].companions:
+        flags += ["--num-negatives", 3]
     unstopped = train_here(tmp_path, *flags, name="unstopped")
     stopped = unstopped.folder / "checkpoints" / "epoch_1.pt"
     resumed = train_here(tmp_path, *flags, "--resume", stopped, name="resumed")

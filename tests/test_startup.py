@@ -16,7 +16,7 @@ import pytest
 from environments import Environment
 
 from open_clip_ext import _startup, cli
-from open_clip_ext.host import seams
+from open_clip_ext.host.released import SEAMS
 
 # Prints the finders of ours that wait for upstream's trainer.
 TRIGGERS = """
@@ -29,12 +29,12 @@ UNARMED = "[]\n"
 OWN_FUNCTIONS = """
 import importlib, json, sys
 from open_clip_ext import _startup
-from open_clip_ext.host import seams
-modules = [importlib.import_module(seam.module) for seam in seams.SEAMS]
-held = [getattr(module, seam.name) for module, seam in zip(modules, seams.SEAMS)]
+from open_clip_ext.host.released import SEAMS
+modules = [importlib.import_module(seam.module) for seam in SEAMS]
+held = [getattr(module, seam.name) for module, seam in zip(modules, SEAMS)]
 waiting = _startup.armed()
 import open_clip_train.main
-now = [getattr(module, seam.name) for module, seam in zip(modules, seams.SEAMS)]
+now = [getattr(module, seam.name) for module, seam in zip(modules, SEAMS)]
 print(json.dumps({
     "waiting": waiting,
     "held": [not hasattr(function, "__wrapped__") for function in held],
@@ -288,14 +288,14 @@ def test_the_doctor_finds_the_kill_switch(at_the_doctor_s, monkeypatch, capsys):
     assert "OPEN_CLIP_EXT=0 turns it off" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("seam", seams.SEAMS, ids=lambda seam: seam.name)
+@pytest.mark.parametrize("seam", SEAMS, ids=lambda seam: seam.name)
 def test_the_doctor_finds_a_seam_that_takes_other_parameters(at_the_doctor_s, monkeypatch, capsys, seam):
     monkeypatch.setattr(f"{seam.module}.{seam.name}", lambda task: None)
     assert cli.main(["doctor"]) == 1
     assert f"{seam.name} takes (task), not ({seam.parameters[0]}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("seam", seams.SEAMS, ids=lambda seam: seam.name)
+@pytest.mark.parametrize("seam", SEAMS, ids=lambda seam: seam.name)
 def test_the_doctor_finds_a_seam_that_is_gone(at_the_doctor_s, monkeypatch, capsys, seam):
     monkeypatch.delattr(f"{seam.module}.{seam.name}")
     assert cli.main(["doctor"]) == 1
@@ -316,10 +316,10 @@ def edited_upstream(folder: Path, packages: Path, file: str, old: str, new: str)
 
 
 @pytest.fixture(scope="module")
-def on_a_misfit(armed, packages, tmp_path_factory) -> subprocess.CompletedProcess[str]:
+def on_a_mismatch(armed, packages, tmp_path_factory) -> subprocess.CompletedProcess[str]:
     """A plain call to the parser of an upstream that does not fit, then one with `--loss`."""
     folder = edited_upstream(
-        tmp_path_factory.mktemp("misfit"),
+        tmp_path_factory.mktemp("mismatch"),
         packages,
         "file_utils.py",
         "def pt_load(file_path, map_location=None)",
@@ -332,14 +332,14 @@ def on_a_misfit(armed, packages, tmp_path_factory) -> subprocess.CompletedProces
     return armed.run("-c", calls, PYTHONPATH=folder)
 
 
-def test_a_plain_run_does_not_mind_an_upstream_that_does_not_fit(on_a_misfit):
-    assert on_a_misfit.stdout == "0.5\n"
+def test_a_plain_run_does_not_mind_an_upstream_that_does_not_fit(on_a_mismatch):
+    assert on_a_mismatch.stdout == "0.5\n"
 
 
-def test_a_loss_on_an_upstream_that_does_not_fit_stops_with_one_sentence(on_a_misfit):
-    assert on_a_misfit.returncode == 2
-    assert on_a_misfit.stderr.count("\n") == 1
-    assert "open_clip_train.file_utils.pt_load takes (file_path, weights_only)" in on_a_misfit.stderr
+def test_a_loss_on_an_upstream_that_does_not_fit_stops_with_one_sentence(on_a_mismatch):
+    assert on_a_mismatch.returncode == 2
+    assert on_a_mismatch.stderr.count("\n") == 1
+    assert "open_clip_train.file_utils.pt_load takes (file_path, weights_only)" in on_a_mismatch.stderr
 
 
 def test_an_upstream_with_a_flag_of_the_same_name_stops_with_one_sentence(armed, packages, tmp_path):
@@ -375,7 +375,7 @@ def test_an_upstream_without_a_module_stops_with_one_sentence(armed, packages, t
     (folder / "open_clip_train" / "file_utils.py").unlink()
     run = armed.run(
         "-c",
-        "import open_clip_ext.host.released as r; r.install();"
+        "import open_clip_ext.host as h; h.install();"
         "from open_clip_train.params import parse_args; parse_args(['--loss', 'degla'])",
         PYTHONPATH=folder,
     )

@@ -7,17 +7,14 @@ import math
 import pytest
 import support
 import torch
+from our_losses import CLASSES, TERMS
 from support import train, train_here
 
 from open_clip_ext import registry
 from open_clip_ext.losses import DeGLALoss
 
-LOSSES = {
-    "clip": ["contrastive_loss"],
-    "negclip": ["contrastive_loss"],
-    "ce-clip": ["contrastive_loss", "cmr_loss", "imc_loss"],
-    "degla": ["contrastive_loss", "igc_loss", "tgc_loss", "distill_loss"],
-}
+# Losses with something that must move once per step.
+STATEFUL = [name for name, loss in CLASSES.items() if loss.teacher or list(loss().buffers())]
 # Plain SGD shows the scale of a gradient, which Adam hides.
 PLAIN = ("--aug-cfg", "scale=(1.0,1.0)")  # no draw per photo and rank
 SGD = ("--opt", "timm/momentum", "--momentum", 0, "--wd", 0, "--lr", 0.1)
@@ -34,16 +31,14 @@ def flags(model, csv_data):
     return ["--model", model, "--train-data", csv_data, "--csv-separator", ","]
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", CLASSES)
 def test_every_loss_trains_and_logs_its_terms(tmp_path, flags, loss):
     run = train_here(tmp_path, *flags, "--loss", loss, "--epochs", 3)
     assert f"loss={loss} " in run.output
-    for term in LOSSES[loss]:
+    for term in TERMS[loss]:
         assert len(run.values(term)) == 12
     total = run.values("loss")
-    assert total == pytest.approx(
-        [sum(v) for v in zip(*map(run.values, LOSSES[loss]), strict=True)], rel=1e-3
-    )
+    assert total == pytest.approx([sum(v) for v in zip(*map(run.values, TERMS[loss]), strict=True)], rel=1e-3)
     assert total[-1] < total[0]
 
 
@@ -64,7 +59,7 @@ def test_every_loss_trains_and_logs_its_terms(tmp_path, flags, loss):
     ],
     ids=lambda extra: " ".join(map(str, extra)).replace("--", ""),
 )
-@pytest.mark.parametrize("loss", ["ce-clip", "degla"])
+@pytest.mark.parametrize("loss", STATEFUL)
 def test_upstreams_options_work(tmp_path, flags, loss, extra):
     run = train_here(tmp_path, *flags, "--loss", loss, *extra)
     assert run.values("loss")
@@ -72,16 +67,16 @@ def test_upstreams_options_work(tmp_path, flags, loss, extra):
     assert run.checkpoint()["optimizer"]["open_clip_ext"]["steps"] == len(run.values("loss"))
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", CLASSES)
 def test_accumulation_gives_the_whole_batch_s_loss(tmp_path, model, one_batch, loss):
     common = ["--model", model, "--train-data", one_batch, "--csv-separator", ",", "--loss", loss]
     whole = train_here(tmp_path, *common, "--batch-size", 16, "--epochs", 3, name="whole")
     parts = train_here(tmp_path, *common, "--batch-size", 8, "--accum-freq", 2, "--epochs", 3, name="parts")
-    for term in LOSSES[loss]:
+    for term in TERMS[loss]:
         assert parts.values(term) == pytest.approx(whole.values(term), rel=1e-3, abs=2e-4)
 
 
-@pytest.mark.parametrize("loss", ["ce-clip", "degla"])
+@pytest.mark.parametrize("loss", STATEFUL)
 def test_state_moves_once_per_optimizer_step(tmp_path, model, one_batch, loss):
     common = ["--model", model, "--train-data", one_batch, "--csv-separator", ",", "--loss", loss]
     whole = train_here(tmp_path, *common, "--batch-size", 16, *SGD, name="whole")
@@ -96,7 +91,7 @@ def test_state_moves_once_per_optimizer_step(tmp_path, model, one_batch, loss):
 
 
 @pytest.mark.trainer
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", CLASSES)
 def test_two_processes_equal_one(tmp_path, model, one_batch, loss):
     common = ["--model", model, "--train-data", one_batch, "--csv-separator", ",", "--loss", loss]
     common += ["--epochs", 3, *SGD, *PLAIN]
@@ -140,7 +135,7 @@ def test_two_processes_log_the_loss_of_one(tmp_path, model, one_batch, extra):
     if "--local-loss" in extra:  # rank 0 logs the share of its own rows
         assert all(math.isfinite(value) for value in two.values("loss"))
     else:
-        for term in LOSSES["degla"]:
+        for term in TERMS["degla"]:
             assert two.values(term) == pytest.approx(one.values(term), rel=2e-3, abs=2e-4)
 
 

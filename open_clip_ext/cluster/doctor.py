@@ -7,7 +7,7 @@ import contextlib
 import io
 import platform
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from open_clip_ext import __version__
 
@@ -66,11 +66,12 @@ def _checks(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
     if not args.no_start_up:
         yield "armed in this interpreter", _unarmed()
 
-    from open_clip_ext import registry
-    from open_clip_ext.host import seams
+    from open_clip_ext import host, registry
+    from open_clip_ext.host import signatures
 
-    for seam in seams.SEAMS:
-        yield f"{seam.module}.{seam.name}", seam.misfit()
+    adapter, wrong = host.choose(signatures.read)
+    for seam in adapter.seams:
+        yield f"{seam.module}.{seam.name}", wrong.get(seam, "")
     for name, entry in registry.entries().items():
         try:
             registry.load(name)
@@ -79,7 +80,7 @@ def _checks(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
             yield f"loss {name} ({entry.value})", str(error)
     flags = args.flags[1:] if args.flags[:1] == ["--"] else args.flags
     if flags:
-        yield from _run(flags, args)
+        yield from _run(flags, args, adapter.refused)
 
 
 def _unarmed() -> str:
@@ -93,14 +94,16 @@ def _unarmed() -> str:
     return ""
 
 
-def _run(flags: Sequence[str], args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+def _run(
+    flags: Sequence[str], args: argparse.Namespace, refused: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
     """Whether a run with these flags of upstream's could start on this node."""
     from open_clip_ext.host import preflight
 
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            run, settings = preflight.parse(flags)
+            run, settings = preflight.parse(flags, refused)
     except SystemExit:  # with the sentence in its last line
         last = (printed.getvalue().strip().splitlines() or ["they ask for help, not for a run"])[-1]
         yield "flags", last.removeprefix("open_clip_ext: ").rpartition(": error: ")[2]

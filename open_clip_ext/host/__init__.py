@@ -1,15 +1,50 @@
 """The host adapter: the only place that names upstream's trainer.
 
-`seams` lists what is wrapped and checks that it fits, `released` wraps it for open_clip_torch 2.28
-to 3.3, `start` loads the weights that a run starts from, `loaders` leads companion texts through
-upstream's data loaders, `shard_order` makes an epoch of shards repeatable.
+`seams` says what a wrapped function is, and `signatures` which parameters one has. `adapter` is what is
+done in them on any upstream, `released` which ones they are in open_clip_torch 2.28 to 3.3. `flags` adds
+ours to upstream's parser, `preflight` looks whether a run could start, `initial_weights` loads what it
+starts from, `loaders` leads companion texts through upstream's data loaders, `checkpoint` saves within an
+epoch, `benchmarks` scores in upstream's evaluation.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from open_clip_ext.host.adapter import Adapter
+    from open_clip_ext.host.seams import Parameters, Seam
+
+_installed = False
+
+
+def choose(parameters: Parameters | None = None) -> tuple[type[Adapter], dict[Seam, str]]:
+    """The adapter that fits the installed upstream best, and what is wrong with those seams that do not fit.
+
+    `parameters` gives those of a function, as `signatures.imported` (the default) or `read` do.
+    """
+    from open_clip_ext.host.released import Released
+    from open_clip_ext.host.seams import mismatches
+    from open_clip_ext.host.signatures import imported
+
+    fits = [(adapter, mismatches(adapter.seams, parameters or imported)) for adapter in (Released,)]
+    return min(fits, key=lambda fit: len(fit[1]))
+
 
 def install() -> None:
-    """Wrap upstream's functions, once per process, before its main module binds their names."""
-    from open_clip_ext.host import released
+    """Wrap upstream's functions, before its main module binds their names.
 
-    released.install()
+    On an upstream that no adapter fits, its parser alone. Repeated calls, as on a patched upstream,
+    change nothing.
+    """
+    global _installed
+    if _installed:
+        return
+    _installed = True
+    adapter, problems = choose()
+    if problems:
+        from open_clip_ext.host import flags
+
+        flags.guard(list(problems.values()), adapter.tested)
+    else:
+        adapter().install()

@@ -7,23 +7,26 @@ import inspect
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from open_clip_train import params
-from open_clip_train.data import expand_urls, get_dataset_size
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.host import csv_data, pictures, released, start
+from open_clip_ext.host import flags, initial_weights
+from open_clip_ext.host.loaders import csv_data, images
 from open_clip_ext.training.config import Settings
 
 LATEST = "epoch_latest.pt"  # upstream's name for it
 
 
-def parse(flags: Sequence[str]) -> tuple[argparse.Namespace, Settings | None]:
-    """Upstream's flags and ours, checked as a run checks them; exits with a sentence if they are wrong."""
-    args, settings, _ = released.parse(inspect.unwrap(params.parse_args), list(flags))
+def parse(given: Sequence[str], refused: Mapping[str, str]) -> tuple[argparse.Namespace, Settings | None]:
+    """Flags of upstream's and ours, checked as a run checks them; exits with a sentence if they are wrong.
+
+    `refused` are options that the adapter refuses, and why.
+    """
+    args, settings, _ = flags.parse(inspect.unwrap(params.parse_args), list(given), refused)
     return args, settings
 
 
@@ -69,7 +72,7 @@ def problems(args: argparse.Namespace, world_size: int, writes: bool = True) -> 
         yield f"--train-num-samples {args.train_num_samples}: an epoch has at least 1 sample"
     elif args.dataset_type == "synthetic" and args.train_num_samples is None:
         yield "--dataset-type synthetic: give --train-num-samples, the size of an epoch"
-    yield from start.problems(args)
+    yield from initial_weights.problems(args)
     yield from _imagenet(args)
     if writes and args.logs and args.logs.lower() != "none":
         yield from _output(args)
@@ -89,7 +92,7 @@ def _csv(args: argparse.Namespace, option: str) -> Iterator[str]:
     except InputError as error:
         yield str(error)
         return
-    yield from _pictures(table, path, args, training)
+    yield from _images(table, path, args, training)
 
 
 def _is_csv(args: argparse.Namespace, path: str) -> bool:
@@ -98,10 +101,10 @@ def _is_csv(args: argparse.Namespace, path: str) -> bool:
     )
 
 
-def _pictures(table: Any, path: str, args: argparse.Namespace, training: bool) -> Iterator[str]:
+def _images(table: Any, path: str, args: argparse.Namespace, training: bool) -> Iterator[str]:
     paths = table[args.csv_img_key].tolist()
-    broken, looked = pictures.look(paths, Path(path).parent)
-    # A broken validation picture, or one of a plain run, is upstream's and cannot be skipped.
+    broken, looked = images.check(paths, Path(path).parent)
+    # A broken validation image, or one of a plain run, is upstream's and cannot be skipped.
     skippable = training and hasattr(args, "skip_broken_images") and 2 * len(broken) <= looked
     if not broken or (skippable and args.skip_broken_images):
         return
@@ -123,12 +126,12 @@ def samples(args: argparse.Namespace, settings: Settings | None) -> Iterator[str
         return
     import webdataset as wds
 
-    from open_clip_ext.host.loaders import Look, PackSample
+    from open_clip_ext.host.loaders.samples import FirstSamples, PackSample
 
     try:
-        look = Look(args.train_data, PackSample(settings.sources), wds.decode("pilrgb"))
+        first = FirstSamples(args.train_data, PackSample(settings.sources), wds.decode("pilrgb"))
         if settings.sources:
-            look.require(settings)
+            first.require(settings)
     except InputError as error:
         yield str(error)
 
@@ -147,13 +150,17 @@ def _missing(args: argparse.Namespace, option: str) -> Iterator[str]:
 
 
 def _urls(shards: str) -> list[str]:
-    return [url for part in shards.split("::") for url in expand_urls(part)[0]]
+    from webdataset.shardlists import expand_urls  # as upstream's trainer does, which imports far more
+
+    return list(expand_urls(shards))
 
 
 def _shards(args: argparse.Namespace, world_size: int) -> Iterator[str]:
     shards = _urls(args.train_data)
     yield from _missing(args, "train_data")
     if args.train_num_samples is None:
+        from open_clip_train.data import get_dataset_size
+
         try:
             size = get_dataset_size(args.train_data)[0]
         except Exception as error:  # of a file that upstream reads the size from

@@ -1,38 +1,37 @@
-"""The adapter for released open_clip_torch.
-
-It wraps upstream's functions and replaces the body of none. Without `--loss` each wrapper hands
-the call to upstream's function with the arguments it got.
-"""
+"""The adapter for released open_clip_torch: what depends on the signatures of its trainer."""
 
 from __future__ import annotations
 
 import argparse
 import functools
-import importlib
-import logging
-import types
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from open_clip_ext import errors
-from open_clip_ext.errors import InputError, exit_on_error
-from open_clip_ext.host import seams
-from open_clip_ext.training.config import (
-    BenchmarkRequest,
-    Settings,
-    add_flags,
-    resolve_benchmarks,
-    resolve_flags,
-)
-from open_clip_ext.training.signals import Signals
+from open_clip_ext.host.adapter import Adapter, Training
+from open_clip_ext.host.loaders.layout import Layout
+from open_clip_ext.host.seams import Seam, Upstream
 
-if TYPE_CHECKING:
-    from open_clip_ext.host.saving import Saver
-    from open_clip_ext.host.scores import Scores
-    from open_clip_ext.training.run import Run
+TESTED = "2.28 to 3.3"
+SEAMS = (
+    Seam("open_clip_train.params", "parse_args", ("args",)),
+    Seam("open_clip_train.file_utils", "pt_load", ("file_path", "map_location")),
+    Seam("open_clip_train.data", "get_dataset_fn", ("data_path", "dataset_type")),
+    Seam("open_clip_train.data", "get_data", ("args", "preprocess_fns", "epoch", "tokenizer")),
+    Seam("open_clip_train.train", "zero_shot_eval", ("model", "data", "epoch", "args", "tokenizer")),
+    Seam("open_clip", "create_model_and_transforms", ("model_name", "pretrained"), more=True),
+    Seam("open_clip", "create_loss", ("args",)),
+    Seam(
+        "open_clip_train.train",
+        "train_one_epoch",
+        (
+            *("model", "data", "loss", "epoch", "optimizer", "scaler"),
+            *("scheduler", "dist_model", "args", "tb_writer"),
+        ),
+    ),
+)
 
 # Upstream's options that a --loss run refuses, and why.
 REFUSED = {
@@ -44,96 +43,36 @@ REFUSED = {
     "use_bnb_linear": "its linear layers are not known to average",
 }
 
-Upstream = Callable[..., Any]
+
+class TupleLayout(Layout):
+    """A sample is `(image, text)`, a batch `images [B,3,H,W], texts`; a number comes third."""
+
+    def text(self, batch: Any) -> Any:
+        """The second entry."""
+        return batch[1]
+
+    def with_text(self, batch: Any, text: Any) -> tuple[Any, ...]:
+        """The others as they were."""
+        image, _, *number = batch
+        return image, text, *number
+
+    def with_number(self, sample: Any, number: int) -> tuple[Any, ...]:
+        """A third entry."""
+        return *sample, number
+
+    def split_numbers(self, batch: Any) -> tuple[Any, Sequence[Any]]:
+        """The two entries that upstream's loop takes, and the third."""
+        images, texts, numbers = batch
+        return (images, texts), numbers
 
 
-class Adapter:
-    """One method per seam: upstream's function first, then the arguments it was called with."""
+class Released(Adapter):
+    """Calls the functions of `Adapter` as the released trainer's loop calls its own."""
 
-    def __init__(self) -> None:
-        self.run: Run | None = None
-        self.saver: Saver | None = None
-        self.scores: Scores | None = None
-        self.signals = Signals()
-
-    def parse_args(self, upstream: Upstream, args: Any) -> argparse.Namespace:
-        """Add our flags to upstream's parser; begin a run if `--loss` is among them, read benchmarks."""
-        self.run = self.saver = self.scores = None
-        errors.start()
-        namespace, settings, scored = parse(upstream, args)
-        if settings is not None:
-            # A plain run loads nothing of this.
-            from open_clip_train.distributed import world_info_from_env
-
-            from open_clip_ext.host import preflight
-            from open_clip_ext.training.run import Run
-
-            _, rank, world_size = world_info_from_env()
-            with exit_on_error():
-                for problem in preflight.problems(namespace, world_size, writes=rank == 0):
-                    raise InputError(problem)
-            self.args = namespace
-            self.latest = namespace.resume == "latest"  # upstream puts the path in its place
-            self.signals = Signals()
-            if namespace.train_data or namespace.dataset_type == "synthetic":
-                self.signals.listen()
-            else:
-                errors.started()  # it evaluates
-            self.run = Run(settings)
-        if scored is not None:
-            from open_clip_ext.host.scores import Scores
-
-            with exit_on_error():
-                self.scores = Scores.read(scored)
-        return namespace
-
-    def create_model_and_transforms(
-        self, upstream: Upstream, model_name: str, pretrained: str | None = None, *args: Any, **options: Any
-    ) -> Any:
-        """The model with the weights that `--pretrained` names, whatever `--model` is."""
-
-        def build(weights: str | None) -> Any:
-            return upstream(model_name, weights, *args, **options)
-
-        if self.run is None:
-            return build(pretrained)
-        from open_clip_ext.host import start
-
-        with exit_on_error():
-            return start.create(build, model_name, pretrained, resumed=bool(self.args.resume))
-
-    def pt_load(self, upstream: Upstream, file_path: str, map_location: Any = None) -> Any:
-        """Take our state out of the checkpoint that is resumed."""
-        if self.run is None:
-            # Upstream's optimizers take no notice of our key.
-            return upstream(file_path, map_location=map_location)
-        from open_clip_ext.host import start
-
-        with exit_on_error():
-            try:
-                checkpoint = upstream(file_path, map_location=map_location)
-            except Exception as error:
-                raise start.unreadable(file_path, error, latest=self.latest) from error
-            optimizer = checkpoint.get("optimizer") if isinstance(checkpoint, dict) else None
-            self.run.restore(optimizer, file_path, latest=self.latest)
-            return start.resumed(checkpoint, file_path, wrapped=self.args.distributed)
-
-    def save(self, upstream: Upstream, obj: Any, f: Any, *args: Any, **options: Any) -> None:
-        """Write upstream's checkpoints, as ours, whole or not at all."""
-        if self.run is None or not (str(f).endswith(".pt") and self.run.wrote(obj)):
-            upstream(obj, f, *args, **options)
-            return
-        from open_clip_ext.host import saving
-
-        path = Path(f)
-        with exit_on_error():
-            saving.save(lambda part: upstream(obj, part, *args, **options), path)
-            saving.prune(path.parent, path, epoch=obj["epoch"])
-
-    def get_dataset_fn(self, upstream: Upstream, data_path: str, dataset_type: str) -> Upstream:
-        """Upstream's builder of a loader; the one for training brings the companion texts."""
-        build: Upstream = upstream(data_path, dataset_type)
-        return build if self.run is None else functools.partial(_build_loader, build, self.run.settings)
+    seams = SEAMS
+    tested = TESTED
+    refused = REFUSED
+    layout = TupleLayout()
 
     def get_data(
         self,
@@ -144,8 +83,7 @@ class Adapter:
         tokenizer: Any = None,
     ) -> dict[str, Any]:
         """Give upstream a reason to evaluate where our benchmarks are the only one."""
-        data: dict[str, Any] = upstream(args, preprocess_fns, epoch=epoch, tokenizer=tokenizer)
-        return data if self.scores is None else self.scores.announce(data, preprocess_fns[1])
+        return self.announce(upstream(args, preprocess_fns, epoch=epoch, tokenizer=tokenizer), preprocess_fns)
 
     def zero_shot_eval(
         self,
@@ -158,30 +96,14 @@ class Adapter:
     ) -> dict[str, float]:
         """Upstream's zero-shot scores, and ours; it logs what it gets."""
         zero_shot = functools.partial(upstream, model, epoch=epoch, args=args, tokenizer=tokenizer)
-        if self.scores is None:
-            return zero_shot(data=data)  # type: ignore[no-any-return]
-        metrics = zero_shot(data=self.scores.without(data))
-        if not self.scores.due(epoch, args):
-            return metrics  # type: ignore[no-any-return]
-        with exit_on_error():
-            return {**metrics, "epoch": epoch, **self.scores.score(model, tokenizer, args.precision)}
+        return self.evaluate(zero_shot, model, data, epoch, args, tokenizer)
 
     def create_loss(self, upstream: Upstream, args: argparse.Namespace) -> torch.nn.Module:
-        """The registered loss, with the distributed options that upstream's own takes."""
+        """The registered loss in place of upstream's own."""
         if self.run is None:
             errors.started()
             return upstream(args)  # type: ignore[no-any-return]
-        with exit_on_error():
-            loss = self.run.build_loss(
-                torch.device(args.device),
-                local_loss=args.local_loss,
-                gather_with_grad=args.gather_with_grad,
-                cache_labels=True,
-                rank=args.rank,
-                world_size=args.world_size,
-            )
-        errors.started()  # upstream's epochs follow
-        return loss
+        return self.build_loss(args)
 
     def train_one_epoch(
         self,
@@ -197,7 +119,7 @@ class Adapter:
         args: argparse.Namespace,
         tb_writer: Any = None,
     ) -> None:
-        """Before the first epoch arm the model; enter each where it begins, or was left."""
+        """Train an epoch from where it begins, or was left."""
         train = functools.partial(
             upstream,
             model,
@@ -213,135 +135,17 @@ class Adapter:
         )
         if self.run is None:
             train()
-            return
-        from open_clip_ext.host import loaders, saving
+        else:
+            self.train(train, data["train"], Training(model, optimizer, scaler, args), epoch)
 
-        with exit_on_error():
-            if self.saver is None:
-                self.run.begin(model, optimizer, scaled=scaler is not None, calls_per_step=args.accum_freq)
-                stream = data["train"].dataloader
-                self.saver = saving.Saver(self.run, self.signals, args, model, optimizer, scaler, stream)
-            self.run.begin_epoch()
-            loaders.begin_epoch(data["train"], epoch)
-            with saving.counting(upstream, self.saver.begin_epoch(epoch)):
-                train()
-            loaders.end_epoch(data["train"], epoch)
-
-
-_installed = False
-
-
-def install() -> None:
-    """Put the adapter into every seam.
-
-    Repeated calls, as on a patched upstream, change nothing.
-    """
-    global _installed
-    if _installed:
-        return
-    _installed = True
-    problems = seams.misfits()
-    if problems:
-        _guard_parser(problems)
-        return
-    adapter = Adapter()
-    for seam in seams.SEAMS:
-        function = seam.find()
-        wrapper = functools.partial(getattr(adapter, seam.wrapper), function)
-        owner = importlib.import_module(seam.module)
-        setattr(owner, seam.name, functools.update_wrapper(wrapper, function))
-    torch.save = functools.update_wrapper(functools.partial(adapter.save, torch.save), torch.save)
-
-
-def parse(
-    upstream: Upstream, args: Any
-) -> tuple[argparse.Namespace, Settings | None, BenchmarkRequest | None]:
-    """Upstream's flags and ours, and what ours come to; exits with a sentence if they are wrong."""
-    namespace: argparse.Namespace = _with_flags(upstream)(args)
-    with exit_on_error():
-        scored = resolve_benchmarks(namespace)
-        settings = resolve_flags(namespace)
-        if settings is not None:
-            _refuse(namespace)
-        return namespace, settings, scored
-
-
-def _guard_parser(problems: list[str]) -> None:
-    """On an upstream that does not fit, wrap its parser alone.
-
-    `--loss` then stops instead of being taken for `--loss-dist-impl`; plain runs stay untouched.
-    (`--eval-benchmarks` stops there too: upstream's parser does not know it.)
-    """
-    params = importlib.import_module("open_clip_train.params")
-    upstream = params.parse_args
-
-    @functools.wraps(upstream)
-    def parse_args(args: Any) -> argparse.Namespace:
-        with exit_on_error():
-            if any(arg.split("=")[0] == "--loss" for arg in args):
-                raise InputError(
-                    f"--loss needs another open_clip_torch: {problems[0]} "
-                    f"({seams.upstream()} is installed; {seams.TESTED} fit)"
-                )
-        return upstream(args)  # type: ignore[no-any-return]
-
-    params.parse_args = parse_args  # type: ignore[attr-defined]
-
-
-def _with_flags(upstream: Upstream) -> Upstream:
-    """Upstream's `parse_args`, whose one parser gets our argument group as well.
-
-    The function makes its parser itself, from the `argparse` that its module imported: for the
-    time of the call that name stands for a module whose parser adds our flags before it parses.
-    """
-
-    class Parser(argparse.ArgumentParser):
-        def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-            with exit_on_error():
-                try:
-                    add_flags(self)
-                except argparse.ArgumentError as error:
-                    raise InputError(f"{seams.upstream()} has a flag of the same name: {error}") from error
-            return super().parse_args(*args, **kwargs)
-
-    def parse_args(args: Any) -> Any:
-        params: Any = importlib.import_module("open_clip_train.params")
-        original = params.argparse
-        params.argparse = types.ModuleType("argparse")
-        params.argparse.__dict__.update(original.__dict__, ArgumentParser=Parser)
-        try:
-            return upstream(args)
-        finally:
-            params.argparse = original
-
-    return parse_args
-
-
-def _refuse(args: argparse.Namespace) -> None:
-    """Stop on options whose meaning a `--loss` run cannot keep."""
-    for option, reason in REFUSED.items():
-        if getattr(args, option, None):
-            raise InputError(f"--{option.replace('_', '-')} cannot go with --loss: {reason}")
-    if args.save_every_steps and args.logs.lower() == "none":
-        raise InputError(f"--save-every-steps {args.save_every_steps} has no effect under --logs none")
-    if "coca" in args.model.lower():
-        raise InputError(f"--model {args.model} cannot go with --loss: CoCa has a loss of its own")
-
-
-def _build_loader(
-    build: Upstream,
-    settings: Settings,
-    args: argparse.Namespace,
-    preprocess: Any,
-    is_train: bool,
-    **options: Any,
-) -> Any:
-    """A loader from upstream's builder; the one for training brings what the loss wants."""
-    if not is_train:
-        return build(args, preprocess, is_train=is_train, **options)
-    from open_clip_ext.host import loaders
-
-    with exit_on_error():
-        info = loaders.build(build, settings, args, preprocess, **options)
-        logging.info(f"open_clip_ext: {loaders.describe(info)}")
-        return info
+    def checkpoint(self, training: Training, epoch: int, step: int) -> dict[str, Any]:
+        """What upstream's main function saves after an epoch: the model beneath the compiler, inside DDP."""
+        made = {
+            "epoch": epoch,
+            "name": training.args.name,
+            "state_dict": getattr(training.model, "_orig_mod", training.model).state_dict(),
+            "optimizer": training.optimizer.state_dict(),
+        }
+        if training.scaler is not None:
+            made["scaler"] = training.scaler.state_dict()
+        return made

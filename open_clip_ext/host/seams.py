@@ -1,34 +1,39 @@
-"""Where we enter upstream's trainer: eight functions, known by the names of their parameters."""
+"""Seams: the functions of upstream's that an adapter wraps, known by the names of their parameters.
+
+The word is Michael Feathers' (Working Effectively with Legacy Code): a place where the behaviour of a
+program can be altered without an edit in that place. Which functions they are is up to each adapter.
+"""
 
 from __future__ import annotations
 
 import importlib
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-TESTED = "2.28 to 3.3"
+from open_clip_ext.host.signatures import imported
+
+Upstream = Callable[..., Any]
+# The names of the parameters of a function, by its module and its name.
+Parameters = Callable[[str, str], tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Seam:
-    """A function of upstream's that we wrap, and the parameters it is known to have.
+    """A function of upstream's that an adapter wraps, and the parameters it is known to have.
 
     Attributes:
         module: the module whose attribute is replaced.
-        name: the function.
+        name: the function, and the method of the adapter that takes its place.
         parameters: their names, in order.
-        wrapper: the method of the adapter that takes its place.
         more: whether others may follow, which the wrapper hands on as they came.
     """
 
     module: str
     name: str
     parameters: tuple[str, ...]
-    wrapper: str
     more: bool = False
 
     def __str__(self) -> str:
@@ -39,10 +44,13 @@ class Seam:
         found: Callable[..., Any] = getattr(importlib.import_module(self.module), self.name)
         return found
 
-    def misfit(self) -> str:
-        """What is wrong with this seam in the installed upstream; empty if it fits."""
+    def mismatch(self, parameters: Parameters = imported) -> str:
+        """What is wrong with this seam in the installed upstream; empty if it fits.
+
+        `parameters` gives those of a function, as `signatures.imported` or `read` do.
+        """
         try:
-            there = tuple(inspect.signature(self.find()).parameters)
+            there = parameters(self.module, self.name)
         except ImportError as error:
             return f"{self.module} cannot be imported ({error})"
         except AttributeError:
@@ -53,53 +61,10 @@ class Seam:
         return ""
 
 
-SEAMS = (
-    Seam("open_clip_train.params", "parse_args", ("args",), "parse_args"),
-    Seam("open_clip_train.file_utils", "pt_load", ("file_path", "map_location"), "pt_load"),
-    Seam("open_clip_train.data", "get_dataset_fn", ("data_path", "dataset_type"), "get_dataset_fn"),
-    Seam(
-        "open_clip_train.data",
-        "get_data",
-        ("args", "preprocess_fns", "epoch", "tokenizer"),
-        "get_data",
-    ),
-    Seam(
-        "open_clip_train.train",
-        "zero_shot_eval",
-        ("model", "data", "epoch", "args", "tokenizer"),
-        "zero_shot_eval",
-    ),
-    Seam(
-        "open_clip",
-        "create_model_and_transforms",
-        ("model_name", "pretrained"),
-        "create_model_and_transforms",
-        more=True,
-    ),
-    Seam("open_clip", "create_loss", ("args",), "create_loss"),
-    Seam(
-        "open_clip_train.train",
-        "train_one_epoch",
-        (
-            "model",
-            "data",
-            "loss",
-            "epoch",
-            "optimizer",
-            "scaler",
-            "scheduler",
-            "dist_model",
-            "args",
-            "tb_writer",
-        ),
-        "train_one_epoch",
-    ),
-)
-
-
-def misfits() -> list[str]:
-    """Every seam that does not fit, in words."""
-    return [problem for problem in (seam.misfit() for seam in SEAMS) if problem]
+def mismatches(seams: Iterable[Seam], parameters: Parameters = imported) -> dict[Seam, str]:
+    """What is wrong with each of the seams that do not fit, in words."""
+    found = {seam: seam.mismatch(parameters) for seam in seams}
+    return {seam: problem for seam, problem in found.items() if problem}
 
 
 def hooked() -> bool:

@@ -1,11 +1,28 @@
-"""The losses: one file per paper, made of the building blocks in `functional`."""
+"""The losses: one file per paper, made of the building blocks in `functional`.
+
+Loaded when they are asked for: `open-clip-ext --help` imports a module of this package, and must not wait
+for torch.
+"""
 
 from __future__ import annotations
 
-from open_clip_ext.losses import functional
-from open_clip_ext.losses.ce_clip import CECLIPLoss
-from open_clip_ext.losses.clip import CLIPLoss
-from open_clip_ext.losses.degla import DeGLALoss
-from open_clip_ext.losses.negclip import NegCLIPLoss
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from open_clip_ext.losses import functional
+    from open_clip_ext.losses.ce_clip import CECLIPLoss
+    from open_clip_ext.losses.clip import CLIPLoss
+    from open_clip_ext.losses.degla import DeGLALoss
+    from open_clip_ext.losses.negclip import NegCLIPLoss
 
 __all__ = ["CECLIPLoss", "CLIPLoss", "DeGLALoss", "NegCLIPLoss", "functional"]
+
+MODULES = {"CECLIPLoss": "ce_clip", "CLIPLoss": "clip", "DeGLALoss": "degla", "NegCLIPLoss": "negclip"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f"{__name__}.{MODULES.get(name, name)}")
+    return getattr(module, name, module)

@@ -1,25 +1,59 @@
-"""What the losses share: distributed arguments, the gather, fp32 arithmetic, checks of input."""
+"""What the losses share: terms, distributed arguments, the gather, fp32 arithmetic, checks of input."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ClassVar, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from open_clip_ext.losses.functional import Batch
+from open_clip_ext.losses import functional
+from open_clip_ext.losses.batch import Batch, fp32
 from open_clip_ext.losses.gather import average, gather
+from open_clip_ext.losses.options import Declared, option
 from open_clip_ext.precision import without_tf32
+
+__all__ = ["Batch", "HardNegativeLoss", "Loss", "Teacher", "check_shapes", "in_fp32", "option", "term"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Term = TypeVar("Term", bound=Callable[[Any, Batch], Tensor])
 
 
-class Loss(nn.Module):
+def term(weight: str = "") -> Callable[[Term], Term]:
+    """Mark a method as a term of its loss: it takes a `Batch`, gives a scalar, and is named `*_loss`.
+
+    Args:
+        weight: the option that weights it. Where that is 0, the method is not called, and the term is 0.
+    """
+
+    def mark(method: Term) -> Term:
+        method.term_weight = weight  # type: ignore[attr-defined]
+        return method
+
+    return mark
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A moving average of the student, made where the option `decay` is not idle.
+
+    Args:
+        decay: name of the option for the share of the teacher that stays at a step.
+        checkpoint: name of the option for the weights that it starts from; empty: the student's.
+    """
+
+    decay: str
+    checkpoint: str
+
+
+class Loss(Declared):
     """Base of the built-in losses. A loss from elsewhere may use it, or only look like it.
+
+    A subclass declares options (`option`) and terms (`term`); everything else follows.
 
     The host relies on this much:
 
@@ -48,22 +82,105 @@ class Loss(nn.Module):
 
     companions: ClassVar[Mapping[str, int]] = {}
     paper: ClassVar[str] = ""
+    teacher: ClassVar[Teacher | None] = None
+    # The weight of each term, those of the bases first.
+    weights: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(
+    local_loss: bool = option(default=False)
+    gather_with_grad: bool = option(default=False)
+    cache_labels: bool = option(default=False)
+    rank: int = option(default=0)
+    world_size: int = option(default=1)
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        attributes = [item for base in reversed(cls.__mro__) for item in vars(base).items()]
+        cls.weights = {name: m.term_weight for name, m in attributes if hasattr(m, "term_weight")}
+        for name, weight in cls.weights.items():
+            if not name.endswith("_loss"):
+                raise TypeError(f"{cls.__name__}.{name} is a term: its name must end in _loss")
+            if weight and weight not in cls.__dataclass_fields__:
+                raise TypeError(f"{cls.__name__}.{name} is weighted by {weight}, which is no option")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._staged: dict[str, Tensor] = {}
+
+    def forward(
         self,
-        *,
-        local_loss: bool = False,
-        gather_with_grad: bool = False,
-        cache_labels: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        super().__init__()
-        self.local_loss = local_loss
-        self.gather_with_grad = gather_with_grad
-        self.cache_labels = cache_labels
-        self.rank = rank
-        self.world_size = world_size
+        image_features: Tensor,
+        text_features: Tensor,
+        logit_scale: Tensor,
+        *tensors: Tensor | None,
+        output_dict: bool = False,
+        **named: Tensor | None,
+    ) -> Tensor | dict[str, Tensor]:
+        """Score a batch in fp32 without TF32 and autocast, or in fp64 if it comes in fp64.
+
+        Args:
+            image_features: `[b, D]`, any float dtype.
+            text_features: `[b, D]`.
+            logit_scale: one element.
+            *tensors: by place, what may also come by name.
+            output_dict: return the weighted terms by name.
+            **named: `{kind}_text_features [b, K, D]` and `{kind}_valid [b, K]` of each kind in turn, where
+                no mask means that all exist; then `teacher_image_features [b, D]`, `teacher_text_features
+                [b, D]` and `teacher_{kind}_text_features [b, K, D]`, which get no gradient.
+
+        Raises:
+            TypeError: an argument is none of these.
+            ValueError: a shape does not fit, or a tensor is missing that a term needs.
+        """
+        names = [f"{kind}_{part}" for kind in self.companions for part in ("text_features", "valid")]
+        names += ["teacher_image_features", "teacher_text_features"]
+        names += [f"teacher_{kind}_text_features" for kind in self.companions]
+        given = {**dict(zip(names, tensors, strict=False)), **named}
+        wrong = sorted(set(given) - set(names))
+        if wrong or len(given) < len(tensors) + len(named):
+            what = ", ".join(wrong) or f"{len(tensors)} by place, {len(named)} by name"
+            raise TypeError(f"{type(self).__name__} takes {', '.join(names)}, got {what}")
+        check_shapes(image_features, text_features, logit_scale, given, self.companions, self.known_counts())
+        given |= {"image_features": image_features, "text_features": text_features}
+        split = self.local_loss and self.world_size > 1
+        first = self.rank * len(image_features) if split else None
+        with torch.autocast(image_features.device.type, enabled=False), without_tf32():
+            terms = self.terms(Batch(given, logit_scale, self.gather, first))
+            return terms if output_dict else torch.stack(list(terms.values())).sum()
+
+    def terms(self, x: Batch) -> dict[str, Tensor]:
+        """The weighted terms by name; 0 where the weight is 0.
+
+        Under a compiler this is the graph: `forward`, which switches TF32 off while it runs, cannot be in it.
+        """
+        found = {}
+        for name, weight in self.weights.items():
+            factor = getattr(self, weight) if weight else 1.0
+            found[name] = factor * getattr(self, name)(x) if factor else x.own.image.new_zeros(())
+        return found
+
+    def make_teacher(self, model: nn.Module) -> nn.Module | None:
+        """The teacher that the class declares; None if it declares none, or nothing looks at it."""
+        if self.teacher is None or self.teacher.decay in self.idle_options():
+            return None
+        from open_clip_ext.teacher import EMATeacher
+
+        decay, checkpoint = getattr(self, self.teacher.decay), getattr(self, self.teacher.checkpoint)
+        return EMATeacher(model, decay=decay, checkpoint=checkpoint or None)
+
+    def known_counts(self) -> Mapping[str, int]:
+        """How many companions of a kind must come, where the state of this loss says so."""
+        return {}
+
+    def stage(self, **buffers: Tensor) -> None:
+        """Note in forward, in training mode, what `commit` moves into the buffers of these names."""
+        if self.training:
+            self._staged = {**self._staged, **buffers}
+
+    def commit(self) -> None:
+        """Move what was staged last into its buffers, if there is anything."""
+        for name, value in self._staged.items():
+            getattr(self, name).copy_(value)
+        self._staged = {}
 
     def gather(self, x: Tensor) -> Tensor:
         """`x` of all ranks, with gradients as the flags of this loss say."""
@@ -87,52 +204,40 @@ class Loss(nn.Module):
             gather_with_grad=self.gather_with_grad,
         )
 
-    def share(
-        self, image: Tensor, text: Tensor, neg: Tensor | None = None, valid: Tensor | None = None
-    ) -> tuple[Batch, Batch]:
-        """Give the rows this rank scores and the columns they are scored against.
+    def _load_from_state_dict(self, state: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        self._staged = {}  # of the life before
+        for name, buffer in self.named_buffers(recurse=False):
+            saved = state.get(prefix + name)
+            # A buffer without numbers waits for K, which may be unknown here or where the state was saved.
+            if saved is not None and not (saved.numel() and buffer.numel()):
+                setattr(self, name, buffer.new_zeros(saved.shape))
+        super()._load_from_state_dict(state, prefix, *args)
 
-        Args:
-            image: `[b, D]`.
-            text: `[b, D]`.
-            neg: `[b, K, D]`, if the loss has negatives.
-            valid: `[b, K]` bool; None means that all exist.
 
-        Returns:
-            Rows and columns; the same object unless `local_loss` splits them.
-        """
-        split = self.local_loss and self.world_size > 1
-        rows = Batch(image, text)
-        columns = Batch(self.gather(image), self.gather(text), first=self.rank * len(image) if split else 0)
-        if neg is not None:
-            # Always a tensor, so that no rank waits for a mask which another does not send.
-            exists = torch.ones_like(neg[..., 0]) if valid is None else valid
-            rows = rows._replace(neg=neg, valid=exists.bool())
-            columns = columns._replace(neg=self.gather(neg), valid=self.gather(exists.bool()))
-        return (rows if split else columns), columns
+class HardNegativeLoss(Loss):
+    """Base of the losses that begin with NegCLIP's: negatives are further columns for every image."""
 
-    @staticmethod
-    def finish(terms: dict[str, Tensor], output_dict: bool) -> Tensor | dict[str, Tensor]:
-        """Return the terms, or their sum."""
-        return terms if output_dict else torch.stack(list(terms.values())).sum()
+    companions: ClassVar[Mapping[str, int]] = {"neg": 4}
+
+    @term()
+    def contrastive_loss(self, x: Batch) -> Tensor:
+        """See `functional.hard_negative_clip`."""
+        v, t, n, valid = x.rows.tensors("neg")
+        return functional.hard_negative_clip(v, t, n, x.scale, valid, columns=x.columns.of("neg"))
 
 
 def in_fp32(forward: Callable[P, R]) -> Callable[P, R]:
-    """Run `forward` without autocast and TF32, on fp32 copies of its fp16 and bf16 arguments; fp64 stays.
+    """The arithmetic of `Loss`, for a loss that is none: fp32 without autocast and TF32; fp64 stays.
 
     At a logit scale of 100 the spacing of fp16 logits is about that of the differences that
     hard negatives are made of. TF32 has as many bits as fp16.
     """
 
-    def up(x: Any) -> Any:
-        floating = isinstance(x, Tensor) and x.is_floating_point()
-        return x.float() if floating and x.dtype != torch.float64 else x
-
     @wraps(forward)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         devices = (x.device.type for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
         with torch.autocast(next(devices, "cpu"), enabled=False), without_tf32():
-            return forward(*map(up, args), **{k: up(x) for k, x in kwargs.items()})
+            return forward(*map(fp32, args), **{k: fp32(x) for k, x in kwargs.items()})  # type: ignore[arg-type]
 
     return wrapped
 
@@ -141,10 +246,9 @@ def check_shapes(
     image_features: Tensor,
     text_features: Tensor,
     logit_scale: Tensor | float,
-    neg_text_features: Tensor | None = None,
-    neg_valid: Tensor | None = None,
-    num_neg: int | None = None,
-    **teacher: Tensor | None,
+    tensors: Mapping[str, Tensor | None],
+    kinds: Iterable[str],
+    counts: Mapping[str, int],
 ) -> None:
     """Raise ValueError that names the first tensor whose shape does not fit.
 
@@ -152,13 +256,14 @@ def check_shapes(
         image_features: `[B, D]`, sets B and D.
         text_features: `[B, D]`.
         logit_scale: one element.
-        neg_text_features: `[B, K, D]`, sets K.
-        neg_valid: `[B, K]`.
-        num_neg: K, where the loss knows it already.
-        teacher: named as the arguments of forward; each has its student's shape.
+        tensors: companions, their masks, and the teacher's features, by their names in forward.
+        kinds: of companions.
+        counts: K of the kinds for which it is known; of the others, their features set it.
     """
 
-    def expect(name: str, x: Tensor, *shape: int | str) -> None:
+    def expect(name: str, x: Tensor | None, *shape: int | str) -> None:
+        if x is None:
+            return
         fits = len(shape) == x.ndim and all(
             has == want if isinstance(want, int) else has > 0
             for has, want in zip(x.shape, shape, strict=True)
@@ -173,25 +278,12 @@ def check_shapes(
     expect("text_features", text_features, b, d)
     if isinstance(logit_scale, Tensor) and logit_scale.numel() != 1:
         expect("logit_scale", logit_scale)
-    k: int | str = num_neg or "K"
-    if neg_text_features is not None:
-        expect("neg_text_features", neg_text_features, b, k, d)
-        k = neg_text_features.shape[1]
-    if neg_valid is not None:
-        expect("neg_valid", neg_valid, b, k)
-    for name, x in teacher.items():
-        if x is not None:
-            expect(name, x, *((b, k, d) if x is not None and "neg" in name else (b, d)))
-
-
-def check_at_least_zero(**options: float) -> None:
-    """Raise ValueError unless every option is a finite number that is not negative."""
-    for name, value in options.items():
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name} is {value!r}, expected a number >= 0")
-
-
-def check_choice(name: str, value: object, *choices: str) -> None:
-    """Raise ValueError unless `value` is one of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+    for name in ("teacher_image_features", "teacher_text_features"):
+        expect(name, tensors.get(name), b, d)
+    for kind in kinds:
+        features = tensors.get(f"{kind}_text_features")
+        k: int | str = counts.get(kind, "K")
+        expect(f"{kind}_text_features", features, b, k, d)
+        k = k if features is None else features.shape[1]
+        expect(f"{kind}_valid", tensors.get(f"{kind}_valid"), b, k)
+        expect(f"teacher_{kind}_text_features", tensors.get(f"teacher_{kind}_text_features"), b, k, d)

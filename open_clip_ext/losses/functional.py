@@ -27,10 +27,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from open_clip_ext.losses.product import cross_entropy_of_product
+from open_clip_ext.losses.chunked_cross_entropy import cross_entropy_of_product
 
 
-class Batch(NamedTuple):
+class Samples(NamedTuple):
     """Features, one row per sample. As columns: sample i of the rows is number `first + i` here."""
 
     image: Tensor
@@ -40,14 +40,14 @@ class Batch(NamedTuple):
     first: int = 0
 
 
-def clip(v: Tensor, t: Tensor, s: Tensor, *, columns: Batch | None = None) -> Tensor:
+def clip(v: Tensor, t: Tensor, s: Tensor, *, columns: Samples | None = None) -> Tensor:
     """Symmetric contrastive loss of images and captions.
 
         L = 1/2 [ mean_i CE(s v_i.T, i) + mean_i CE(s t_i.V, i) ]
 
     Source: CLIP, arXiv 2103.00020; mlfoundations/open_clip `ClipLoss`. No difference.
     """
-    columns = columns or Batch(v, t)
+    columns = columns or Samples(v, t)
     target = _own_column(v, columns)
     image_to_text = cross_entropy_of_product(s * v, columns.text, target)
     text_to_image = cross_entropy_of_product(s * t, columns.image, target)
@@ -61,7 +61,7 @@ def hard_negative_clip(
     s: Tensor,
     valid: Tensor | None = None,
     *,
-    columns: Batch | None = None,
+    columns: Samples | None = None,
 ) -> Tensor:
     """Contrastive loss where every image also sees the negatives of every caption.
 
@@ -72,7 +72,7 @@ def hard_negative_clip(
     Source: NegCLIP, arXiv 2210.01936; vinid/neg_clip@e680f8e `ClipLoss`. Also the base of CE-CLIP
     and DeGLA. Differs in that K is any number and negatives may be missing.
     """
-    columns = columns or Batch(v, t, n, valid)
+    columns = columns or Samples(v, t, n, valid)
     target = _own_column(v, columns)
     negatives, exists = _all_negatives(columns)
     texts = torch.cat([columns.text, negatives])
@@ -82,7 +82,7 @@ def hard_negative_clip(
     return (image_to_text + text_to_image) / 2
 
 
-def image_grounded(v: Tensor, t: Tensor, n: Tensor, s: Tensor, valid: Tensor | None = None) -> Tensor:
+def image_grounded(v: Tensor, t: Tensor, n: Tensor, s: Tensor | float, valid: Tensor | None = None) -> Tensor:
     """Each image chooses between its caption and the caption's own negatives.
 
         L = mean_i -log  e^{s v_i.t_i} / ( e^{s v_i.t_i} + sum_k m_ik e^{s v_i.n_ik} )
@@ -121,6 +121,13 @@ def tiled(x: Tensor) -> Tensor:
     """
     b, k = x.shape[:2]
     return x.reshape(k, b, *x.shape[2:]).transpose(0, 1)
+
+
+def released_negatives(columns: Samples, rows: int) -> tuple[Tensor, Tensor]:
+    """The negatives `[rows, K, D]` and mask of `tiled`, for as many rows from `columns.first` on."""
+    assert columns.neg is not None
+    own = slice(columns.first, columns.first + rows)
+    return tiled(columns.neg)[own], tiled(_mask(columns.neg, columns.valid))[own]
 
 
 def self_distillation(
@@ -193,7 +200,7 @@ def cross_modal_rank(
     *,
     rule: Literal["mean", "max"] | None = "mean",
     cap: float = 10.0,
-    columns: Batch | None = None,
+    columns: Samples | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Hinge that keeps each caption ahead of its negatives by a margin for each type of negative.
 
@@ -223,7 +230,7 @@ def cross_modal_rank(
         hinge = hinge * valid
     if rule is None:
         return hinge.mean(), thresholds
-    image, text, neg, exists, _ = columns or Batch(v, t, n, valid)
+    image, text, neg, exists, _ = columns or Samples(v, t, n, valid)
     assert neg is not None
     new = adaptive_thresholds(image, text, neg, s, thresholds, exists, rule=rule, cap=cap)
     return hinge.mean(), new
@@ -237,7 +244,7 @@ def intra_modal(
     valid: Tensor | None = None,
     form: Literal["paper", "release", "head"] = "paper",
     *,
-    columns: Batch | None = None,
+    columns: Samples | None = None,
 ) -> Tensor:
     """Each caption is told apart from all negatives of the batch, with its image as the positive.
 
@@ -254,7 +261,7 @@ def intra_modal(
     """
     if form not in ("paper", "release", "head"):
         raise ValueError(f"form is {form!r}, expected one of paper, release, head")
-    columns = columns or Batch(v, t, n, valid)
+    columns = columns or Samples(v, t, n, valid)
     negatives, exists = _all_negatives(columns)
     positive = None if form == "head" else s * _dot(v, t)
     if form == "paper":
@@ -286,14 +293,14 @@ def _dot_own(x: Tensor, n: Tensor, valid: Tensor | None) -> Tensor:
     return torch.einsum("bd,bkd->bk", x, _existing(n, valid))
 
 
-def _all_negatives(columns: Batch) -> tuple[Tensor, Tensor]:
+def _all_negatives(columns: Samples) -> tuple[Tensor, Tensor]:
     """All negatives of the columns `[B*K, D]`, and which exist `[B*K]`."""
     assert columns.neg is not None
     negatives = _existing(columns.neg, columns.valid).flatten(0, 1)
     return negatives, _mask(columns.neg, columns.valid).flatten()
 
 
-def _own_column(rows: Tensor, columns: Batch) -> Tensor:
+def _own_column(rows: Tensor, columns: Samples) -> Tensor:
     return torch.arange(columns.first, columns.first + len(rows), device=rows.device)
 
 

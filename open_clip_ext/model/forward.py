@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from open_clip_ext.data import present
+from open_clip_ext.errors import InputError
 from open_clip_ext.model.override import override, state_of
 
 STATE = "_open_clip_ext"
@@ -58,7 +59,7 @@ def extend_forward(model: nn.Module, companions: Mapping[str, int], teacher: nn.
     and with a teacher, in training mode, `teacher_image_features`, `teacher_text_features` and
     `teacher_{kind}_text_features`, fp32 arithmetic under the caller's autocast. Texts `[B, L]` in
     evaluation, and `encode_*`, go the stock way. Every tensor has B as its first axis, because
-    upstream concatenates them under accumulation.
+    upstream concatenates them under accumulation; InputError names one of the model's that has not.
     """
     base = type(model)
 
@@ -81,6 +82,8 @@ def extend_forward(model: nn.Module, companions: Mapping[str, int], teacher: nn.
             output["teacher_image_features"] = taught["image_features"]
             features = _split(taught["text_features"], exists, extension.companions)
             output |= {f"teacher_{name}": tensor for name, tensor in features.items()}
+        if self.training and not torch.is_grad_enabled():  # what upstream keeps, to concatenate it
+            _check_batch_axis(output, len(texts))
         return output
 
     override(model, STATE, Extension(companions, teacher), forward=forward)
@@ -100,6 +103,15 @@ def unwrap(model: Any) -> nn.Module:
             model = model.module
         else:
             return model  # type: ignore[no-any-return]
+
+
+def _check_batch_axis(output: Mapping[str, Tensor], batch: int) -> None:
+    for name, tensor in output.items():
+        if name not in ("logit_scale", "logit_bias") and tensor.shape[:1] != (batch,):
+            raise InputError(
+                f"the model's output {name} has shape {tuple(tensor.shape)}, and batches are put together "
+                f"along a first axis of {batch} samples under --accum-freq; leave that out"
+            )
 
 
 def _split(rows: Tensor, exists: Tensor, companions: Mapping[str, int]) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ def merge(out: str | Path, shards: Sequence[str | Path]) -> tuple[int, int]:
             came, there = came + new, there + old
         store_file.finish(connection)
     except sqlite3.Error as error:
-        raise TrainingError(f"{out}: writing failed ({error}); mend it and merge again") from error
+        raise TrainingError(f"{out}: writing failed ({error}); fix it and merge again") from error
     finally:
         connection.close()
     return came, there

@@ -311,6 +311,6 @@ class Writer:
             yield
         except sqlite3.Error as error:
             raise TrainingError(
-                f"{self.path}: writing failed ({error}); every finished caption is safe, so mend it and run "
+                f"{self.path}: writing failed ({error}); every finished caption is safe, so fix it and run "
                 "the same command again"
             ) from error

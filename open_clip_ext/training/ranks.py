@@ -121,7 +121,7 @@ class CoordinatedStop:
         if last:
             vote = torch.tensor(int(asked is not None), device=device)
             dist.all_reduce(vote, dist.ReduceOp.MAX)
-            if vote.item():  # whoever was asked has written it down before
+            if vote.item():  # the rank that was asked has written it down before
                 return _split(store.get("stop"))[1]
         if not store.check(["stop"]):
             return None

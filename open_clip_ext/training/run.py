@@ -36,13 +36,15 @@ class Run:
         # Whatever keeps the contract: their methods are more than nn.Module declares.
         self.loss: Any = None
         self.teacher: Any = None
-        # Where in an epoch the run is, while a checkpoint is written there; and where it was resumed.
-        self.position: Mapping[str, Any] | None = None
-        self.resumed_at: Mapping[str, Any] | None = None
+        self.model: Any = None
         self._restored: Mapping[str, Any] | None = None
+        # Calls of the loss since the last step, and how many there may be before the next one.
         self._loss_calls = 0
+        self._patience = math.inf
 
-    def restore(self, optimizer_state: dict[str, Any] | None, path: str, *, latest: bool = False) -> None:
+    def restore(
+        self, optimizer_state: dict[str, Any] | None, path: str, *, latest: bool = False
+    ) -> Mapping[str, Any] | None:
         """Take out of a checkpoint's optimizer state what is ours.
 
         The checkpoint of a run without `--loss` has nothing of ours.
@@ -52,12 +54,15 @@ class Run:
             path: of the checkpoint.
             latest: whether it was found by `--resume latest`, so must be of this very run.
 
+        Returns:
+            The position in an epoch that it was written at; None after an epoch.
+
         Raises InputError if it is of another loss, model or data, or of a format that this version
         does not know.
         """
         state = optimizer_state.pop(STATE_KEY, None) if isinstance(optimizer_state, dict) else None
         if state is None:
-            return
+            return None
         wanted = self.settings.identity()
         if state.get("format") != STATE_FORMAT:
             raise InputError(
@@ -74,7 +79,8 @@ class Run:
                 f"{path}: a run with companions {state['companions']}, resumed with "
                 f"{wanted['companions']}; give the same --num-negatives"
             )
-        state = {"origin": self.settings.origin, "position": None, **state}  # new in 0.2
+        # Versions before 0.2 wrote neither.
+        state = {"origin": self.settings.origin, "position": None, **state}
         self._same("model", state["origin"], path)
         if latest or state["position"]:
             self._same("data", state["origin"], path)
@@ -84,7 +90,8 @@ class Run:
                 f"the run goes on with {wanted['options']}"
             )
         self._restored = state
-        self.resumed_at = state["position"]
+        position: Mapping[str, Any] | None = state["position"]
+        return position
 
     def _same(self, what: str, origin: Mapping[str, str], path: str) -> None:
         was, now = origin[what], self.settings.origin[what]
@@ -147,13 +154,16 @@ class Run:
         extension_of(self.model).kept.clear()
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold to go on from there: tensors and plain types."""
+        """What a checkpoint must hold to go on from there: tensors and plain types.
+
+        Its `position` is that of a checkpoint after an epoch; code that writes one within an epoch sets it.
+        """
         return {
             "format": STATE_FORMAT,
             "version": __version__,
             **self.settings.identity(),
             "origin": dict(self.settings.origin),
-            "position": self.position,
+            "position": None,
             "steps": self.steps,
             "loss_state": self.loss.state_dict(),
             "teacher": None if self.teacher is None else self.teacher.module.state_dict(),

@@ -15,7 +15,7 @@ from open_clip_ext.evaluation import models
 from open_clip_ext.evaluation.encode import Encoder
 from open_clip_ext.evaluation.evaluate import evaluate
 from open_clip_ext.evaluation.readers import sugarcrepe
-from open_clip_ext.host import scores
+from open_clip_ext.host import benchmarks
 
 
 @pytest.fixture(scope="session")
@@ -84,7 +84,7 @@ def test_tf32_which_upstream_allows_is_off_as_in_eval_run(tmp_path, flags, asked
         allowed.append(torch.backends.cuda.matmul.allow_tf32)
         return evaluate(*args, **kwargs)
 
-    monkeypatch.setattr(scores, "evaluate", watched)
+    monkeypatch.setattr(benchmarks, "evaluate", watched)
     train_here(tmp_path, *flags, *asked)
     assert allowed == [False]
     assert torch.backends.cuda.matmul.allow_tf32

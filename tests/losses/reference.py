@@ -89,6 +89,21 @@ def teacher(x):
     }
 
 
+# Where the features of a kind of companions lie in a case, their mask, and the teacher's.
+KINDS = {"neg": ("n", "m", "tn")}
+
+
+def arguments(loss, x):
+    """The arguments of any loss by name, from what it declares; of one that declares nothing, CLIP's."""
+    args = {"image_features": x.v, "text_features": x.t, "logit_scale": x.s}
+    taught = {"teacher_image_features": x.tv, "teacher_text_features": x.tt}
+    for kind in getattr(loss, "companions", {}):
+        features, mask, teacher_features = (getattr(x, name) for name in KINDS[kind])
+        args |= {f"{kind}_text_features": features, f"{kind}_valid": mask}
+        taught[f"teacher_{kind}_text_features"] = teacher_features
+    return args | (taught if getattr(loss, "teacher", None) else {})
+
+
 def gradient_norms(loss, *leaves):
     return [g.norm().item() for g in torch.autograd.grad(loss, leaves)]
 

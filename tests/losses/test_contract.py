@@ -8,11 +8,13 @@ import typing
 
 import pytest
 import torch
-from reference import close, features, student, teacher
+from our_losses import CLASSES, VARIANTS, loss_of
+from reference import KINDS, arguments, close, features
+from support import assert_same
 
-from open_clip_ext.losses import CECLIPLoss, CLIPLoss, DeGLALoss, NegCLIPLoss
+from open_clip_ext.losses import CECLIPLoss, DeGLALoss
 
-LOSSES = [CLIPLoss, NegCLIPLoss, CECLIPLoss, DeGLALoss]
+LOSSES = list(CLASSES.values())
 DISTRIBUTED = {
     "local_loss": False,
     "gather_with_grad": False,
@@ -20,18 +22,7 @@ DISTRIBUTED = {
     "rank": 0,
     "world_size": 1,
 }
-TERMS = {
-    CLIPLoss: ["contrastive_loss"],
-    NegCLIPLoss: ["contrastive_loss"],
-    CECLIPLoss: ["contrastive_loss", "cmr_loss", "imc_loss"],
-    DeGLALoss: ["contrastive_loss", "igc_loss", "tgc_loss", "distill_loss"],
-}
-
-
-def arguments(cls, x):
-    if cls is CLIPLoss:
-        return {k: v for k, v in student(x).items() if "neg" not in k}
-    return student(x) | (teacher(x) if cls is DeGLALoss else {})
+WEIGHTED = [(cls, weight, term) for cls in LOSSES for term, weight in cls.weights.items() if weight]
 
 
 @pytest.mark.parametrize("cls", LOSSES)
@@ -50,7 +41,7 @@ def test_options_are_annotated_keywords_with_defaults(cls):
 
 @pytest.mark.parametrize("cls", LOSSES)
 def test_declares_its_companions_and_its_paper(cls):
-    assert dict(cls.companions) == ({} if cls is CLIPLoss else {"neg": 4})
+    assert all(kind in KINDS and count >= 1 for kind, count in cls.companions.items())
     assert "arXiv" in cls.paper
     assert "\n" not in cls.paper
 
@@ -59,7 +50,8 @@ def test_declares_its_companions_and_its_paper(cls):
 def test_named_terms_sum_to_the_total(cls):
     args = arguments(cls, features())
     terms = cls()(**args, output_dict=True)
-    assert list(terms) == TERMS[cls]
+    assert list(terms) == list(cls.weights)
+    assert all(name.endswith("_loss") for name in terms)
     assert sum(terms.values()).item() == close(cls()(**args).item())
 
 
@@ -91,6 +83,29 @@ def test_gradients_come_back_in_the_dtype_of_the_features(cls):
     cls()(**args).backward()
     assert x.v.grad.dtype == torch.bfloat16
     assert x.v.grad.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_compiled_loss_is_one_graph_with_the_same_numbers(name):
+    """Around it, TF32 is switched off while the graph runs, which a graph cannot do by itself."""
+    x = features()
+    args = arguments(loss_of(name), x)
+    expected = VARIANTS[name]()(**args, output_dict=True)
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(VARIANTS[name](), backend=backend)
+    got = compiled(**args, output_dict=True)
+    assert len(graphs) == 1
+    assert_same(got, expected)
+    leaves = (x.v, x.t, x.n, x.s)
+    grads = (torch.autograd.grad(sum(y.values()), leaves, allow_unused=True) for y in (got, expected))
+    assert_same(*map(list, grads))
 
 
 @pytest.mark.parametrize("cls", LOSSES)
@@ -161,16 +176,7 @@ def test_a_bad_option_is_refused_by_name(cls, option, value, message):
     assert message in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("cls", "option", "term"),
-    [
-        (CECLIPLoss, "cmr_weight", "cmr_loss"),
-        (CECLIPLoss, "imc_weight", "imc_loss"),
-        (DeGLALoss, "igc_weight", "igc_loss"),
-        (DeGLALoss, "tgc_weight", "tgc_loss"),
-        (DeGLALoss, "distill_weight", "distill_loss"),
-    ],
-)
+@pytest.mark.parametrize(("cls", "option", "term"), WEIGHTED)
 def test_a_weight_scales_its_term_and_zero_leaves_it_out_but_keeps_its_name(cls, option, term):
     args = arguments(cls, features())
     one, two = (cls(**{option: w})(**args, output_dict=True) for w in (1.0, 2.0))

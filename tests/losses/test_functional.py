@@ -192,8 +192,8 @@ def test_the_order_of_samples_matters_to_the_published_programs():
 def test_every_image_sees_all_negatives_in_the_contrast_and_its_own_in_image_grounded():
     x = random_set(3, k=2)
     n = x.n.clone().requires_grad_()
-    first = f.Batch(x.v[:1], x.t[:1], n[:1])
-    contrast = f.hard_negative_clip(*first[:3], x.s, columns=f.Batch(x.v, x.t, n))
+    first = f.Samples(x.v[:1], x.t[:1], n[:1])
+    contrast = f.hard_negative_clip(*first[:3], x.s, columns=f.Samples(x.v, x.t, n))
     assert (torch.autograd.grad(contrast, n)[0].abs().amax(-1) > 0).all()
 
     n = x.n.clone().requires_grad_()
@@ -204,7 +204,7 @@ def test_every_image_sees_all_negatives_in_the_contrast_and_its_own_in_image_gro
 
 def test_rows_against_columns_average_to_the_whole():
     x = features(b=6, k=2, grad=False)
-    whole = f.Batch(x.v, x.t, x.n, x.m)
+    whole = f.Samples(x.v, x.t, x.n, x.m)
     halves = [(slice(i, i + 3), whole._replace(first=i)) for i in (0, 3)]
     for block, args in (
         (f.clip, (x.v, x.t)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -16,11 +17,13 @@ import open_clip
 import pytest
 import torch
 import torch.distributed as dist
-from reference import close, features, leaves, set_c, student, teacher
+from our_losses import CLASSES, VARIANTS, loss_of
+from reference import arguments, close, features, leaves, set_c
 from support import together
 
-from open_clip_ext.losses import CECLIPLoss, CLIPLoss, DeGLALoss, NegCLIPLoss
+from open_clip_ext.losses import DeGLALoss, NegCLIPLoss
 from open_clip_ext.losses import functional as f
+from open_clip_ext.losses.batch import Batch
 from open_clip_ext.losses.gather import average, gather
 
 WORLD = 2
@@ -31,35 +34,26 @@ MODES = {
     "local-with-grad": {"local_loss": True, "gather_with_grad": True},
 }
 WITH_GRAD = ["with-grad", "local-with-grad"]
-LOSSES = {
-    "clip": CLIPLoss,
-    "open_clip": open_clip.ClipLoss,
-    "negclip": NegCLIPLoss,
-    "ce-clip": CECLIPLoss,
-    "ce-clip max": lambda **kw: CECLIPLoss(threshold="max", threshold_cap=1.0, **kw),
-    "ce-clip release": lambda **kw: CECLIPLoss(imc="release", threshold=2.0, **kw),
-    "ce-clip head": lambda **kw: CECLIPLoss(imc="head", cmr_weight=0, **kw),
-    "degla": DeGLALoss,
-    "degla released": lambda **kw: DeGLALoss(tgc="released", **kw),
+# Every choice of every option, and every term left out.
+OURS = VARIANTS | {
+    f"{name} {weight}=0": partial(loss, **{weight: 0})
+    for name, loss in CLASSES.items()
+    for weight in loss.weights.values()
+    if weight
 }
-REFERENCE = {"negclip": 9.3098877662, "degla": 10.8370146775, "degla released": 10.7943142136}
+LOSSES = OURS | {"open_clip": open_clip.ClipLoss}
+REFERENCE = {"negclip": 9.3098877662, "degla": 10.8370146775, "degla tgc=released": 10.7943142136}
 CASES = list(itertools.product(LOSSES, MODES))
 
 
-def arguments(name, x):
-    if "clip" in (name, name.removeprefix("open_")):
-        return {"image_features": x.v, "text_features": x.t, "logit_scale": x.s}
-    return student(x) | (teacher(x) if name.startswith("degla") else {})
-
-
 def evaluate(name, x, **mode):
-    """Terms, gradients, and the thresholds of the next step."""
+    """Terms, gradients, and the state of the next step."""
     loss = LOSSES[name](**mode).double()
-    if "ce-clip" in name:
+    if hasattr(loss, "configure"):
         loss.configure({"neg": x.n.shape[1]})
-        if loss.thresholds is not None:
-            loss.thresholds += torch.arange(x.n.shape[1]) / 2
-    terms = loss(**arguments(name, x), output_dict=True)
+    for buffer in loss.buffers():
+        buffer += torch.arange(len(buffer)) / 2
+    terms = loss(**arguments(type(loss), x), output_dict=True)
     wanted = {"v": x.v, "t": x.t, "n": x.n, "s": x.s}
     got = torch.autograd.grad(sum(terms.values()), list(wanted.values()), allow_unused=True)
     if hasattr(loss, "commit"):
@@ -162,14 +156,15 @@ def test_the_mean_over_ranks_of_every_term_is_the_value_of_one_process(ranks, na
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", ["ce-clip", "ce-clip max"])
-def test_thresholds_are_those_of_the_global_batch_on_every_rank(ranks, name, mode):
-    one = evaluate(name, batch())["state"]["thresholds"]
-    assert one.max() > 0
-    for r in ranks:
-        torch.testing.assert_close(r[name, mode]["state"]["thresholds"], one)
-    first, second = (r[name, mode]["state"]["thresholds"] for r in ranks)
-    assert torch.equal(first, second)
+@pytest.mark.parametrize("name", [name for name, make in OURS.items() if list(make().buffers())])
+def test_state_is_that_of_the_global_batch_on_every_rank(ranks, name, mode):
+    """CE-CLIP's thresholds."""
+    one = evaluate(name, batch())["state"]
+    assert all(value.max() > 0 for value in one.values())
+    first, second = (r[name, mode]["state"] for r in ranks)
+    torch.testing.assert_close(first, one)
+    for key, value in first.items():
+        assert torch.equal(value, second[key])
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -189,32 +184,53 @@ def test_without_grad_the_averaged_gradient_of_features_is_one_over_w_of_it(rank
         torch.testing.assert_close(got, None if want is None else want / scale)
 
 
-def rows_only(name, x):
+def constant_columns(name, x):
     """One process in which columns are constants: what `--local-loss` alone differentiates."""
+    loss = OURS[name]().double()
+    for buffer in loss.buffers():
+        buffer.set_(torch.arange(4, dtype=torch.float64) / 2)
+    args = arguments(type(loss), x)
+    return sum(loss.terms(Batch(args, args.pop("logit_scale"), gather=torch.Tensor.detach, first=0)).values())
+
+
+def by_formulas(name, x):
+    """The same of the published losses, without their classes."""
     v, t, n, s, m = x.v, x.t, x.n, x.s, x.m
-    columns = f.Batch(v.detach(), t.detach(), n.detach(), m)
+    columns = f.Samples(v.detach(), t.detach(), n.detach(), m)
     if name in ("clip", "open_clip"):
         return f.clip(v, t, s, columns=columns)
-    total = f.hard_negative_clip(v, t, n, s, m, columns=columns)
+    loss = OURS[name]()
+    terms = [(1, f.hard_negative_clip(v, t, n, s, m, columns=columns))]
     if name.startswith("ce-clip"):
-        thresholds = torch.arange(4) / 2 if "release" not in name else torch.full((4,), 2.0)
-        if "head" not in name:
-            total = total + 0.2 * f.cross_modal_rank(v, t, n, s, thresholds, m)[0]
-        form = name.split()[-1] if name.split()[-1] in ("release", "head") else "paper"
-        total = total + 0.2 * f.intra_modal(v, t, n, s, m, form, columns=columns)
+        thresholds = torch.full((4,), 2.0) if loss.threshold == 2.0 else torch.arange(4) / 2
+        terms += [
+            (loss.cmr_weight, f.cross_modal_rank(v, t, n, s, thresholds, m)[0]),
+            (loss.imc_weight, f.intra_modal(v, t, n, s, m, loss.imc, columns=columns)),
+        ]
     if name.startswith("degla"):
-        total = total + 0.1 * f.image_grounded(v, t, n, s, m)
-        own = (n, m) if name == "degla" else (f.tiled(columns.neg), f.tiled(m))
-        total = total + 0.1 * f.text_grounded(t, x.tt, own[0], 10.0, own[1])
-        total = total + 0.005 * f.self_distillation(v, x.tv, t, x.tt, n, x.tn, m)
-    return total
+        own = (n, m) if loss.tgc == "paper" else (f.tiled(columns.neg), f.tiled(m))
+        terms += [
+            (loss.igc_weight, f.image_grounded(v, t, n, s, m)),
+            (loss.tgc_weight, f.text_grounded(t, x.tt, own[0], 10.0, own[1])),
+            (loss.distill_weight, f.self_distillation(v, x.tv, t, x.tt, n, x.tn, m)),
+        ]
+    return sum(weight * term for weight, term in terms if weight)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_local_loss_alone_differentiates_rows_and_takes_columns_as_constants(ranks, name):
+PUBLISHED = ("clip", "open_clip", "negclip", "ce-clip", "degla")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        *((name, constant_columns) for name in OURS),
+        *((name, by_formulas) for name in LOSSES if name.split()[0] in PUBLISHED),
+    ],
+)
+def test_local_loss_alone_differentiates_rows_and_takes_columns_as_constants(ranks, name, expected):
     x = batch()
     leaf = {"v": x.v, "t": x.t, "n": x.n, "s": x.s}
-    want = torch.autograd.grad(rows_only(name, x), list(leaf.values()), allow_unused=True)
+    want = torch.autograd.grad(expected(name, x), list(leaf.values()), allow_unused=True)
     for key, gradient in zip(leaf, want, strict=True):
         got = averaged([r[name, "local"] for r in ranks], key)
         torch.testing.assert_close(got, gradient)
@@ -283,20 +299,19 @@ def sent(monkeypatch, name, b, k, d, **mode):
     x = features(b=b, k=k, d=d)
     for field in ("v", "t", "n", "tv", "tt", "tn"):
         setattr(x, field, getattr(x, field).detach().float().requires_grad_(field in "vtn"))
-    LOSSES[name](world_size=2, **mode)(**arguments(name, x))
+    LOSSES[name](world_size=2, **mode)(**arguments(loss_of(name), x))
     return count[0]
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", [name for name in LOSSES if name != "open_clip"])
+@pytest.mark.parametrize("name", VARIANTS)
 def test_bytes_sent_per_sample_are_those_of_the_docs(monkeypatch, name, mode):
     for b, k, d in ((3, 4, 7), (5, 2, 16)):
-        per_sample = 8 * d if name == "clip" else 4 * d * (2 + k) + k
-        if name == "degla released" and "local" not in mode:
-            per_sample += 4 * d
+        per_sample = 4 * d * (2 + k) + k if loss_of(name).companions else 8 * d
         terms = 0
-        if name.startswith("degla") and "local" not in mode:
-            terms = {"degla": 2, "degla released": 1}[name]
+        if "local" not in mode:
+            per_sample += {"degla tgc=released": 4 * d}.get(name, 0)
+            terms = {"degla": 2, "degla tgc=released": 1}.get(name, 0)
         assert sent(monkeypatch, name, b, k, d, **MODES[mode]) == b * per_sample + 4 * terms
 
 
@@ -328,7 +343,7 @@ def test_the_wrong_values_of_a_flattened_gather_do_not_appear(ranks):
     degla = DeGLALoss(tgc="released")(x.v, t, x.s, n, None, x.tv, tt, tn).item()
     assert (negclip, degla) == close((8.1988587664, 9.8362832364))
 
-    for name, wrong in (("negclip", negclip), ("degla released", degla)):
+    for name, wrong in (("negclip", negclip), ("degla tgc=released", degla)):
         for mode in MODES:
             for r in ranks:
                 assert sum(r["reference", name, mode]["terms"].values()) != close(wrong)

@@ -124,7 +124,7 @@ def test_a_run_stops_when_most_captions_have_no_entry(tmp_path, stop, data):
 
 
 def test_a_webdataset_epoch_of_unknown_captions_stops_the_run(tmp_path, stop, monkeypatch):
-    monkeypatch.setattr("open_clip_ext.host.loaders.PEEK", 8)  # the look sees the first shard alone
+    monkeypatch.setattr("open_clip_ext.host.loaders.samples.PEEK", 8)  # the look sees the first shard alone
     made, others = photos(8), photos(8)
     for photo in others:
         photo.caption = "something else: " + photo.caption

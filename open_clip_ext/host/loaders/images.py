@@ -1,4 +1,4 @@
-"""Pictures of a CSV file that cannot be read: found before a run, or passed over within it."""
+"""Images of a CSV file that cannot be read: found before a run, or passed over within it."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from torch.utils.data import Dataset
 
 from open_clip_ext.errors import InputError
 
-# Pictures that are looked for, and those of them that are decoded, before a run; spread over the file.
+# Images that are looked for, and those of them that are decoded, before a run; spread over the file.
 LOOKED_FOR, DECODED = 1024, 64
-# Rows in a row without a readable picture after which a run stops: it is not the pictures then.
+# Rows one after the other without a readable image after which a run stops: it is not the images then.
 PATIENCE = 100
 
 
-def look(paths: Sequence[str], folder: Path) -> tuple[dict[int, str], int]:
-    """What is wrong with some of the pictures, by their place; and how many were looked at.
+def check(paths: Sequence[str], folder: Path) -> tuple[dict[int, str], int]:
+    """What is wrong with some of the images, by their place; and how many were looked at.
 
     Args:
-        paths: all pictures.
+        paths: all of them.
         folder: of the file that names them.
     """
     decoded = set(spread(len(paths), DECODED))
     rows = sorted(decoded.union(spread(len(paths), LOOKED_FOR)))
 
-    def check(row: int) -> str:
-        whole = row in decoded or not os.path.exists(paths[row])
-        return problem(paths[row], folder) if whole else ""
+    def reason(row: int) -> str:
+        looked_at = row in decoded or not os.path.exists(paths[row])
+        return problem(paths[row], folder) if looked_at else ""
 
     with ThreadPoolExecutor(16) as pool:
-        reasons = list(pool.map(check, rows))
-    return {row: reason for row, reason in zip(rows, reasons, strict=True) if reason}, len(rows)
+        reasons = list(pool.map(reason, rows))
+    return {row: found for row, found in zip(rows, reasons, strict=True) if found}, len(rows)
 
 
 def spread(count: int, most: int) -> range:
@@ -45,15 +45,15 @@ def spread(count: int, most: int) -> range:
 
 
 def problem(path: str, folder: Path) -> str:
-    """What is wrong with a picture, to follow its name; empty if it can be read.
+    """What is wrong with an image, to follow its name; empty if it can be read.
 
     Args:
         path: as the file has it.
         folder: of the file that names it.
     """
     try:
-        with Image.open(path) as picture:
-            picture.convert("RGB")
+        with Image.open(path) as image:
+            image.convert("RGB")
     except FileNotFoundError:
         return _missing(path, folder)
     except IsADirectoryError:
@@ -81,16 +81,16 @@ def _missing(path: str, folder: Path) -> str:
     return f"{taken}; start it in {folder.resolve()}, where this one exists" if inside else taken
 
 
-class Readable(Dataset[Any]):
-    """Upstream's CSV samples, watched for pictures that cannot be read.
+class ReadableImages(Dataset[Any]):
+    """Upstream's CSV samples, watched for images that cannot be read.
 
-    One raises InputError. Or, if such pictures are skipped, the sample is the next row's that can be
+    One raises InputError. Or, if such images are skipped, the sample is the next row's that can be
     read: batches keep their size, on all ranks, and a resumed run repeats them.
 
     Args:
         samples: upstream's dataset.
         path: the CSV file.
-        skipped: told how many pictures are skipped; None to skip none.
+        skipped: told how many images are skipped; None to skip none.
     """
 
     def __init__(self, samples: Any, path: str, skipped: Callable[[int], None] | None) -> None:
@@ -106,11 +106,11 @@ class Readable(Dataset[Any]):
             try:
                 return self.samples[row]
             except Exception:
-                picture = str(self.samples.images[row])
-                reason = problem(picture, Path(self.path).parent)
-                if not reason:  # then it is not the picture's fault, or no longer
+                image = str(self.samples.images[row])
+                reason = problem(image, Path(self.path).parent)
+                if not reason:  # then it is not the image's fault, or no longer
                     raise
-                sentence = f"{self.path}, data row {row + 1}: picture {picture!r} {reason}"
+                sentence = f"{self.path}, data row {row + 1}: picture {image!r} {reason}"
             if self.skipped is None:
                 raise InputError(
                     f"{sentence}; repair it or leave out the row and go on from the last checkpoint, or skip "

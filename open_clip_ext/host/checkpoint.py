@@ -1,8 +1,8 @@
 """Checkpoints within an epoch, written between two steps and resumed at the same place.
 
 Upstream saves after an epoch only. Its training loop asks the loader for the next batch when a step
-is over: weights updated, logit scale clamped, values logged. There `Saver` writes what upstream
-writes after an epoch, with the place in the data beside it.
+is over: weights updated, logit scale clamped, values logged. There `MidEpochCheckpoints` writes what
+upstream writes after an epoch, with the place in the data beside it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,9 @@ from open_clip_train import file_utils
 from open_clip_ext.errors import STOPPED, InputError, TrainingError
 from open_clip_ext.files import atomic_write, remove_partial
 from open_clip_ext.host import seams
-from open_clip_ext.host.stream import Stream
+from open_clip_ext.host.loaders.resumable import Epoch, ResumableLoader
 from open_clip_ext.training import ranks
-from open_clip_ext.training.run import Run
+from open_clip_ext.training.run import STATE_KEY
 from open_clip_ext.training.signals import Asked, Signals
 
 LATEST = "epoch_latest.pt"
@@ -40,59 +41,72 @@ WITHIN = re.compile(r"epoch_(\d+)_step_\d+\.pt")
 MARKER = "stopped"
 
 
-class Saver:
+@dataclass(frozen=True)
+class Place:
+    """A place between two steps of a run.
+
+    Attributes:
+        epoch: from 0.
+        batch: how many batches of it are done.
+        step: how many optimizer steps of the run are done.
+        read: how far each loader worker of this rank had read for them.
+    """
+
+    epoch: int
+    batch: int
+    step: int
+    read: list[int]
+
+
+class MidEpochCheckpoints:
     """Saves between two steps: every so many of them, and when the run is asked to stop.
 
     Args:
-        run: ours.
+        checkpoint: makes what upstream would save, of an epoch and a number of steps of the run.
+        every: optimizer steps between two of them; 0 for none.
         signals: what asks to stop.
         args: upstream's.
-        model: as upstream's loop has it.
-        optimizer: upstream's.
-        scaler: upstream's GradScaler, if the precision needs one.
-        stream: the training data.
-
-    Raises InputError if the resumed checkpoint is of other data.
+        loader: the training data.
+        resumed: the position within an epoch that the run was resumed at, if it was.
     """
 
     def __init__(
         self,
-        run: Run,
+        checkpoint: Callable[[int, int], dict[str, Any]],
+        every: int,
         signals: Signals,
         args: argparse.Namespace,
-        model: Any,
-        optimizer: Any,
-        scaler: Any,
-        stream: Stream,
+        loader: ResumableLoader,
+        resumed: Mapping[str, Any] | None,
     ) -> None:
-        self.run, self.signals, self.args = run, signals, args
-        # Upstream saves the model beneath the compiler, and inside DDP.
-        self.model = getattr(model, "_orig_mod", model)
-        self.optimizer, self.scaler, self.stream = optimizer, scaler, stream
+        self.checkpoint, self.every, self.signals, self.args = checkpoint, every, signals, args
+        self.loader, self.resumed = loader, resumed
         self.stop = ranks.CoordinatedStop()
         self.folder = Path(args.checkpoint_path)
-        self.steps_per_epoch = stream.num_batches // args.accum_freq
+        self.steps_per_epoch = loader.num_batches // args.accum_freq
+        self.place = Place(0, 0, 0, [])
         if args.save_logs:
             remove_partial(self.folder)
             (self.folder.parent / MARKER).unlink(missing_ok=True)
 
-    def begin_epoch(self, epoch: int) -> int:
-        """Set the stream to where `epoch` begins, or goes on after a resume; the first batch."""
-        self.epoch, self.first, read = epoch, 0, None
-        resumed, self.run.resumed_at = self.run.resumed_at, None
-        if resumed is not None and resumed["epoch"] == epoch:
-            self.first, read = self._place(resumed)
-            logging.info(f"open_clip_ext: resumed in the middle of epoch {epoch} at batch {self.first}")
-        self.stream.begin(epoch, self.first, read, self._between, self._waiting)
-        return self.first
+    def begin_epoch(self, epoch: int) -> Epoch:
+        """The batches of `epoch` from where it begins, or goes on after a resume.
 
-    def _place(self, saved: Mapping[str, Any]) -> tuple[int, list[int] | None]:
+        Raises InputError if the resumed checkpoint is of other data.
+        """
+        first, read = 0, None
+        if self.resumed is not None and self.resumed["epoch"] == epoch:
+            first, read = self._entry(self.resumed)
+            logging.info(f"open_clip_ext: resumed in the middle of epoch {epoch} at batch {first}")
+        return self.loader.epoch(epoch, first, read, partial(self._between, epoch, first), self._waiting)
+
+    def _entry(self, saved: Mapping[str, Any]) -> tuple[int, list[int] | None]:
         """Batches to pass over, and how far each worker of this rank had read for them."""
         was, now = saved["layout"], self._layout()
-        if was == now and saved["samples"] != self.stream.num_samples:
+        if was == now and saved["samples"] != self.loader.num_samples:
             raise InputError(
                 f"{self.args.resume}: stopped within an epoch of {saved['samples']} samples, and "
-                f"--train-data {self.args.train_data} has {self.stream.num_samples}; a new run needs "
+                f"--train-data {self.args.train_data} has {self.loader.num_samples}; a new run needs "
                 "another --name, or no --resume"
             )
         if was == now:
@@ -103,7 +117,7 @@ class Saver:
         )
         seen = saved["batch"] * was["batch_size"] * was["ranks"]
         steps = seen // (now["batch_size"] * now["ranks"] * self.args.accum_freq)
-        return min(steps * self.args.accum_freq, self.stream.num_batches), None
+        return min(steps * self.args.accum_freq, self.loader.num_batches), None
 
     def _layout(self) -> dict[str, int]:
         """What the meaning of a number of batches depends on."""
@@ -111,24 +125,24 @@ class Saver:
             "batch_size": self.args.batch_size,
             "accum_freq": self.args.accum_freq,
             "ranks": self.args.world_size,
-            "workers": self.stream.source.workers,
+            "workers": self.loader.source.workers,
         }
 
-    def _between(self, batch: int) -> None:
-        """After `batch` batches of the epoch: save, or save and stop."""
-        last = batch == self.stream.num_batches
+    def _between(self, epoch: int, first: int, batch: int) -> None:
+        """After `batch` batches of an epoch that began at the `first` here: save, or save and stop."""
+        last = batch == self.loader.num_batches
         if batch % self.args.accum_freq and not last:
             return
-        step = self.steps_per_epoch * self.epoch + batch // self.args.accum_freq
-        self.batch, self.step, self.read = batch, step, list(self.stream.source.read)
+        step = self.steps_per_epoch * epoch + batch // self.args.accum_freq
+        self.place = Place(epoch, batch, step, list(self.loader.source.read))
         signal = self.stop.due(step, self.signals.received, last, torch.device(self.args.device))
         if signal is not None:
-            self._stop(signal, batch, step)
-        every = self.run.settings.save_every
-        if every and batch > self.first and batch % self.args.accum_freq == 0 and step % every == 0:
+            self._stop(signal)
+        due = self.every and batch % self.args.accum_freq == 0 and step % self.every == 0
+        if due and batch > first:
             try:
-                self._save(batch, step)
-            except TrainingError as error:  # a safety net that tears must not end the run
+                self._save()
+            except TrainingError as error:  # a failed mid-epoch save must not end the run
                 logging.warning(f"open_clip_ext: {error}; the run goes on")
 
     @contextmanager
@@ -144,15 +158,16 @@ class Saver:
             with self.signals.obeyed():
                 yield
         except Asked:
-            self._stop(str(self.signals.received), self.batch, self.step)
+            self._stop(str(self.signals.received))
 
-    def _stop(self, signal: str, batch: int, step: int) -> None:
+    def _stop(self, signal: str) -> None:
+        step = self.place.step
         try:
             if self.args.rank == 0 and not self.args.save_logs:
                 raise TrainingError(
                     f"stopped on {signal} at step {step}, and nothing is saved under --logs none"
                 )
-            path = self._save(batch, step)
+            path = self._save()
             if self.args.save_logs:
                 if self.args.remote_sync is not None:
                     self._sync()
@@ -166,30 +181,22 @@ class Saver:
             raise TrainingError(f"stopped on {signal} at step {step}, but rank 0 could not save")
         sys.exit(STOPPED)
 
-    def _save(self, batch: int, step: int) -> Path:
-        """Write a checkpoint of the place after `batch` batches; rank 0 does."""
-        path = self.folder / (LATEST if self.args.save_most_recent else f"epoch_{self.epoch}_step_{step}.pt")
-        read = ranks.gather_strings(f"read/{step}", json.dumps(self.read))
+    def _save(self) -> Path:
+        """Write a checkpoint of the last place between two steps; rank 0 does."""
+        place = self.place
+        name = LATEST if self.args.save_most_recent else f"epoch_{place.epoch}_step_{place.step}.pt"
+        path = self.folder / name
+        read = ranks.gather_strings(f"read/{place.step}", json.dumps(place.read))
         if not self.args.save_logs:
             return path
-        self.run.position = {
-            "epoch": self.epoch,
-            "batch": batch,
-            "samples": self.stream.num_samples,
+        checkpoint = self.checkpoint(place.epoch, place.step)
+        checkpoint["optimizer"][STATE_KEY]["position"] = {
+            "epoch": place.epoch,
+            "batch": place.batch,
+            "samples": self.loader.num_samples,
             "layout": self._layout(),
             "read": [json.loads(workers) for workers in read],
         }
-        try:
-            checkpoint = {
-                "epoch": self.epoch,
-                "name": self.args.name,
-                "state_dict": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-            }
-        finally:
-            self.run.position = None
-        if self.scaler is not None:
-            checkpoint["scaler"] = self.scaler.state_dict()
         save(lambda part: torch.save(checkpoint, part), path)
         prune(self.folder, path)
         return path
@@ -235,11 +242,18 @@ def prune(folder: Path, written: Path, epoch: int | None = None) -> None:
 
 
 @contextmanager
-def counting(upstream: Callable[..., Any], first: int) -> Iterator[None]:
+def enumerate_from(upstream: Callable[..., Any], first: int, tested: str) -> Iterator[None]:
     """Let upstream's loop number its batches from `first` on.
 
     The loop takes its numbers, and from them the scheduler's and the logs' steps, from `enumerate`:
     for the time of the call that name in its module stands for one that begins at `first`.
+
+    Args:
+        upstream: the function with the loop.
+        first: the number of the first batch.
+        tested: the releases whose loops do so.
+
+    Raises InputError if this one does not.
     """
     if first == 0:
         yield
@@ -247,7 +261,7 @@ def counting(upstream: Callable[..., Any], first: int) -> Iterator[None]:
     function: Any = inspect.unwrap(upstream)
     if "enumerate" not in function.__code__.co_names:
         raise InputError(
-            f"{seams.upstream()} numbers batches in another way than {seams.TESTED} do; resume from a "
+            f"{seams.upstream()} numbers batches in another way than {tested} do; resume from a "
             "checkpoint that was written after an epoch"
         )
     names = function.__globals__

@@ -1,4 +1,4 @@
-"""What the tokenizer cuts off captions and negatives, counted before training."""
+"""Truncation: what the tokenizer cuts off captions and negatives, counted before training."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.host.pictures import spread
+from open_clip_ext.host.loaders.images import spread
 from open_clip_ext.training import seeding
 
 # Texts that are looked at, captions that are at a time, and context lengths up to which texts are measured.
 TEXTS, BATCH, LONGEST = 10_000, 250, 32
 
 
-def cut(
+def describe(
     tokenizer: Any, captions: Sequence[str], negatives: Sequence[Sequence[str]], where: str
 ) -> Iterator[str]:
     """What is cut off some captions and negatives, and of which negatives nothing is left; in sentences.

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import pandas as pd
-from open_clip_train import data as upstream
 
 from open_clip_ext import csv_files
 from open_clip_ext.errors import InputError
@@ -94,6 +93,8 @@ def shifted(table: Any) -> str:
 @contextmanager
 def as_text(args: argparse.Namespace) -> Iterator[list[Any]]:
     """Within it, upstream's CSV reader gets its data frame from `read`; yields a list that it is added to."""
+    from open_clip_train import data as upstream  # late: to read a table takes none of it
+
     tables: list[Any] = []
 
     def read_csv(path: str, **options: Any) -> Any:

@@ -29,7 +29,7 @@ FLAG = "--eval-benchmarks"
 EVALUATED = ("imagenet-val", "imagenet-v2", "val")
 
 
-class Scores:
+class TrainingBenchmarks:
     """The benchmarks of a run.
 
     Args:
@@ -45,19 +45,19 @@ class Scores:
         self.preprocess: Any = None
 
     @classmethod
-    def read(cls, scored: BenchmarkRequest) -> Scores:
+    def read(cls, request: BenchmarkRequest) -> TrainingBenchmarks:
         """Read the benchmarks on every rank, so that bad input stops all of them before any work.
 
         Raises InputError.
         """
-        found = catalogue.read(catalogue.sources(scored.chosen, scored.data, FLAG))
+        found = catalogue.read(catalogue.sources(request.chosen, request.data, FLAG))
         benchmarks = [benchmark for _, benchmark in found.values()]
         counts = []
         for benchmark in benchmarks:
-            there, missing = present(benchmark, scored.allow_missing, "--eval-allow-missing")
+            there, missing = present(benchmark, request.allow_missing, "--eval-allow-missing")
             total = f" of {len(there) + missing:,}" if missing else ""
             counts.append(f"{benchmark.name} ({len(there):,}{total} items)")
-        return cls(benchmarks, scored.allow_missing, ", ".join(counts))
+        return cls(benchmarks, request.allow_missing, ", ".join(counts))
 
     def announce(self, data: dict[str, Any], preprocess: Any) -> dict[str, Any]:
         """Upstream's data, in which it finds a reason to evaluate."""

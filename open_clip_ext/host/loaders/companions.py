@@ -1,0 +1,249 @@
+"""Companion texts on their way through upstream's training loaders, whatever kind of data they read.
+
+Upstream's readers yield an image and `tokenizer(caption)[0]`, and know of no other text. So the
+caption of a sample is exchanged for a packed string that holds its companions too, a tokenizer
+that passes strings through brings it to the collate function, and there, in the loader's worker,
+all texts of a batch are tokenized. With a negatives store nothing is packed: the collate function
+looks its captions up.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from typing import Any
+
+from open_clip_train import data as upstream
+from torch.utils.data import default_collate
+
+from open_clip_ext.data import CompanionCollate, Companions, parse_texts
+from open_clip_ext.errors import InputError
+from open_clip_ext.host.loaders import truncation
+from open_clip_ext.host.loaders.layout import Layout
+from open_clip_ext.negatives.store import Store
+from open_clip_ext.training.config import NEGATIVES
+
+
+class SharedCounter:
+    """A number that all loader workers add to."""
+
+    def __init__(self) -> None:
+        self._count = get_context().Value("q", 0)
+
+    def add(self, number: int) -> None:
+        """Add a number."""
+        with self._count.get_lock():
+            self._count.value += number
+
+    def take(self) -> int:
+        """The count since the last call."""
+        with self._count.get_lock():
+            count, self._count.value = self._count.value, 0
+        return int(count)
+
+
+class CountingHandler(SharedCounter):
+    """An exception handler that counts over all workers, then does what upstream's does."""
+
+    def __init__(self, handler: Callable[[Exception], bool]) -> None:
+        super().__init__()
+        self.handler = handler
+
+    def __call__(self, error: Exception) -> bool:
+        """Whether to go on."""
+        self.add(1)
+        return self.handler(error)
+
+
+class PassThrough:
+    """Stands in for the tokenizer in upstream's readers: the text comes out as it went in."""
+
+    def __call__(self, text: str | list[str]) -> list[str]:
+        """A list whose first entry is the text, as upstream takes it."""
+        return [text] if isinstance(text, str) else text
+
+
+class CompanionBatches:
+    """A `collate_fn` that turns captions into `[B, 1+C, L]` token ids.
+
+    Args:
+        collate: makes the token ids.
+        layout: of the batches.
+        batched: whether webdataset makes the batch itself.
+        companions: a caption and its companions, from the string that stands for them.
+    """
+
+    def __init__(
+        self,
+        collate: CompanionCollate,
+        layout: Layout,
+        batched: bool,
+        companions: Callable[[str], tuple[str, Companions]] | None = None,
+    ) -> None:
+        self.collate = collate
+        self.layout = layout
+        self.batched = batched
+        self.companions = companions or unpack
+
+    def __call__(self, samples: Any) -> Any:
+        """The batch of B samples as upstream collates it, but with texts `[B,1+C,L]`."""
+        if samples is None:  # a batch before the one that a resumed run begins with
+            return None
+        batch = samples if self.batched else default_collate(samples)
+        captions, companions = zip(*map(self.companions, self.layout.text(batch)), strict=True)
+        return self.layout.with_text(batch, self.collate.texts(captions, companions))
+
+
+def pack(caption: str, companions: Companions) -> str:
+    """A caption and its companions by kind as one string."""
+    return json.dumps([caption, companions])
+
+
+def unpack(packed: str) -> tuple[str, Companions]:
+    """Undo `pack`."""
+    caption, companions = json.loads(packed)
+    return caption, companions
+
+
+class StoreLookup:
+    """The negatives of a caption in a store, by type; it counts the captions that have no entry."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.types = store.types(NEGATIVES)
+        self.seen, self.missing = SharedCounter(), SharedCounter()
+
+    def __call__(self, caption: str) -> tuple[str, Companions]:
+        """The caption, and for each type of the store a list of its negatives."""
+        places = self.find(caption)
+        self.seen.add(1)
+        if places is None:
+            self.missing.add(1)
+        return caption, {NEGATIVES: places or []}
+
+    def find(self, caption: str) -> list[list[str]] | None:
+        """The negatives for each type; None if the store does not know the caption."""
+        return self.store.texts_by_type(caption, self.types, NEGATIVES)
+
+
+@dataclass
+class LoaderState:
+    """What is known about a training loader beside its batches.
+
+    Attributes:
+        collate: makes the token ids of its texts.
+        layout: of its samples and batches.
+        summary: what companions it brings, for the log.
+        broken: handles and counts what upstream's reader passes over.
+        lookup: finds the companions, if they come from a store.
+    """
+
+    collate: CompanionCollate
+    layout: Layout
+    summary: str = "the training data brings captions only"
+    broken: CountingHandler = field(default_factory=lambda: CountingHandler(upstream.log_and_continue))
+    lookup: StoreLookup | None = None
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Draw this epoch's companions anew."""
+        self.collate.set_epoch(epoch)
+
+    def end_epoch(self, epoch: int) -> None:
+        """Say how many broken samples upstream's reader passed over, and how many captions had no entry.
+
+        Raises InputError if most had none.
+        """
+        broken = self.broken.take()
+        if broken:
+            logging.warning(f"open_clip_ext: epoch {epoch}: {broken} broken samples or files were skipped")
+        if self.lookup is None:
+            return
+        seen, missing, path = self.lookup.seen.take(), self.lookup.missing.take(), self.lookup.store.path
+        if missing:
+            logging.warning(
+                f"open_clip_ext: epoch {epoch}: {missing} of {seen} captions have no entry in {path} and "
+                "were trained on without negatives"
+            )
+        if 2 * missing > seen:
+            raise InputError(
+                f"--negatives {path}: {missing} of {seen} captions of epoch {epoch} have no entry there; "
+                "make the store from these data"
+            )
+
+
+def check_coverage(
+    captions: Sequence[str], state: LoaderState, lookup: StoreLookup, wanted: int, where: str
+) -> str:
+    """How many of some captions of the data have negatives in the store, in words.
+
+    Args:
+        captions: those that are looked up.
+        state: of the loader.
+        lookup: finds them.
+        wanted: how many negatives a caption is to have.
+        where: the data, for a sentence.
+
+    Raises InputError if most have no entry or none has a negative.
+    """
+    store = lookup.store
+    found = [lookup.find(caption) for caption in captions]
+    unknown = [caption for caption, places in zip(captions, found, strict=True) if places is None]
+    if 2 * len(unknown) > len(captions):
+        raise InputError(
+            f"--negatives {store.path}: {len(unknown)} of {len(captions)} captions looked up for {where} "
+            f"have no entry there, such as {unknown[0][:60]!r}; make the store from these data"
+        )
+    texts = [[text for place in places or () for text in place] for places in found]
+    if len(lookup.types) < wanted or not any(texts):
+        require_enough(texts, wanted, f"--negatives {store.path}, looked up for {where}", "caption")
+    warn_of_truncation(state, captions, texts, where)
+    store.close()  # not to be carried into workers that are forked
+    some, mean = sum(map(bool, texts)), sum(min(len(t), wanted) for t in texts) / len(texts)
+    return (
+        f"{NEGATIVES}: from {store.path}, for {some} of {len(captions)} captions looked up, "
+        f"{mean:.2f} of {wanted} on average; {len(unknown)} have no entry"
+    )
+
+
+def warn_of_truncation(
+    state: LoaderState, captions: Sequence[str], negatives: Sequence[Sequence[str]], where: str
+) -> None:
+    """Log what the tokenizer cuts off captions and their negatives; `where` names the data.
+
+    Raises InputError if to it no negative differs from its caption.
+    """
+    for sentence in truncation.describe(state.collate.tokenizer, captions, negatives, where):
+        logging.warning(f"open_clip_ext: {sentence}")
+
+
+def parse(value: Any, where: str) -> list[str]:
+    """The texts in a cell or field; none in a missing one.
+
+    Raises InputError, which says `where` it is, if what is there is no list of strings.
+    """
+    if value is None:
+        return []
+    try:
+        return parse_texts(value)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def count(texts: Sequence[str]) -> int:
+    """How many of the texts exist."""
+    return sum(map(bool, texts))
+
+
+def require_enough(lists: Sequence[Sequence[str]], wanted: int, where: str, unit: str) -> None:
+    """Stop if there are no companions at all, or never as many as asked for."""
+    most = max(map(len, lists), default=0)
+    if not any(map(count, lists)):
+        raise InputError(f"{where}: there is no negative in any {unit}; make some, or train with --loss clip")
+    if most < wanted:
+        raise InputError(
+            f"{where}: --num-negatives {wanted} is more than any {unit} has ({most} at most); "
+            f"give --num-negatives {most}"
+        )

@@ -1,0 +1,135 @@
+"""A batch as the terms of a loss see it: a tensor is upcast and gathered when it is first asked for.
+
+Where more would enter: companion images, dense tokens (of `own` rows, never gathered) and identities of
+samples are further names in `Loss.forward` and methods of `Rows`; a logit bias stands beside the scale. Kinds
+that belong together place by place are a matter of the collate, and any teacher of `make_teacher`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from open_clip_ext.losses.functional import Samples
+
+X = TypeVar("X")
+
+
+def fp32(x: X) -> X:
+    """`x` in fp32 if it is a tensor of fp16 or bf16; fp64 and whatever is no float stays."""
+    narrow = isinstance(x, Tensor) and x.is_floating_point() and x.dtype != torch.float64
+    return x.float() if narrow else x  # type: ignore[attr-defined]
+
+
+class Tensors:
+    """Tensors by name, each found once."""
+
+    def __init__(self, find: Callable[[str], Tensor]) -> None:
+        self._find = find
+        self._known: dict[str, Tensor] = {}
+
+    def __call__(self, name: str) -> Tensor:
+        """The tensor of this name. Raises ValueError if it was not given, and a term asks for it."""
+        if name not in self._known:
+            self._known[name] = self._find(name)
+        return self._known[name]
+
+
+class Rows:
+    """Features of some samples, [B, ...], unit length, fp32 or fp64.
+
+    Attributes:
+        first: number of the rank's own first sample among these, where rows are scored against them.
+    """
+
+    def __init__(self, tensors: Tensors, prefix: str, first: int = 0) -> None:
+        self._tensors, self._prefix, self.first = tensors, prefix, first
+
+    @property
+    def image(self) -> Tensor:
+        """Images `[B, D]`."""
+        return self._tensors(f"{self._prefix}image_features")
+
+    @property
+    def text(self) -> Tensor:
+        """Captions `[B, D]`."""
+        return self._tensors(f"{self._prefix}text_features")
+
+    def features(self, kind: str) -> Tensor:
+        """Companion texts of a kind `[B, K, D]`."""
+        return self._tensors(f"{self._prefix}{kind}_text_features")
+
+    def exists(self, kind: str) -> Tensor:
+        """Which companions of a kind there are `[B, K]`, bool."""
+        return self._tensors(f"{kind}_valid")
+
+    def tensors(self, kind: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Images, captions, companions of a kind, and which of them exist."""
+        return self.image, self.text, self.features(kind), self.exists(kind)
+
+    def of(self, kind: str | None = None) -> Samples:
+        """The same for the functions of `functional`: as their `columns`, a kind as their negatives."""
+        if kind is None:
+            return Samples(self.image, self.text, first=self.first)
+        return Samples(*self.tensors(kind), first=self.first)
+
+
+class View:
+    """The samples of a batch as one model sees them.
+
+    Attributes:
+        own: samples of this rank.
+        columns: samples of all ranks, in their order.
+        rows: those whose loss this rank gives: the own ones under `local_loss`, else all.
+    """
+
+    def __init__(self, own: Tensors, everywhere: Tensors, first: int | None, prefix: str = "") -> None:
+        self.own = Rows(own, prefix)
+        self.columns = Rows(everywhere, prefix, first or 0)
+        self.rows = self.columns if first is None else self.own
+
+
+class Batch(View):
+    """What the terms of a loss are given: the student's view, the teacher's, and the logit scale.
+
+    Every rank must ask for the same tensors in the same order, as terms do that depend on options alone.
+
+    Args:
+        tensors: the arguments of forward by name. Without a mask, all companions of its kind exist.
+        logit_scale: one element, exponentiated.
+        gather: brings a tensor of this rank together with those of all ranks.
+        first: number of this rank's first sample among all, if it gives the loss of its own samples
+            alone; None if it gives that of all.
+
+    Attributes:
+        scale: the logit scale.
+        teacher: the same samples as the teacher sees them; gets no gradient.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor | None],
+        logit_scale: Tensor,
+        gather: Callable[[Tensor], Tensor],
+        first: int | None = None,
+    ) -> None:
+        def find(name: str) -> Tensor:
+            x = tensors.get(name)
+            if x is None and name.endswith("_valid"):
+                # Always a tensor, so that no rank waits for a mask which another does not send.
+                features = own(f"{name.removesuffix('_valid')}_text_features")
+                return torch.ones_like(features[..., 0], dtype=torch.bool)
+            if x is None:
+                raise ValueError(f"{name} is missing, and a term with a weight above 0 needs it")
+            if name.endswith("_valid"):
+                return x.bool()
+            return fp32(x.detach() if name.startswith("teacher_") else x)
+
+        own = Tensors(find)
+        everywhere = Tensors(lambda name: gather(own(name)))
+        super().__init__(own, everywhere, first)
+        self.scale = fp32(logit_scale)
+        self.teacher = View(own, everywhere, first, "teacher_")

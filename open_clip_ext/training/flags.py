@@ -1,0 +1,84 @@
+"""The flags that a run adds to upstream's; `config` checks them."""
+
+from __future__ import annotations
+
+import argparse
+
+from open_clip_ext import registry
+
+# Those of a `--loss` run, which have no effect without it.
+FLAGS = (
+    "loss",
+    "loss_cfg",
+    "num_negatives",
+    "negatives",
+    "negatives_key",
+    "pad_text",
+    "save_every_steps",
+    "skip_broken_images",
+)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add our argument group to upstream's parser."""
+    group = parser.add_argument_group("open_clip_ext", "hard-negative fine-tuning (open-clip-ext losses)")
+    group.add_argument("--loss", metavar="NAME", help=f"A registered loss: {', '.join(registry.entries())}.")
+    group.add_argument(
+        "--loss-cfg",
+        metavar="KEY=VALUE",
+        nargs="+",
+        action="extend",
+        help="Options of the loss; `open-clip-ext losses` lists them.",
+    )
+    group.add_argument(
+        "--num-negatives",
+        metavar="K",
+        type=int,
+        help="Hard negatives per caption in a batch (default: what the loss declares).",
+    )
+    group.add_argument(
+        "--negatives",
+        metavar="PATH",
+        help="A negatives store (open-clip-ext negatives), for data that carries none.",
+    )
+    group.add_argument(
+        "--negatives-key",
+        metavar="NAME",
+        help="The CSV column or webdataset field that carries the negatives (default: negatives).",
+    )
+    group.add_argument(
+        "--pad-text",
+        action="store_true",
+        default=None,
+        help="Run every text at the full context length, as upstream does, not at its own.",
+    )
+    group.add_argument(
+        "--save-every-steps",
+        metavar="N",
+        type=int,
+        help="Save a checkpoint that resumes in the middle of an epoch every N optimizer steps too "
+        "(default: only when SIGUSR1 or SIGTERM asks the run to save and stop).",
+    )
+    group.add_argument(
+        "--skip-broken-images",
+        action="store_true",
+        default=None,
+        help="Train on without pictures of a CSV that cannot be read: the next row takes the place, and they "
+        "are counted (default: stop at the first one; shards always skip theirs).",
+    )
+    group = parser.add_argument_group("open_clip_ext", "benchmarks in evaluation (open-clip-ext eval list)")
+    group.add_argument(
+        "--eval-benchmarks",
+        metavar=("NAME", "KEY=VALUE"),
+        nargs="+",
+        action="append",
+        help="Score a benchmark whenever --val-frequency says so, such as "
+        "`sugarcrepe annotations=FOLDER images=FOLDER`; give it once for each, or name a JSON file as "
+        "`open-clip-ext eval run --data` takes it. Goes with or without --loss.",
+    )
+    group.add_argument(
+        "--eval-allow-missing",
+        action="store_true",
+        default=None,
+        help="Leave out the benchmarks' items whose pictures are not there.",
+    )

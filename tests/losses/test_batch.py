@@ -1,0 +1,118 @@
+"""What terms are given: companions of every kind, each tensor upcast and gathered once, when asked for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from our_losses import CLASSES
+from reference import arguments, features
+
+from open_clip_ext.losses import CLIPLoss, NegCLIPLoss
+from open_clip_ext.losses.base import Loss, term
+from open_clip_ext.losses.batch import Batch
+
+
+class Kinds(Loss):
+    """Positives, and phrases that are asked for by nobody."""
+
+    companions = {"pos": 2, "phrase": 1}
+
+    @term()
+    def pos_loss(self, x: Batch) -> torch.Tensor:
+        return (x.rows.features("pos") * x.rows.exists("pos")[..., None]).sum()
+
+
+def given(b=3, d=4):
+    return {
+        "image_features": torch.ones(b, d),
+        "text_features": torch.ones(b, d),
+        "logit_scale": torch.ones(()),
+        "pos_text_features": torch.ones(b, 2, d),
+        "pos_valid": torch.tensor([[True, False]] * b),
+        "phrase_text_features": torch.ones(b, 1, d),
+        "phrase_valid": torch.ones(b, 1, dtype=torch.bool),
+    }
+
+
+def test_companions_come_by_place_in_the_order_of_their_kinds_or_by_name():
+    args = given()
+    assert Kinds()(**args) == Kinds()(*args.values()) == 3 * 4
+    assert Kinds()(*list(args.values())[:4]) == 3 * 2 * 4  # without a mask, all exist
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("pos_text_features", (3, 4), "(3, K, 4), K >= 1"),
+        ("phrase_text_features", (3, 1, 5), "(3, K, 4), K >= 1"),
+        ("phrase_valid", (3, 2), "(3, 1)"),
+        ("teacher_image_features", (2, 4), "(3, 4)"),
+        ("teacher_phrase_text_features", (3, 2, 4), "(3, 1, 4)"),
+    ],
+)
+def test_shapes_are_checked_for_every_kind(name, shape, expected):
+    with pytest.raises(ValueError, match=f"^{name}") as error:
+        Kinds()(**given() | {name: torch.ones(shape)})
+    assert str(error.value) == f"{name} has shape {shape}, expected {expected}"
+
+
+def test_an_argument_that_no_loss_has_is_refused():
+    args = given()
+    every = list(args.values())
+    taken = "teacher_image_features, teacher_text_features"
+    with pytest.raises(TypeError, match=rf"^CLIPLoss takes {taken}, got neg_text_features$"):
+        CLIPLoss()(*every[:3], neg_text_features=every[3])
+    with pytest.raises(TypeError, match=rf"^CLIPLoss takes {taken}, got 3 by place, 0 by name$"):
+        CLIPLoss()(*every[:6])
+    with pytest.raises(TypeError, match=r"^Kinds takes .*, got 1 by place, 1 by name$"):
+        Kinds()(*every[:4], pos_text_features=every[3])
+
+
+def test_a_missing_tensor_is_named():
+    with pytest.raises(ValueError, match=r"^neg_text_features is missing"):
+        NegCLIPLoss()(*list(given().values())[:3])
+
+
+def seen(monkeypatch, loss, args):
+    """The tensors that a loss gathers, by the names of its arguments."""
+    gathered = []
+
+    def watch(x):
+        gathered.append(next(name for name, y in args.items() if y.data_ptr() == x.data_ptr()))
+        return x
+
+    monkeypatch.setattr(loss, "gather", watch)
+    loss(**args)
+    return gathered
+
+
+def test_a_tensor_that_no_term_asks_for_is_not_gathered(monkeypatch):
+    assert seen(monkeypatch, Kinds(), given()) == ["pos_text_features", "pos_valid"]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_no_tensor_is_gathered_twice(monkeypatch, name):
+    loss = CLASSES[name]()
+    gathered = seen(monkeypatch, loss, arguments(loss, features()))
+    assert len(gathered) == len(set(gathered))
+    assert {"image_features", "text_features"} <= set(gathered)
+
+
+def test_a_tensor_is_upcast_once_and_the_teacher_s_gets_no_gradient():
+    tensors = {
+        "image_features": torch.ones(2, 3, dtype=torch.bfloat16, requires_grad=True),
+        "teacher_image_features": torch.ones(2, 3, dtype=torch.bfloat16, requires_grad=True),
+    }
+    x = Batch(tensors, torch.ones((), dtype=torch.float16), gather=torch.Tensor.clone, first=4)
+    assert x.own.image is x.rows.image
+    assert x.columns.image is x.columns.image
+    assert (x.own.image.dtype, x.scale.dtype) == (torch.float32, torch.float32)
+    assert (x.rows.first, x.columns.first, x.teacher.columns.first) == (0, 4, 4)
+    assert x.columns.image.requires_grad
+    assert not x.teacher.rows.image.requires_grad
+
+
+def test_without_local_loss_the_rows_are_those_of_all_ranks():
+    x = Batch({"text_features": torch.ones(2, 3)}, torch.ones(()), gather=lambda y: torch.cat([y, y]))
+    assert (len(x.own.text), len(x.rows.text)) == (2, 4)
+    assert x.rows.text is x.columns.text
