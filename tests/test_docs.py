@@ -86,14 +86,14 @@ def example(tmp_path):
     return site
 
 
-@pytest.mark.slow
+@pytest.mark.real_start
 def test_the_losses_of_add_a_loss_train_and_are_one(tmp_path, model, csv_data, example):
     flags = ["--model", model, "--train-data", csv_data, "--csv-separator", ","]
     env = {"PYTHONPATH": str(example)}
     options = ["--loss-cfg", "own_weight=0.3", "--epochs", 2]
     runs = [
-        train(tmp_path, *flags, *options, "--loss", loss, name=loss, env=env)
-        for loss in ("sharp", "plain-sharp")
+        train(tmp_path, *flags, *options, "--loss", loss, name=loss, env=env, real=real)
+        for loss, real in (("sharp", True), ("plain-sharp", False))
     ]
     for run in runs:
         assert run.status == 0, run.output
@@ -102,7 +102,7 @@ def test_the_losses_of_add_a_loss_train_and_are_one(tmp_path, model, csv_data, e
     assert_same(*(run.checkpoint("epoch_2.pt")["state_dict"] for run in runs))
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 def test_the_command_line_knows_the_loss_of_add_a_loss(tmp_path, model, csv_data, example):
     flags = ["--model", model, "--train-data", csv_data, "--csv-separator", ",", "--loss", "sharp"]
     env = {"PYTHONPATH": str(example)}
