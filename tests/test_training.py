@@ -90,7 +90,7 @@ def test_state_moves_once_per_optimizer_step(tmp_path, model, one_batch, loss):
             torch.testing.assert_close(tensor, ours[1]["teacher"][name], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 @pytest.mark.parametrize("loss", CLASSES)
 def test_two_processes_equal_one(tmp_path, model, one_batch, loss):
     common = ["--model", model, "--train-data", one_batch, "--csv-separator", ",", "--loss", loss]
@@ -105,7 +105,7 @@ def test_two_processes_equal_one(tmp_path, model, one_batch, loss):
     assert two.output.count(f"loss={loss} ") >= 2  # every rank announces itself
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 @pytest.mark.parametrize(
     "extra",
     [
@@ -139,10 +139,13 @@ def test_two_processes_log_the_loss_of_one(tmp_path, model, one_batch, extra):
             assert two.values(term) == pytest.approx(one.values(term), rel=2e-3, abs=2e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 def test_compiled_equals_eager(tmp_path, flags):
-    eager = train_here(tmp_path, *flags, "--loss", "degla", name="eager")
-    compiled = train(tmp_path, *flags, "--loss", "degla", "--torchcompile", name="compiled")
+    """With one layer in each tower: what costs is the compiler of C++, for every kernel."""
+    parts = {part: {**support.MODEL["model_cfg"][part], "layers": 1} for part in ("vision_cfg", "text_cfg")}
+    flags += ["--model", support.write_model(tmp_path / "small", **parts), "--loss", "degla"]
+    eager = train_here(tmp_path, *flags, name="eager")
+    compiled = train(tmp_path, *flags, "--torchcompile", name="compiled")
     assert compiled.status == 0, compiled.output
     assert compiled.values("loss") == pytest.approx(eager.values("loss"), rel=1e-3)
     assert compiled.checkpoint()["state_dict"].keys() == eager.checkpoint()["state_dict"].keys()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from open_clip_ext.cluster.traffic import Traffic
 B, K, D, P = 64, 4, 512, 1 << 20
 REPEATS = 3
 # Ours: the formulas are not of what others have installed.
-LOSSES = [name for name, entry in registry.entries().items() if entry.dist.name == "open_clip_ext"]
+LOSSES = [name for name, entry in registry.entries().items() if entry.dist.name == "open_clip_ext"]  # type: ignore[union-attr]
 MODES = {
     "local-with-grad": {"local_loss": True, "gather_with_grad": True},
     "local": {"local_loss": True},
@@ -34,7 +35,7 @@ def sent() -> int:
     return int(line.split(":")[1].split()[8])
 
 
-def measure(step) -> float:
+def measure(step: Callable[[], None]) -> float:
     """Bytes sent for one call of `step`, mean of several."""
     step()
     dist.barrier()
@@ -46,7 +47,7 @@ def measure(step) -> float:
     return (sent() - before) / REPEATS
 
 
-def loss_step(name: str, mode: dict[str, bool]):
+def loss_step(name: str, mode: dict[str, bool]) -> tuple[Callable[[], None], Traffic]:
     world = dist.get_world_size()
     loss = registry.load(name)(rank=dist.get_rank(), world_size=world, **mode)
     k = loss.companions.get("neg", 0)
@@ -60,7 +61,7 @@ def loss_step(name: str, mode: dict[str, bool]):
     if hasattr(loss, "configure"):
         loss.configure({"neg": k})
 
-    def step():
+    def step() -> None:
         loss(**inputs, logit_scale=scale).backward()
 
     return step, Traffic(B, k, D, world)
