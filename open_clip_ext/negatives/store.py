@@ -117,6 +117,31 @@ class Store:
         ]
         return [[text for its, text in texts if its == type] for type in types]
 
+    def companions(
+        self, caption: str, types: Mapping[tuple[str, ...], Sequence[str]]
+    ) -> dict[str, list[list[str]]] | None:
+        """Of each kind the valid texts for each type, in stored order; None without an entry.
+
+        Args:
+            caption: the caption.
+            types: by kinds that are drawn together, a kind by itself among them: the types of the first.
+        """
+        found: dict[str, list[list[str]]] = {}
+        for kinds, its in types.items():
+            if len(kinds) == 1:
+                places = self.texts_by_type(caption, its, kinds[0])
+                if places is None:
+                    return None
+                found[kinds[0]] = places
+                continue
+            together = self.together_by_type(caption, its, kinds)
+            if together is None:
+                return None
+            found |= {
+                kind: [[unit[i] for unit in place] for place in together] for i, kind in enumerate(kinds)
+            }
+        return found
+
     def together_by_type(
         self, caption: str, types: Sequence[str], kinds: Sequence[str]
     ) -> list[list[tuple[str, ...]]] | None:

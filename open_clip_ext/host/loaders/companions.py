@@ -133,20 +133,7 @@ class StoreLookup:
 
     def find(self, caption: str) -> dict[str, list[list[str]]] | None:
         """Of each kind the texts for each type; None if the store does not know the caption."""
-        companions: dict[str, list[list[str]]] = {}
-        for group, types in self.types.items():
-            if len(group) == 1:
-                places = self.store.texts_by_type(caption, types, *group)
-                if places is None:
-                    return None
-                companions[group[0]] = places
-                continue
-            together = self.store.together_by_type(caption, types, group)
-            if together is None:
-                return None
-            for i, kind in enumerate(group):
-                companions[kind] = [[unit[i] for unit in place] for place in together]
-        return companions
+        return self.store.companions(caption, self.types)
 
 
 @dataclass
