@@ -215,7 +215,7 @@ def present(texts: Tensor) -> Tensor:
 
 
 def _exists(unit: Unit) -> bool:
-    return all(text and not text.isspace() for text in unit)
+    return all(map(str.strip, unit))
 
 
 def _units(lists: Sequence[Sequence[str | Sequence[str]]]) -> list[Unit | list[Unit]]:
@@ -225,9 +225,11 @@ def _units(lists: Sequence[Sequence[str | Sequence[str]]]) -> list[Unit | list[U
             raise TypeError(f"expected a list of strings, got {places!r}")
     units: list[Unit | list[Unit]] = []
     for place in itertools.zip_longest(*lists, fillvalue=""):
-        if all(isinstance(text, str) for text in place):
-            units.append(cast("Unit", place))
+        for text in place:
+            if not isinstance(text, str):
+                alternatives = ([text] if isinstance(text, str) else text for text in place)
+                units.append(list(itertools.zip_longest(*alternatives, fillvalue="")))
+                break
         else:
-            alternatives = ([text] if isinstance(text, str) else text for text in place)
-            units.append(list(itertools.zip_longest(*alternatives, fillvalue="")))
+            units.append(cast("Unit", place))
     return units

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from support import photos, train, train_here, write_csv, write_shards
 
-from open_clip_ext import registry
+from open_clip_ext import _startup, cli, registry
 from open_clip_ext.data import CompanionCollate
 from open_clip_ext.losses.base import Batch, HardNegativeLoss, Loss, term
 from open_clip_ext.negatives.records import Candidate
@@ -396,6 +396,19 @@ def test_texts_of_a_kind_that_are_cut(tmp_path, model, stop):
     assert "8 of 8 pos texts looked at are to the tokenizer the same as their caption" in stop(
         *csv_flags(path), *POSITIVES, "--name", "same"
     )
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_doctor_looks_for_each_kind(tmp_path, model, capsys, shards):
+    made, flags = photos(8), ["--workers", 1, "--dataset-type", "webdataset", "--train-num-samples", 8]
+    if shards:
+        flags = ["--train-data", write_shards(tmp_path, made, shards=1, kinds=("phrase",)), *flags]
+    else:
+        flags = csv_flags(write_csv(tmp_path, made, kinds=("phrase",)))
+    _startup.arm()  # once more, after a run in this process
+    flags = ["--model", model, "--device", "cpu", "--logs", tmp_path / "logs", *flags, *UNITS]
+    assert cli.main(["doctor", "--quiet", "--", *map(str, flags)]) == 1
+    assert capsys.readouterr().err.strip().endswith("name one with --companion-keys foil=NAME")
 
 
 # --- resume, ranks ---
