@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 from torch import Tensor
 
@@ -27,12 +26,11 @@ class AHNPLLoss(AdaptiveMarginLoss):
 
     Differs: both contrasts of the released code have no positive and target i, which is a negative, most
     often of another sample. Their v- has no unit length. The hinge on positives, max(0, alpha - s v_i.t_i),
-    is left out: alpha is not trained and stays near 0.2, and s v_i.t_i is above that. Missing negatives are
-    masked in every term, and several processes give the value of one.
+    is left out: alpha is a random number that is not trained, of the size of 1 where s v_i.t_i is near 25.
+    Missing negatives are masked in every term, and several processes give the value of one.
     """
 
     paper = "Huang et al., IJCAI 2025, arXiv 2505.15576"
-    companions: ClassVar[Mapping[str, int]] = {"neg": 5}
     text_weight: float = option(default=0.2, least=0)
     image_weight: float = option(default=0.2, least=0)
     image: Literal["paper", "own"] = option(default="paper", needs="image_weight")

@@ -47,8 +47,8 @@ def test_images_are_disturbed_as_captions_are_edited_and_the_text_learns_nothing
     torch.testing.assert_close(alike[:, 0], x.v)
 
 
-def test_the_released_target_is_a_negative():
-    """At the start of the repaired contrast is the pair itself: a closer caption lowers it."""
+def test_the_target_is_the_pair_and_not_a_negative_as_in_the_released_code():
+    """A caption closer to its image lowers the loss."""
     x = features()
     x.m = torch.ones_like(x.m)
     for image in ("paper", "own"):

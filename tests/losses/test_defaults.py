@@ -82,7 +82,7 @@ COMPANIONS = [
     (READLoss, {"neg": 3, "pos": 1}, "JiH00nKw0n/READ-CLIP@b2f096c"),
     (HardPositivesLoss, {"neg": 1, "pos": 1}, "amitakamath/hard_positives@33addaa: as many as captions"),
     (OmniNegLoss, {"neg": 1, "absence": 1}, OMNI_NEG),
-    (AHNPLLoss, {"neg": 5}, AHNPL),
+    (AHNPLLoss, {"neg": 4}, f"ours, as many as the others have: {AHNPL} takes five"),
 ]
 
 
