@@ -38,7 +38,7 @@ def test_a_launcher_is_told_not_to_try_again(stop, tmp_path, monkeypatch):
     assert (tmp_path / "logs" / "refused").read_text() == f"{sentence}\n"
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 def test_a_launcher_is_told_of_what_upstream_ends_before_training(tmp_path, model, csv_data):
     refused = tmp_path / "refused"
     env = {"OPEN_CLIP_EXT_REFUSED": str(refused)}

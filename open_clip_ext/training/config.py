@@ -50,7 +50,10 @@ class Settings:
 
     def build_loss(self, **distributed: Any) -> nn.Module:
         """A fresh loss module that knows how many companions it gets."""
-        loss: nn.Module = self.loss_class(**self.options, **distributed)
+        try:
+            loss: nn.Module = self.loss_class(**self.options, **distributed)
+        except ValueError as error:
+            raise InputError(f"--loss {self.loss}: {error}") from error
         if callable(configure := getattr(loss, "configure", None)):
             configure(self.companions)
             registry.check_parameters(self.loss, loss)

@@ -7,8 +7,10 @@ DDP averages parameter gradients over ranks, so a feature gradient counts with 1
 from __future__ import annotations
 
 import itertools
+import sys
 import warnings
 from functools import partial
+from pathlib import Path
 from unittest import mock
 
 import open_clip
@@ -17,6 +19,7 @@ import torch
 import torch.distributed as dist
 from our_losses import CLASSES, VARIANTS, loss_of
 from reference import arguments, close, features, leaves, live, set_c
+from support import together
 
 from open_clip_ext.losses import DeGLALoss, NegCLIPLoss
 from open_clip_ext.losses import functional as f
@@ -93,9 +96,10 @@ def reduce_scatter(output, parts):
     output.copy_(total[dist.get_rank()])
 
 
-def work(rank, folder):
+def work(folder):
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=WORLD)
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     where = {"rank": rank, "world_size": WORLD}
     out = {}
     for name, mode in CASES:
@@ -127,7 +131,9 @@ def work(rank, folder):
 def ranks(tmp_path_factory):
     """What each of two processes found; one pair of processes for everything."""
     folder = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(work, args=(str(folder),), nprocs=WORLD)
+    env = {"PYTHONPATH": str(Path(__file__).parents[1])}  # support
+    status, output = together(__file__, folder, processes=WORLD, env=env)
+    assert status == 0, output
     return [torch.load(folder / f"{rank}.pt") for rank in range(WORLD)]
 
 
@@ -347,3 +353,7 @@ def test_the_wrong_values_of_a_flattened_gather_do_not_appear(ranks):
         for mode in MODES:
             for r in ranks:
                 assert sum(r["reference", name, mode]["terms"].values()) != close(wrong)
+
+
+if __name__ == "__main__":
+    work(sys.argv[1])

@@ -138,7 +138,6 @@ def test_only_some_types_in_the_order_asked_for(folder, export):
             assert json.loads(row["negatives"]) == [rel, shape]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("out", ["data.csv", "shards"])
 def test_upstream_s_trainer_trains_on_it(folder, export, model, out):
     export(out, "--shard-size", 12)
