@@ -11,14 +11,46 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from open_clip_ext.losses import functional
+    from open_clip_ext.losses.ahnpl import AHNPLLoss
     from open_clip_ext.losses.ce_clip import CECLIPLoss
     from open_clip_ext.losses.clip import CLIPLoss
+    from open_clip_ext.losses.con_clip import CoNCLIPLoss
     from open_clip_ext.losses.degla import DeGLALoss
+    from open_clip_ext.losses.hard_positives import HardPositivesLoss
     from open_clip_ext.losses.negclip import NegCLIPLoss
+    from open_clip_ext.losses.omni_neg import OmniNegLoss
+    from open_clip_ext.losses.rank_clip import RankCLIPLoss
+    from open_clip_ext.losses.read import READLoss
+    from open_clip_ext.losses.tsvlc import TSVLCLoss
 
-__all__ = ["CECLIPLoss", "CLIPLoss", "DeGLALoss", "NegCLIPLoss", "functional"]
+__all__ = [
+    "AHNPLLoss",
+    "CECLIPLoss",
+    "CLIPLoss",
+    "CoNCLIPLoss",
+    "DeGLALoss",
+    "HardPositivesLoss",
+    "NegCLIPLoss",
+    "OmniNegLoss",
+    "READLoss",
+    "RankCLIPLoss",
+    "TSVLCLoss",
+    "functional",
+]
 
-MODULES = {"CECLIPLoss": "ce_clip", "CLIPLoss": "clip", "DeGLALoss": "degla", "NegCLIPLoss": "negclip"}
+MODULES = {
+    "AHNPLLoss": "ahnpl",
+    "CECLIPLoss": "ce_clip",
+    "CLIPLoss": "clip",
+    "CoNCLIPLoss": "con_clip",
+    "DeGLALoss": "degla",
+    "HardPositivesLoss": "hard_positives",
+    "NegCLIPLoss": "negclip",
+    "OmniNegLoss": "omni_neg",
+    "READLoss": "read",
+    "RankCLIPLoss": "rank_clip",
+    "TSVLCLoss": "tsvlc",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from our_losses import CLASSES, VARIANTS, loss_of
-from reference import arguments, close, features, leaves, set_c
+from reference import arguments, close, features, leaves, live, set_c
 from support import together
 
 from open_clip_ext.losses import DeGLALoss, NegCLIPLoss
@@ -52,9 +52,9 @@ def evaluate(name, x, **mode):
     if hasattr(loss, "configure"):
         loss.configure({"neg": x.n.shape[1]})
     for buffer in loss.buffers():
-        buffer += torch.arange(len(buffer)) / 2
+        buffer += (torch.arange(buffer.numel()) / 2).to(buffer).view_as(buffer)
     terms = loss(**arguments(type(loss), x), output_dict=True)
-    wanted = {"v": x.v, "t": x.t, "n": x.n, "s": x.s}
+    wanted = live(x)
     got = torch.autograd.grad(sum(terms.values()), list(wanted.values()), allow_unused=True)
     if hasattr(loss, "commit"):
         loss.commit()
@@ -82,9 +82,9 @@ def reference_batch():
 def share(x, rank):
     """The rows of one rank."""
     own = slice(rank * len(x.v) // WORLD, (rank + 1) * len(x.v) // WORLD)
-    for name in ("v", "t", "n", "tv", "tt", "tn", "m"):
-        y = getattr(x, name)[own].detach()
-        setattr(x, name, y.requires_grad_() if name in ("v", "t", "n") else y)
+    for name, y in vars(x).items():
+        if y.ndim:
+            setattr(x, name, y[own].detach().requires_grad_(y.requires_grad))
     return x
 
 
@@ -158,7 +158,7 @@ def test_the_mean_over_ranks_of_every_term_is_the_value_of_one_process(ranks, na
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", [name for name, make in OURS.items() if list(make().buffers())])
 def test_state_is_that_of_the_global_batch_on_every_rank(ranks, name, mode):
-    """CE-CLIP's thresholds."""
+    """CE-CLIP's thresholds, RankCLIP's steps."""
     one = evaluate(name, batch())["state"]
     assert all(value.max() > 0 for value in one.values())
     first, second = (r[name, mode]["state"] for r in ranks)
@@ -188,7 +188,8 @@ def constant_columns(name, x):
     """One process in which columns are constants: what `--local-loss` alone differentiates."""
     loss = OURS[name]().double()
     for buffer in loss.buffers():
-        buffer.set_(torch.arange(4, dtype=torch.float64) / 2)
+        if buffer.ndim:
+            buffer.set_(torch.arange(4, dtype=torch.float64) / 2)
     args = arguments(type(loss), x)
     return sum(loss.terms(Batch(args, args.pop("logit_scale"), gather=torch.Tensor.detach, first=0)).values())
 
@@ -229,7 +230,7 @@ PUBLISHED = ("clip", "open_clip", "negclip", "ce-clip", "degla")
 )
 def test_local_loss_alone_differentiates_rows_and_takes_columns_as_constants(ranks, name, expected):
     x = batch()
-    leaf = {"v": x.v, "t": x.t, "n": x.n, "s": x.s}
+    leaf = live(x)
     want = torch.autograd.grad(expected(name, x), list(leaf.values()), allow_unused=True)
     for key, gradient in zip(leaf, want, strict=True):
         got = averaged([r[name, "local"] for r in ranks], key)
@@ -297,8 +298,9 @@ def sent(monkeypatch, name, b, k, d, **mode):
     monkeypatch.setattr(dist, "all_gather", gathered)
     monkeypatch.setattr(dist, "all_reduce", lambda x: count.__setitem__(0, count[0] + x.nbytes))
     x = features(b=b, k=k, d=d)
-    for field in ("v", "t", "n", "tv", "tt", "tn"):
-        setattr(x, field, getattr(x, field).detach().float().requires_grad_(field in "vtn"))
+    for field, y in vars(x).items():
+        if y.ndim and y.is_floating_point():
+            setattr(x, field, y.detach().float().requires_grad_(y.requires_grad))
     LOSSES[name](world_size=2, **mode)(**arguments(loss_of(name), x))
     return count[0]
 
@@ -306,12 +308,16 @@ def sent(monkeypatch, name, b, k, d, **mode):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", VARIANTS)
 def test_bytes_sent_per_sample_are_those_of_the_docs(monkeypatch, name, mode):
+    kinds = len(loss_of(name).companions)
+    if "local" in mode:
+        # Of these, one kind is met by its own rows alone.
+        kinds -= name in ("hard-positives", "read", "tsvlc contrast=captions")
     for b, k, d in ((3, 4, 7), (5, 2, 16)):
-        per_sample = 4 * d * (2 + k) + k if loss_of(name).companions else 8 * d
+        per_sample = 4 * d * (2 + kinds * k) + kinds * k
         terms = 0
         if "local" not in mode:
             per_sample += {"degla tgc=released": 4 * d}.get(name, 0)
-            terms = {"degla": 2, "degla tgc=released": 1}.get(name, 0)
+            terms = {"degla": 2, "degla tgc=released": 1, "omni-neg": 1}.get(name, 0)
         assert sent(monkeypatch, name, b, k, d, **MODES[mode]) == b * per_sample + 4 * terms
 
 
