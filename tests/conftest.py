@@ -70,6 +70,14 @@ def csv_data(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def every_kind(tmp_path_factory) -> Path:
+    """The same with companions of all kinds that our losses want."""
+    from our_losses import KINDS
+
+    return support.write_csv(tmp_path_factory.mktemp("kinds"), support.photos(32), kinds=KINDS)
+
+
+@pytest.fixture(scope="session")
 def shards(tmp_path_factory) -> str:
     return support.write_shards(tmp_path_factory.mktemp("shards"), support.photos(32))
 

@@ -12,6 +12,7 @@ from support import photos, train_here, write_shards
 
 from open_clip_ext import _startup, cli
 from open_clip_ext.cluster import rendezvous
+from open_clip_ext.host import seams
 
 
 @pytest.fixture
@@ -213,3 +214,10 @@ def test_a_port_in_use(port):
 
 def test_an_address_without_a_port():
     assert rendezvous.check_rendezvous("localhost", 0, 1) == "localhost is not HOST:PORT"
+
+
+def test_a_package_that_upstream_requires_and_is_not_there_is_named(monkeypatch):
+    monkeypatch.setattr(
+        seams, "requires", lambda name: ["torch>=2", "no-such-package", "wandb; extra == 'x'"]
+    )
+    assert seams.missing_packages() == ["no-such-package"]

@@ -7,13 +7,13 @@ import time
 import open_clip
 import pytest
 import torch
-from our_losses import TRAINED as CLASSES
+from our_losses import CLASSES
 from support import COMMON, assert_same, end, start, train, train_here
 
 
 @pytest.fixture
-def flags(model, csv_data):
-    return ["--model", model, "--train-data", csv_data, "--csv-separator", ","]
+def flags(model, every_kind):
+    return ["--model", model, "--train-data", every_kind, "--csv-separator", ","]
 
 
 @pytest.mark.parametrize("loss", CLASSES)

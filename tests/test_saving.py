@@ -14,7 +14,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import support
-from our_losses import TRAINED as CLASSES
+from our_losses import CLASSES
 from support import COMMON, Finished, assert_same, end, start, train, train_here
 from trainer_server import Process
 
@@ -26,8 +26,8 @@ SHORT = ("--batch-size", 4, "--epochs", 2)  # 8 batches in an epoch of 32 photos
 
 
 @pytest.fixture
-def flags(model, csv_data):
-    return ["--model", model, "--train-data", csv_data, "--csv-separator", ",", "--loss", "degla", *SHORT]
+def flags(model, every_kind):
+    return ["--model", model, "--train-data", every_kind, "--csv-separator", ",", "--loss", "degla", *SHORT]
 
 
 @pytest.fixture

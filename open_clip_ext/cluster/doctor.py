@@ -67,8 +67,10 @@ def _checks(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
         yield "armed in this interpreter", _unarmed()
 
     from open_clip_ext import host, registry
-    from open_clip_ext.host import signatures
+    from open_clip_ext.host import seams, signatures
 
+    missing = ", ".join(seams.missing_packages())
+    yield "upstream's packages", f"not installed: {missing}; install them with pip" if missing else ""
     adapter, wrong = host.choose(signatures.read)
     for seam in adapter.seams:
         yield f"{seam.module}.{seam.name}", wrong.get(seam, "")
@@ -98,8 +100,11 @@ def _run(
     flags: Sequence[str], args: argparse.Namespace, refused: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
     """Whether a run with these flags of upstream's could start on this node."""
-    from open_clip_ext.host import preflight
-
+    try:
+        from open_clip_ext.host import preflight
+    except (ImportError, SyntaxError) as error:
+        yield "flags", f"upstream's trainer cannot be imported ({error})"
+        return
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):

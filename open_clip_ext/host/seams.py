@@ -7,9 +7,10 @@ program can be altered without an edit in that place. Which functions they are i
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Seam:
         """
         try:
             there = parameters(self.module, self.name)
-        except ImportError as error:
+        except (ImportError, SyntaxError) as error:
             return f"{self.module} cannot be imported ({error})"
         except AttributeError:
             return f"{self.module} has no {self.name}"
@@ -72,6 +73,23 @@ def hooked() -> bool:
     package = importlib.import_module("open_clip_train")
     # Read, not imported: the import would start the plugin.
     return "open_clip_train.plugins" in Path(package.__path__[0], "main.py").read_text(encoding="utf-8")
+
+
+def missing_packages() -> list[str]:
+    """The packages that the installed upstream requires and that are not installed."""
+    try:
+        required = requires("open_clip_torch") or []
+    except PackageNotFoundError:
+        return ["open_clip_torch"]
+    names = [re.split(r"[^\w.-]", line)[0] for line in required if "extra ==" not in line]
+    return [name for name in names if not _installed(name)]
+
+
+def _installed(package: str) -> bool:
+    try:
+        return bool(version(package))
+    except PackageNotFoundError:
+        return False
 
 
 def upstream() -> str:

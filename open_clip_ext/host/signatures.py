@@ -26,7 +26,7 @@ def read(module: str, name: str) -> tuple[str, ...]:
     """As `imported`, but by the source of a module that is not imported yet, if that can tell.
 
     It can if the function is defined there undecorated, or imported from where it is, and the packages
-    that these modules import are installed. That the modules can be executed is not tried.
+    that these modules import are installed. The modules are not executed.
     """
     found = None if module in sys.modules else _read(module, name)
     return imported(module, name) if found is None else found
@@ -37,7 +37,10 @@ def _read(module: str, name: str) -> tuple[str, ...] | None:
     spec = _spec(module)
     if spec is None or not isinstance(spec.loader, SourceFileLoader):
         return None
-    statements = ast.parse(spec.loader.get_data(spec.loader.path)).body
+    try:
+        statements = ast.parse(spec.loader.get_data(spec.loader.path), spec.loader.path).body
+    except SyntaxError:
+        return None
     if not all(find_spec(package) for package in _needed(statements)):
         return None
     match [statement for statement in statements if name in _bound(statement)]:

@@ -39,22 +39,24 @@ def merge(out: str | Path, shards: Sequence[str | Path]) -> tuple[int, int]:
     connection = store_file.create(Path(out))
     came = there = 0
     try:
-        rows = {record.name: (row, record) for row, record in store_file.generators(connection).items()}
+        known = {record.name: record for record in store_file.generators(connection).values()}
         for store in stores:
             for record in store.generators():
-                known = rows.get(record.name)
-                if known and known[1] != record:
+                if (other := known.setdefault(record.name, record)) != record:
                     raise InputError(
                         f"{store.path}: its {record.name} and that of {out} differ "
-                        f"({store_file.difference(known[1], record)}); merge only what was made in one way"
+                        f"({store_file.difference(other, record)}); merge only what was made in one way"
                     )
-                if not known:
-                    with store_file.transaction(connection):
-                        rows[record.name] = store_file.insert_generator(connection, record), record
+        with store_file.transaction(connection):
+            store_file.convert(connection)
+            rows = {record.name: row for row, record in store_file.generators(connection).items()}
+            for name, record in known.items():
+                if name not in rows:
+                    rows[name] = store_file.insert_generator(connection, record)
         for store in stores:
             with store_file.transaction(connection):
                 store_file.add_kinds(connection, store.kinds())
-                new, old = _add(connection, store, {name: row for name, (row, _) in rows.items()})
+                new, old = _add(connection, store, rows)
             came, there = came + new, there + old
         store_file.finish(connection)
     except sqlite3.Error as error:

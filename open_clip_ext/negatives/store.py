@@ -272,6 +272,7 @@ class Writer:
             with self._reported():
                 self._generator = self._settle(record)
                 with store_file.transaction(self._connection):
+                    store_file.convert(self._connection)
                     store_file.add_kinds(self._connection, kinds)
                 self._codec = store_file.Codec(record, store_file.kinds(self._connection), kinds)
                 there = "SELECT 1 FROM entry WHERE generator = ? LIMIT 1"

@@ -146,7 +146,9 @@ def connect(path: Path, query: str) -> sqlite3.Connection:
 def create(path: Path) -> sqlite3.Connection:
     """A connection for the one writer of the store `path`, made if it is not there.
 
-    A store of an earlier format is converted, all at once or not at all.
+    A store of an earlier format stays as it is until `convert`, so that a refused command changes nothing.
+
+    Raises InputError if `path` is no store, cannot be written, or is being written.
     """
     if path.exists() and (not path.is_file() or path.stat().st_size or log_of(path).exists()):
         require_store(path)
@@ -161,11 +163,8 @@ def create(path: Path) -> sqlite3.Connection:
                 if _number(connection, "application_id") != APPLICATION:
                     for statement in (*SCHEMA, f"PRAGMA application_id = {APPLICATION}", CURRENT):
                         connection.execute(statement)
-                elif (form := _number(connection, "user_version")) < FORMAT:
-                    for older in range(form, FORMAT):
-                        for statement in CONVERSIONS[older]:
-                            connection.execute(statement)
-                    connection.execute(CURRENT)
+                elif (form := _number(connection, "user_version")) > FORMAT:  # in the log of a killed writer
+                    raise InputError(_newer(path, form))
         except BaseException:
             connection.close()
             raise
@@ -173,7 +172,19 @@ def create(path: Path) -> sqlite3.Connection:
         if "locked" in str(error):
             raise InputError(f"{path}: another process is writing it; wait, or give another --out") from error
         raise InputError(f"{path}: it cannot be written ({error})") from error
+    except sqlite3.DatabaseError as error:
+        raise InputError(f"{path}: it cannot be read ({error}); make it anew") from error
     return connection
+
+
+def convert(connection: sqlite3.Connection) -> None:
+    """Bring a store of an earlier format to today's; inside a transaction."""
+    if (form := _number(connection, "user_version")) == FORMAT:
+        return
+    for older in range(form, FORMAT):
+        for statement in CONVERSIONS[older]:
+            connection.execute(statement)
+    connection.execute(CURRENT)
 
 
 def finish(connection: sqlite3.Connection) -> None:
@@ -193,14 +204,18 @@ def require_store(path: Path) -> None:
         raise InputError(f"{path}: it cannot be read ({error.strerror})") from error
     application, version, pages = (int.from_bytes(header[at : at + 4], "big") for at in (68, 60, 28))
     if header[:16] == b"SQLite format 3\0" and application == APPLICATION and version > FORMAT:
-        raise InputError(
-            f"{path}: a negatives store of format {version}; this version reads formats up to {FORMAT}, so "
-            "update open_clip_ext"
-        )
+        raise InputError(_newer(path, version))
     # A writer that was killed early has left its tables in the log beside the file, or nowhere yet.
     begun = header[:16] == b"SQLite format 3\0" and (log_of(path).exists() or pages == 1)
     if application != APPLICATION and not begun:
         raise InputError(f"{path}: not a negatives store; make one with `open-clip-ext negatives make`")
+
+
+def _newer(path: Path, form: int) -> str:
+    return (
+        f"{path}: a negatives store of format {form}; this version reads formats up to {FORMAT}, so update "
+        "open_clip_ext"
+    )
 
 
 def log_of(path: Path) -> Path:

@@ -13,7 +13,7 @@ from support_negatives import content
 
 from open_clip_ext import cli
 from open_clip_ext.data import CompanionCollate
-from open_clip_ext.errors import InputError
+from open_clip_ext.errors import InputError, TrainingError
 from open_clip_ext.negatives import store_file
 from open_clip_ext.negatives.merge import merge
 from open_clip_ext.negatives.records import Candidate, Text
@@ -208,12 +208,28 @@ def test_a_conversion_that_fails_changes_nothing(old, monkeypatch):
     before = content(old)
     broken = {1: (*store_file.CONVERSIONS[1], "INSERT INTO absent VALUES (1)")}
     monkeypatch.setattr(store_file, "CONVERSIONS", broken)
-    with pytest.raises(InputError, match="it cannot be written"):
+    with pytest.raises(TrainingError, match="writing failed"):
         write(old)
     assert form(old) == 1
     assert content(old) == before
     monkeypatch.undo()
     assert content(write(old)) == before
+
+
+def test_a_refused_writer_or_merge_leaves_the_format(old, tmp_path):
+    with pytest.raises(InputError, match="made in another way"):
+        Writer(old, "drawn", "1", {"seed": 1}, TYPES)
+    with Writer(tmp_path / "other", "drawn", "1", {"seed": 1}, TYPES):
+        pass
+    with pytest.raises(InputError, match="differ"):
+        merge(old, [tmp_path / "other"])
+    assert form(old) == 1
+
+
+def test_a_truncated_store_is_refused_in_a_sentence(old):
+    old.write_bytes(old.read_bytes()[:3000])
+    with pytest.raises(InputError, match=r"it cannot be read .*; make it anew"):
+        Writer(old, "other", "1", {}, TYPES)
 
 
 @pytest.mark.parametrize("moment", [*range(len(store_file.CONVERSIONS[1])), "converted"])
