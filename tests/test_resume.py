@@ -10,7 +10,7 @@ import time
 import open_clip
 import pytest
 import torch
-from our_losses import CLASSES
+from our_losses import TRAINED as CLASSES
 from support import COMMON, ENVIRONMENT, assert_same, train, train_here
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import support
-from our_losses import CLASSES
+from our_losses import TRAINED as CLASSES
 from support import COMMON, ENVIRONMENT, Finished, assert_same, train, train_here
 
 from open_clip_ext.files import atomic_write, remove_partial

@@ -13,12 +13,26 @@ if TYPE_CHECKING:
     from open_clip_ext.losses import functional
     from open_clip_ext.losses.ce_clip import CECLIPLoss
     from open_clip_ext.losses.clip import CLIPLoss
+    from open_clip_ext.losses.cs_clip import CSCLIPLoss
     from open_clip_ext.losses.degla import DeGLALoss
     from open_clip_ext.losses.negclip import NegCLIPLoss
 
-__all__ = ["CECLIPLoss", "CLIPLoss", "DeGLALoss", "NegCLIPLoss", "functional"]
+__all__ = [
+    "CECLIPLoss",
+    "CLIPLoss",
+    "CSCLIPLoss",
+    "DeGLALoss",
+    "NegCLIPLoss",
+    "functional",
+]
 
-MODULES = {"CECLIPLoss": "ce_clip", "CLIPLoss": "clip", "DeGLALoss": "degla", "NegCLIPLoss": "negclip"}
+MODULES = {
+    "CECLIPLoss": "ce_clip",
+    "CLIPLoss": "clip",
+    "CSCLIPLoss": "cs_clip",
+    "DeGLALoss": "degla",
+    "NegCLIPLoss": "negclip",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -21,10 +21,12 @@ def cross_entropy_of_product(
     target: Tensor,
     exists: Tensor | None = None,
     first: Tensor | None = None,
+    weight: Tensor | None = None,
+    skip: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy of the logits `x @ columns.T`, made a block of rows at a time.
 
-        L = mean_i CE([first_i ; x_i.columns], target_i)
+        L = sum_i weight_i CE([first_i ; x_i.columns], target_i)        weight_i: 1/R unless given
 
     Takes memory for R*D + C*D numbers and one block. The gradient of a mean is known as soon as the
     row is, so each block leaves its share of it in the forward pass: no logit is kept or computed
@@ -36,18 +38,30 @@ def cross_entropy_of_product(
         target: `[R]` int64, which logit of its row is the right one.
         exists: `[C]` bool; the logits of other columns are -inf. None: all exist.
         first: `[R]`, a logit of its own ahead of each row: number 0 of the row.
+        weight: `[R]`, share of each row in the sum, constant. A row of weight 0 still needs a target that
+            exists, as 0 times an infinite loss is no number.
+        skip: `[R]` int64, a column whose logit is -inf in this row alone, as is that of a row with itself.
     """
     if not torch.is_grad_enabled():
         x, columns, first = x.detach(), columns.detach(), None if first is None else first.detach()
-    return _CrossEntropyOfProduct.apply(x, columns, target, exists, first)  # type: ignore[no-any-return]
+    if weight is None:
+        weight = x.new_full(x.shape[:1], 1 / len(x))
+    return _CrossEntropyOfProduct.apply(x, columns, target, exists, first, weight, skip)  # type: ignore[no-any-return]
 
 
 class _CrossEntropyOfProduct(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, columns: Tensor, target: Tensor, exists: Tensor | None, first: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        columns: Tensor,
+        target: Tensor,
+        exists: Tensor | None,
+        first: Tensor | None,
+        weight: Tensor,
+        skip: Tensor | None,
     ) -> Tensor:
-        x_live, columns_live, _, _, first_live = ctx.needs_input_grad
+        x_live, columns_live, _, _, first_live, _, _ = ctx.needs_input_grad
         grad_x = torch.empty_like(x) if x_live else None
         grad_columns = torch.zeros_like(columns) if columns_live else None
         grad_first = torch.empty_like(first) if first_live and first is not None else None
@@ -57,6 +71,8 @@ class _CrossEntropyOfProduct(torch.autograd.Function):
                 logits = x[rows] @ columns.T
                 if exists is not None:
                     logits.masked_fill_(~exists, -torch.inf)
+                if skip is not None:
+                    logits.scatter_(1, skip[rows, None], -torch.inf)
                 if first is not None:
                     logits = torch.cat([first[rows, None], logits], dim=1)
                 right = target[rows, None]
@@ -65,9 +81,10 @@ class _CrossEntropyOfProduct(torch.autograd.Function):
                 softmax = logits.exp_()
                 total = softmax.sum(dim=1, keepdim=True)
                 losses[rows] = (total.log() - chosen)[:, 0]
-                # The gradient of the mean: (softmax - one at the right place) / R.
-                gradient = softmax.mul_(1 / (total * len(x)))
-                gradient.scatter_add_(1, right, torch.full_like(total, -1 / len(x)))
+                # The gradient of the sum: (softmax - one at the right place) times the weight.
+                share = weight[rows, None]
+                gradient = softmax.mul_(share / total)
+                gradient.scatter_add_(1, right, -share)
                 if first is not None:
                     if grad_first is not None:
                         grad_first[rows] = gradient[:, 0]
@@ -77,13 +94,13 @@ class _CrossEntropyOfProduct(torch.autograd.Function):
                 if grad_columns is not None:
                     grad_columns.addmm_(gradient.T, x[rows])
         ctx.save_for_backward(grad_x, grad_columns, grad_first)
-        return losses.mean()
+        return (losses * weight).sum()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, columns, first = (None if g is None else grad * g for g in ctx.saved_tensors)
-        return x, columns, None, None, first
+        return x, columns, None, None, first, None, None
 
 
 def _blocks(rows: int, columns: int) -> list[slice]:

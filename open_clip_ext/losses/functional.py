@@ -40,10 +40,14 @@ class Samples(NamedTuple):
     first: int = 0
 
 
-def clip(v: Tensor, t: Tensor, s: Tensor, *, columns: Samples | None = None) -> Tensor:
+def clip(
+    v: Tensor, t: Tensor, s: Tensor, label_smoothing: float = 0.0, *, columns: Samples | None = None
+) -> Tensor:
     """Symmetric contrastive loss of images and captions.
 
         L = 1/2 [ mean_i CE(s v_i.T, i) + mean_i CE(s t_i.V, i) ]
+
+    With label smoothing e, target i of B columns has the share 1 - e + e/B, and each other one e/B.
 
     Source: CLIP, arXiv 2103.00020; mlfoundations/open_clip `ClipLoss`. No difference.
     """
@@ -51,7 +55,14 @@ def clip(v: Tensor, t: Tensor, s: Tensor, *, columns: Samples | None = None) -> 
     target = _own_column(v, columns)
     image_to_text = cross_entropy_of_product(s * v, columns.text, target)
     text_to_image = cross_entropy_of_product(s * t, columns.image, target)
-    return (image_to_text + text_to_image) / 2
+    loss = (image_to_text + text_to_image) / 2
+    if not label_smoothing:
+        return loss
+    # What smoothing adds to a row is linear in its logits: e times (that of the target - the mean).
+    ahead = _dot(v, _ahead_of_the_mean(columns.text, target)) + _dot(
+        t, _ahead_of_the_mean(columns.image, target)
+    )
+    return loss + label_smoothing * (s * ahead).mean() / 2
 
 
 def hard_negative_clip(
@@ -74,9 +85,7 @@ def hard_negative_clip(
     """
     columns = columns or Samples(v, t, n, valid)
     target = _own_column(v, columns)
-    negatives, exists = _all_negatives(columns)
-    texts = torch.cat([columns.text, negatives])
-    exists = torch.cat([exists.new_ones(len(columns.text)), exists])
+    texts, exists = _all_texts(columns)
     image_to_text = cross_entropy_of_product(s * v, texts, target, exists)
     text_to_image = cross_entropy_of_product(s * t, columns.image, target)
     return (image_to_text + text_to_image) / 2
@@ -273,13 +282,88 @@ def intra_modal(
     return torch.where(exists.any(), loss, 0.0)
 
 
+def existing_pairs(
+    x: Tensor,
+    y: Tensor,
+    s: Tensor,
+    valid: Tensor,
+    foil: Tensor | None = None,
+    *,
+    columns: Samples | None = None,
+) -> Tensor:
+    """Symmetric contrastive loss of the pairs that exist; the others leave both directions.
+
+        L = 1/2 [ mean_i CE([s x_i.Y ; s x_i.f_i], i) + mean_i CE(s y_i.X, i) ]       i, X, Y: existing pairs
+
+    0 if no pair exists.
+
+    Args:
+        x: `[B, D]`.
+        y: `[B, D]`, partners of x.
+        s: logit scale.
+        valid: `[B]`, which pairs exist.
+        foil: `[B, D]`, f: a further column of its own row; None: there is none.
+        columns: x, y and `valid [B]` of the whole batch.
+
+    Source: CS-CLIP, arXiv 2602.23906; kargibora/CS-CLIP@183aca8, of one unit. With all pairs and no foil: `clip`.
+    """
+    columns = columns or Samples(x, y, valid=valid)
+    assert columns.valid is not None
+    exists, weight = columns.valid, _shares(valid, columns.valid, x)
+    some = exists | ~exists.any()
+    target = _target(_own_column(x, columns), valid, exists)
+    x, y = _existing(x, valid), _existing(y, valid)
+    own = None if foil is None else s * _dot(x, _existing(foil, valid))
+    partners, others = _existing(columns.text, exists), _existing(columns.image, exists)
+    there = cross_entropy_of_product(s * x, partners, target + (own is not None), some, own, weight)
+    back = cross_entropy_of_product(s * y, others, target, some, weight=weight)
+    return (there + back) / 2
+
+
+def units(
+    v: Tensor, c: Tensor, f: Tensor, s: Tensor, valid: Tensor, *, columns: Samples | None = None
+) -> Tensor:
+    """Images against the units of captions, each next to its foil.
+
+        L = mean_k 1/2 [ mean_i CE([s v_i.C_k ; s v_i.f_ik], i) + mean_i CE(s c_ik.V, i) ]
+
+    i, C_k and V run over the samples whose unit k exists. A unit that no sample has counts as 0.
+
+    Args:
+        v: images `[B, D]`.
+        c: units `[B, K, D]`.
+        f: foils `[B, K, D]`.
+        s: logit scale.
+        valid: `[B, K]`, which units exist with their foil.
+        columns: images, units as `neg` and their mask, of the whole batch.
+
+    Source: CS-CLIP, arXiv 2602.23906; kargibora/CS-CLIP@183aca8. No difference: like there, a unit that two
+    samples share is a wrong column for both.
+    """
+    image, _, every, exists, first = columns or Samples(v, v, c, valid)
+    assert every is not None
+    assert exists is not None
+    each = [
+        existing_pairs(
+            v,
+            c[:, k],
+            s,
+            valid[:, k],
+            f[:, k],
+            columns=Samples(image, every[:, k], None, exists[:, k], first),
+        )
+        for k in range(c.shape[1])
+    ]
+    return torch.stack(each).mean()
+
+
 def _mask(n: Tensor, valid: Tensor | None) -> Tensor:
     """`valid [B, K]`, spelled out."""
     return torch.ones_like(n[..., 0], dtype=torch.bool) if valid is None else valid.bool()
 
 
 def _existing(n: Tensor, valid: Tensor | None) -> Tensor:
-    """`n` with zeros where there is no negative: 0 * NaN would be NaN, in the gradient too."""
+    """`n` with zeros where there is no text: 0 * NaN would be NaN, in the gradient too."""
     return n if valid is None else torch.where(valid.bool()[..., None], n, 0.0)
 
 
@@ -298,6 +382,29 @@ def _all_negatives(columns: Samples) -> tuple[Tensor, Tensor]:
     assert columns.neg is not None
     negatives = _existing(columns.neg, columns.valid).flatten(0, 1)
     return negatives, _mask(columns.neg, columns.valid).flatten()
+
+
+def _all_texts(columns: Samples) -> tuple[Tensor, Tensor]:
+    """All captions and then all negatives of the columns `[B*(1+K), D]`, and which exist."""
+    negatives, exists = _all_negatives(columns)
+    return torch.cat([columns.text, negatives]), torch.cat([exists.new_ones(len(columns.text)), exists])
+
+
+def _shares(valid: Tensor, exists: Tensor, like: Tensor) -> Tensor:
+    """Weights of rows in the mean over those that exist in the whole batch.
+
+    The sum over own rows alone, `local_loss`, is a share of that mean: W of them have to average to it.
+    """
+    return valid.to(like) * (len(exists) / len(valid)) / exists.sum().clamp(min=1)
+
+
+def _target(own: Tensor, valid: Tensor, exists: Tensor) -> Tensor:
+    """The own column; of a row that does not exist, any that does, for a finite loss times 0."""
+    return torch.where(valid | ~exists.any(), own, exists.int().argmax())
+
+
+def _ahead_of_the_mean(columns: Tensor, target: Tensor) -> Tensor:
+    return columns[target] - columns.mean(0)
 
 
 def _own_column(rows: Tensor, columns: Samples) -> Tensor:

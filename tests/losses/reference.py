@@ -8,6 +8,15 @@ import torch
 import torch.nn.functional as F
 
 SCALE = torch.tensor(20.0, dtype=torch.float64)
+# Where the features of a kind of companions lie in a case, their mask, and the teacher's.
+KINDS = {
+    "neg": ("n", "m", "tn"),
+    "phrase": ("phrase", "phrase_m", "phrase_t"),
+    "foil": ("foil", "foil_m", "foil_t"),
+    "pos": ("pos", "pos_m", "pos_t"),
+    "masked": ("masked", "masked_m", "masked_t"),
+}
+OTHER_KINDS = [names for kind, names in KINDS.items() if kind != "neg"]
 
 
 def unit(x):
@@ -25,7 +34,12 @@ def random_set(b, seed=0, k=4, d=16):
     v, t, n = unit(draw(b, d)), unit(draw(b, d)), unit(draw(b * k, d)).view(b, k, d)
     tv, tt, tn = unit(draw(b, d)), unit(draw(b, d)), unit(draw(b * k, d)).view(b, k, d)
     m = torch.ones(b, k, dtype=torch.bool)
-    return SimpleNamespace(v=v, t=t, n=n, tv=tv, tt=tt, tn=tn, m=m, s=SCALE)
+    x = SimpleNamespace(v=v, t=t, n=n, tv=tv, tt=tt, tn=tn, m=m, s=SCALE)
+    for features, mask, taught in OTHER_KINDS:
+        setattr(x, features, unit(draw(b * k, d)).view(b, k, d))
+        setattr(x, mask, m.clone())
+        setattr(x, taught, unit(draw(b * k, d)).view(b, k, d))
+    return x
 
 
 def set_a():
@@ -89,10 +103,6 @@ def teacher(x):
     }
 
 
-# Where the features of a kind of companions lie in a case, their mask, and the teacher's.
-KINDS = {"neg": ("n", "m", "tn")}
-
-
 def arguments(loss, x):
     """The arguments of any loss by name, from what it declares; of one that declares nothing, CLIP's."""
     args = {"image_features": x.v, "text_features": x.t, "logit_scale": x.s}
@@ -117,8 +127,17 @@ def leaves(x):
 def features(b=5, k=3, d=7, seed=3, grad=True):
     """A random case with a random mask."""
     x = random_set(b, seed=seed, k=k, d=d)
-    x.m = torch.rand(b, k, generator=torch.Generator().manual_seed(seed)) < 0.6
+    generator = torch.Generator().manual_seed(seed)
+    for _, mask, _ in KINDS.values():
+        setattr(x, mask, torch.rand(b, k, generator=generator) < 0.6)
     x.s = torch.tensor(7.0, dtype=torch.float64, requires_grad=grad)
     if grad:
         leaves(x)
+        for name, *_ in OTHER_KINDS:
+            getattr(x, name).requires_grad_()
     return x
+
+
+def live(x):
+    """What is differentiated of a case, by name."""
+    return {name: y for name, y in vars(x).items() if torch.is_tensor(y) and y.requires_grad}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from our_losses import CLASSES
 
-from open_clip_ext.losses import CECLIPLoss, CLIPLoss, DeGLALoss, NegCLIPLoss, functional
+from open_clip_ext.losses import CECLIPLoss, CLIPLoss, CSCLIPLoss, DeGLALoss, NegCLIPLoss, functional
 from open_clip_ext.losses.base import Loss
 from open_clip_ext.teacher import EMATeacher
 
@@ -27,8 +27,10 @@ PUBLISHED = [
     (DeGLALoss, "ema_decay", 0.9996, f"{DEGLA}, src/training/train.py"),
     (DeGLALoss, "tgc", "paper", "arXiv 2504.16801: a caption's own negatives"),
     (DeGLALoss, "teacher_checkpoint", "", "ours: the student's weights; theirs: always OpenAI's"),
+    (CSCLIPLoss, "unit_weight", 0.5, "arXiv 2602.23906 and kargibora/CS-CLIP@183aca8"),
     (EMATeacher, "decay", 0.9996, f"{DEGLA}, src/training/train.py"),
     (EMATeacher, "checkpoint", None, "as teacher_checkpoint"),
+    (functional.clip, "label_smoothing", 0.0, "CLIP has none"),
     (functional.text_grounded, "scale", 10.0, "as tgc_scale"),
     (functional.adaptive_thresholds, "rule", "mean", "as threshold"),
     (functional.adaptive_thresholds, "cap", 10.0, "as threshold_cap"),
@@ -40,13 +42,14 @@ NEGATIVES = [
     (NegCLIPLoss, {"neg": 4}, "ours, as many as the others have: vinid/neg_clip@e680f8e takes one"),
     (CECLIPLoss, {"neg": 4}, f"{CE_CLIP}@ef87eb7: relation, attribute, object, action"),
     (DeGLALoss, {"neg": 4}, f"{DEGLA}, src/training/data.py: the first four of five"),
+    (CSCLIPLoss, {"neg": 1, "phrase": 2, "foil": 2}, "kargibora/CS-CLIP@183aca8"),
 ]
 
 
 def defaults(of):
     """Those that say something: without the distributed arguments, and what may be left out."""
     found = {name: p.default for name, p in inspect.signature(of).parameters.items()}
-    ignored = {*inspect.signature(Loss).parameters, "valid", "columns"}
+    ignored = {*inspect.signature(Loss).parameters, "valid", "columns", "foil"}
     return {n: d for n, d in found.items() if d is not inspect.Parameter.empty and n not in ignored}
 
 

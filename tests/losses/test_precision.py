@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from our_losses import VARIANTS, loss_of
-from reference import SCALE, arguments
+from reference import OTHER_KINDS, SCALE, arguments
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from open_clip_ext.losses.base import Loss, in_fp32
@@ -97,8 +97,11 @@ def evaluate(name):
     n = near(t[:, None].expand(8, 4, 64), 0.5)
     tv, tt, tn = (near(x, 0.2) for x in (v, t, n))
     x = SimpleNamespace(v=v, t=t, n=n, m=None, tv=tv, tt=tt, tn=tn, s=SCALE.float())
+    others = [near(t[:, None].expand(8, 4, 64), 0.5) for _ in OTHER_KINDS]
+    for (features, mask, taught), y in zip(OTHER_KINDS, others, strict=True):
+        vars(x).update({features: y, mask: None, taught: None})
     args = arguments(loss_of(name), x)
-    leaves = [y.requires_grad_() for y in (v, t, n) if any(y is given for given in args.values())]
+    leaves = [y.requires_grad_() for y in (v, t, n, *others) if any(y is given for given in args.values())]
     value = VARIANTS[name]()(**args)
     return value, torch.autograd.grad(value, leaves)
 
