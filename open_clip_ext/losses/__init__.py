@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from open_clip_ext.losses.clip import CLIPLoss
     from open_clip_ext.losses.cs_clip import CSCLIPLoss
     from open_clip_ext.losses.degla import DeGLALoss
+    from open_clip_ext.losses.fsc_clip import FSCCLIPLoss
     from open_clip_ext.losses.negclip import NegCLIPLoss
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "CLIPLoss",
     "CSCLIPLoss",
     "DeGLALoss",
+    "FSCCLIPLoss",
     "NegCLIPLoss",
     "functional",
 ]
@@ -31,6 +33,7 @@ MODULES = {
     "CLIPLoss": "clip",
     "CSCLIPLoss": "cs_clip",
     "DeGLALoss": "degla",
+    "FSCCLIPLoss": "fsc_clip",
     "NegCLIPLoss": "negclip",
 }
 

@@ -305,7 +305,8 @@ def existing_pairs(
         foil: `[B, D]`, f: a further column of its own row; None: there is none.
         columns: x, y and `valid [B]` of the whole batch.
 
-    Source: CS-CLIP, arXiv 2602.23906; kargibora/CS-CLIP@183aca8, of one unit. With all pairs and no foil: `clip`.
+    Source: CS-CLIP, arXiv 2602.23906; kargibora/CS-CLIP@183aca8, for one unit. With all pairs
+    and no foil: `clip`.
     """
     columns = columns or Samples(x, y, valid=valid)
     assert columns.valid is not None
@@ -355,6 +356,83 @@ def units(
         for k in range(c.shape[1])
     ]
     return torch.stack(each).mean()
+
+
+def selective_calibration(
+    v: Tensor,
+    t: Tensor,
+    n: Tensor,
+    s: Tensor,
+    focal: float,
+    label_smoothing: float,
+    valid: Tensor | None = None,
+    *,
+    exists: Tensor | None = None,
+) -> Tensor:
+    """Each image chooses between its caption and own negatives; easy ones count less, and labels are smooth.
+
+        p_i  = softmax(s [v_i.t_i ; v_i.n_i1 ; .. ; v_i.n_iK])     c_i = 1 + sum_k m_ik
+        y_i0 = 1 - e + e/c_i      y_ik = m_ik e/c_i                e: label_smoothing
+        L    = mean_i sum_k y_ik (1 - p_ik)^g (-log p_ik)          g: focal
+
+    The mean is over samples with a negative, 0 without any. With e = g = 0: `image_grounded` of those.
+
+    Args:
+        v: images.
+        t: captions.
+        n: negatives.
+        s: logit scale.
+        focal: exponent g >= 0.
+        label_smoothing: e, from 0 to 1.
+        valid: which negatives exist.
+        exists: the same of the whole batch, if the rows are a part of it.
+
+    Source: FSC-CLIP's global regularization, arXiv 2410.05210; ytaek-oh/fsc-clip@604015d
+    `src/training/losses`. Differs in that missing negatives have no logit; there it is 0, and stays.
+    """
+    m = _mask(n, valid)
+    has = m.any(1)
+    y = torch.cat([torch.ones_like(m[:, :1]), m], 1)
+    logits = s * torch.cat([_dot(v, t)[:, None], _dot_own(v, n, valid)], 1)
+    log_p = logits.masked_fill(~y, -torch.inf).log_softmax(1)
+    # Where there is no choice p is 0 or 1, and a power or a product with it may have no gradient.
+    log_p = torch.where(y & has[:, None], log_p, -1.0)
+    y = y.to(log_p)
+    y = label_smoothing * y / y.sum(1, keepdim=True)
+    y = y + (1 - label_smoothing) * F.pad(torch.ones_like(y[:, :1]), (0, n.shape[1]))
+    wrong = -log_p.expm1().clamp(max=-torch.finfo(log_p.dtype).tiny)
+    each = -(y * wrong**focal * log_p).sum(1)
+    return (each * _shares(has, has if exists is None else exists.any(1), each)).sum()
+
+
+def nt_xent(
+    x: Tensor, y: Tensor, temperature: float, valid: Tensor, *, columns: Samples | None = None
+) -> Tensor:
+    """Each of a pair finds the other among all texts of the pairs that exist but itself.
+
+        L = mean_r CE(z_r.Z / temperature without r itself, partner of r)       Z = [X ; Y], existing pairs
+
+    0 if no pair exists, or only one.
+
+    Args:
+        x: `[B, D]`.
+        y: `[B, D]`, partners of x.
+        temperature: above 0.
+        valid: `[B]`, which pairs exist.
+        columns: x and y (as `image` and `text`) and `valid [B]` of the whole batch.
+
+    Source: SimCLR, arXiv 2002.05709, as CLAP uses it, arXiv 2311.16445; YichaoCai1/CLAP@d91a680.
+    """
+    columns = columns or Samples(x, y, valid=valid)
+    assert columns.valid is not None
+    exists, weight = columns.valid, _shares(valid, columns.valid, x).repeat(2) / 2
+    rows = torch.cat([_existing(x, valid), _existing(y, valid)])
+    every = torch.cat([_existing(columns.image, exists), _existing(columns.text, exists)])
+    own = _own_column(x, columns)
+    partner, skip = torch.cat([own + len(exists), own]), torch.cat([own, own + len(exists)])
+    target = _target(partner, valid.repeat(2), exists.repeat(2))
+    some = (exists | ~exists.any()).repeat(2)
+    return cross_entropy_of_product(rows / temperature, every, target, some, weight=weight, skip=skip)
 
 
 def _mask(n: Tensor, valid: Tensor | None) -> Tensor:

@@ -8,12 +8,21 @@ import pytest
 import torch
 from our_losses import CLASSES
 
-from open_clip_ext.losses import CECLIPLoss, CLIPLoss, CSCLIPLoss, DeGLALoss, NegCLIPLoss, functional
+from open_clip_ext.losses import (
+    CECLIPLoss,
+    CLIPLoss,
+    CSCLIPLoss,
+    DeGLALoss,
+    FSCCLIPLoss,
+    NegCLIPLoss,
+    functional,
+)
 from open_clip_ext.losses.base import Loss
 from open_clip_ext.teacher import EMATeacher
 
 CE_CLIP = "lezhang7/Enhance-FineGrained"
 DEGLA = "xiaoxing2001/DeGLA@1c5e960"
+FSC_CLIP = "ytaek-oh/fsc-clip@604015d"
 PUBLISHED = [
     (CECLIPLoss, "cmr_weight", 0.2, f"{CE_CLIP}@c7b8dd7, scripts"),
     (CECLIPLoss, "imc_weight", 0.2, f"{CE_CLIP}@c7b8dd7, scripts; later ones: 0.3"),
@@ -28,6 +37,9 @@ PUBLISHED = [
     (DeGLALoss, "tgc", "paper", "arXiv 2504.16801: a caption's own negatives"),
     (DeGLALoss, "teacher_checkpoint", "", "ours: the student's weights; theirs: always OpenAI's"),
     (CSCLIPLoss, "unit_weight", 0.5, "arXiv 2602.23906 and kargibora/CS-CLIP@183aca8"),
+    (FSCCLIPLoss, "scr_weight", 0.5, f"{FSC_CLIP}, COCO; CC3M: 1.0"),
+    (FSCCLIPLoss, "focal", 2.0, FSC_CLIP),
+    (FSCCLIPLoss, "label_smoothing", 0.02, FSC_CLIP),
     (EMATeacher, "decay", 0.9996, f"{DEGLA}, src/training/train.py"),
     (EMATeacher, "checkpoint", None, "as teacher_checkpoint"),
     (functional.clip, "label_smoothing", 0.0, "CLIP has none"),
@@ -42,6 +54,7 @@ NEGATIVES = [
     (NegCLIPLoss, {"neg": 4}, "ours, as many as the others have: vinid/neg_clip@e680f8e takes one"),
     (CECLIPLoss, {"neg": 4}, f"{CE_CLIP}@ef87eb7: relation, attribute, object, action"),
     (DeGLALoss, {"neg": 4}, f"{DEGLA}, src/training/data.py: the first four of five"),
+    (FSCCLIPLoss, {"neg": 3}, f"{FSC_CLIP}: swap, replace, 2-gram shuffle"),
     (CSCLIPLoss, {"neg": 1, "phrase": 2, "foil": 2}, "kargibora/CS-CLIP@183aca8"),
 ]
 
@@ -49,7 +62,7 @@ NEGATIVES = [
 def defaults(of):
     """Those that say something: without the distributed arguments, and what may be left out."""
     found = {name: p.default for name, p in inspect.signature(of).parameters.items()}
-    ignored = {*inspect.signature(Loss).parameters, "valid", "columns", "foil"}
+    ignored = {*inspect.signature(Loss).parameters, "valid", "columns", "exists", "foil"}
     return {n: d for n, d in found.items() if d is not inspect.Parameter.empty and n not in ignored}
 
 
