@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from open_clip_ext.losses import functional
     from open_clip_ext.losses.ce_clip import CECLIPLoss
+    from open_clip_ext.losses.clap_style import CLAPStyleLoss
     from open_clip_ext.losses.clip import CLIPLoss
     from open_clip_ext.losses.cs_clip import CSCLIPLoss
     from open_clip_ext.losses.degla import DeGLALoss
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CECLIPLoss",
+    "CLAPStyleLoss",
     "CLIPLoss",
     "CSCLIPLoss",
     "DeGLALoss",
@@ -30,6 +32,7 @@ __all__ = [
 
 MODULES = {
     "CECLIPLoss": "ce_clip",
+    "CLAPStyleLoss": "clap_style",
     "CLIPLoss": "clip",
     "CSCLIPLoss": "cs_clip",
     "DeGLALoss": "degla",

@@ -435,6 +435,33 @@ def nt_xent(
     return cross_entropy_of_product(rows / temperature, every, target, some, weight=weight, skip=skip)
 
 
+def principal_part(x: Tensor, t: Tensor, ratio: float) -> Tensor:
+    """`x` without the directions in which the captions of a batch differ least.
+
+        x' = mu + (x - mu) C^T C        C: the first m principal components of T, mu: the mean of T
+        m: the smallest with  sum_{j <= m} sigma_j^2 >= ratio sum_j sigma_j^2,  sigma: singular values of T - mu
+
+    Not normalised again. C is constant, mu is not.
+
+    Args:
+        x: `[R, D]`.
+        t: T, `[B, D]`, captions of the whole batch.
+        ratio: share of the variance to keep, from 0 to 1.
+
+    Source: HiMo-CLIP, arXiv 2511.06653; UnicomAI/HiMo-CLIP@f235e97 `model/himo.py`. Differs in that T is
+    that of all processes, and in that no gradient goes through the decomposition: it divides by differences
+    of squared singular values, which are 0 for equal ones.
+    """
+    mean = t.mean(0)
+    with torch.no_grad():
+        _, singular, components = torch.linalg.svd(t - mean, full_matrices=False)
+        variance = singular.square().cumsum(0)
+        # A component is kept if those ahead of it are too few. Of equal captions none is.
+        kept = F.pad(variance[:-1], (1, 0)) < ratio * variance[-1]
+        components = torch.where(kept[:, None], components, 0.0)
+    return mean + (x - mean) @ components.T @ components
+
+
 def _mask(n: Tensor, valid: Tensor | None) -> Tensor:
     """`valid [B, K]`, spelled out."""
     return torch.ones_like(n[..., 0], dtype=torch.bool) if valid is None else valid.bool()

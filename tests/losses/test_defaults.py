@@ -10,6 +10,7 @@ from our_losses import CLASSES
 
 from open_clip_ext.losses import (
     CECLIPLoss,
+    CLAPStyleLoss,
     CLIPLoss,
     CSCLIPLoss,
     DeGLALoss,
@@ -40,6 +41,8 @@ PUBLISHED = [
     (FSCCLIPLoss, "scr_weight", 0.5, f"{FSC_CLIP}, COCO; CC3M: 1.0"),
     (FSCCLIPLoss, "focal", 2.0, FSC_CLIP),
     (FSCCLIPLoss, "label_smoothing", 0.02, FSC_CLIP),
+    (CLAPStyleLoss, "style_weight", 1.0, "ours: CLAP has no other term beside it"),
+    (CLAPStyleLoss, "temperature", 0.5, "YichaoCai1/CLAP@d91a680"),
     (EMATeacher, "decay", 0.9996, f"{DEGLA}, src/training/train.py"),
     (EMATeacher, "checkpoint", None, "as teacher_checkpoint"),
     (functional.clip, "label_smoothing", 0.0, "CLIP has none"),
@@ -55,6 +58,7 @@ NEGATIVES = [
     (CECLIPLoss, {"neg": 4}, f"{CE_CLIP}@ef87eb7: relation, attribute, object, action"),
     (DeGLALoss, {"neg": 4}, f"{DEGLA}, src/training/data.py: the first four of five"),
     (FSCCLIPLoss, {"neg": 3}, f"{FSC_CLIP}: swap, replace, 2-gram shuffle"),
+    (CLAPStyleLoss, {"pos": 1}, "YichaoCai1/CLAP@d91a680: one augmented prompt"),
     (CSCLIPLoss, {"neg": 1, "phrase": 2, "foil": 2}, "kargibora/CS-CLIP@183aca8"),
 ]
 
