@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from open_clip_ext.losses.cs_clip import CSCLIPLoss
     from open_clip_ext.losses.degla import DeGLALoss
     from open_clip_ext.losses.fsc_clip import FSCCLIPLoss
+    from open_clip_ext.losses.himo_clip import HiMoCLIPLoss
     from open_clip_ext.losses.negclip import NegCLIPLoss
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "CSCLIPLoss",
     "DeGLALoss",
     "FSCCLIPLoss",
+    "HiMoCLIPLoss",
     "NegCLIPLoss",
     "functional",
 ]
@@ -37,6 +39,7 @@ MODULES = {
     "CSCLIPLoss": "cs_clip",
     "DeGLALoss": "degla",
     "FSCCLIPLoss": "fsc_clip",
+    "HiMoCLIPLoss": "himo_clip",
     "NegCLIPLoss": "negclip",
 }
 

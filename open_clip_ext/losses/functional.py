@@ -435,31 +435,43 @@ def nt_xent(
     return cross_entropy_of_product(rows / temperature, every, target, some, weight=weight, skip=skip)
 
 
-def principal_part(x: Tensor, t: Tensor, ratio: float) -> Tensor:
+def principal_part(x: Tensor, t: Tensor, ratio: float, basis: Literal["live", "constant"]) -> Tensor:
     """`x` without the directions in which the captions of a batch differ least.
 
-        x' = mu + (x - mu) C^T C        C: the first m principal components of T, mu: the mean of T
-        m: the smallest with  sum_{j <= m} sigma_j^2 >= ratio sum_j sigma_j^2,  sigma: singular values of T - mu
+        x' = mu + (x - mu) P            mu: mean of T      P: projector on the first m components of T - mu
+        m: smallest with  sum_{j <= m} e_j^2 >= ratio sum_j e_j^2       e: singular values of T - mu
 
-    Not normalised again. C is constant, mu is not.
+    Not normalised again.
 
     Args:
         x: `[R, D]`.
         t: T, `[B, D]`, captions of the whole batch.
         ratio: share of the variance to keep, from 0 to 1.
+        basis: whether gradients know that P follows T (`live`), or P is a constant. mu is live always.
 
     Source: HiMo-CLIP, arXiv 2511.06653; UnicomAI/HiMo-CLIP@f235e97 `model/himo.py`. Differs in that T is
-    that of all processes, and in that no gradient goes through the decomposition: it divides by differences
-    of squared singular values, which are 0 for equal ones.
+    that of all processes, and in how the gradient of P is made: it divides by differences of e_j^2 of kept
+    and dropped components alone, where that of a decomposition divides by those of all, which may be 0.
     """
+    if basis not in ("live", "constant"):
+        raise ValueError(f"basis is {basis!r}, expected one of live, constant")
     mean = t.mean(0)
     with torch.no_grad():
-        _, singular, components = torch.linalg.svd(t - mean, full_matrices=False)
-        variance = singular.square().cumsum(0)
+        _, singular, c = torch.linalg.svd(t - mean, full_matrices=True)
+        e2 = F.pad(singular.square(), (0, len(c) - len(singular)))
         # A component is kept if those ahead of it are too few. Of equal captions none is.
-        kept = F.pad(variance[:-1], (1, 0)) < ratio * variance[-1]
-        components = torch.where(kept[:, None], components, 0.0)
-    return mean + (x - mean) @ components.T @ components
+        kept = F.pad(e2.cumsum(0)[:-1], (1, 0)) < ratio * e2.sum()
+        projector = c.T @ (kept[:, None] * c)
+        gap = torch.where(kept[:, None] & ~kept, e2[:, None] - e2, 0.0)
+        closeness = torch.where(gap > 0, 1 / gap, 0.0)
+    if basis == "live":
+        along = (t - mean) @ c.T
+        # Turns kept components towards dropped ones: nothing by value, and the derivative of P.
+        turn = closeness * (along.T @ along)
+        turn = turn + turn.T
+        projector = projector + c.T @ (turn - turn.detach()) @ c
+    reduced: Tensor = mean + (x - mean) @ projector
+    return reduced
 
 
 def _mask(n: Tensor, valid: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ from open_clip_ext.losses import (
     CSCLIPLoss,
     DeGLALoss,
     FSCCLIPLoss,
+    HiMoCLIPLoss,
     NegCLIPLoss,
     functional,
 )
@@ -23,6 +24,7 @@ from open_clip_ext.teacher import EMATeacher
 
 CE_CLIP = "lezhang7/Enhance-FineGrained"
 DEGLA = "xiaoxing2001/DeGLA@1c5e960"
+HIMO_CLIP = "UnicomAI/HiMo-CLIP@f235e97"
 FSC_CLIP = "ytaek-oh/fsc-clip@604015d"
 PUBLISHED = [
     (CECLIPLoss, "cmr_weight", 0.2, f"{CE_CLIP}@c7b8dd7, scripts"),
@@ -43,6 +45,10 @@ PUBLISHED = [
     (FSCCLIPLoss, "label_smoothing", 0.02, FSC_CLIP),
     (CLAPStyleLoss, "style_weight", 1.0, "ours: CLAP has no other term beside it"),
     (CLAPStyleLoss, "temperature", 0.5, "YichaoCai1/CLAP@d91a680"),
+    (HiMoCLIPLoss, "component_weight", 1.0, HIMO_CLIP),
+    (HiMoCLIPLoss, "ratio", 0.85, HIMO_CLIP),
+    (HiMoCLIPLoss, "basis", "live", HIMO_CLIP),
+    (HiMoCLIPLoss, "label_smoothing", 0.1, HIMO_CLIP),
     (EMATeacher, "decay", 0.9996, f"{DEGLA}, src/training/train.py"),
     (EMATeacher, "checkpoint", None, "as teacher_checkpoint"),
     (functional.clip, "label_smoothing", 0.0, "CLIP has none"),
