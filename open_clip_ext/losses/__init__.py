@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from open_clip_ext.losses.degla import DeGLALoss
     from open_clip_ext.losses.fsc_clip import FSCCLIPLoss
     from open_clip_ext.losses.himo_clip import HiMoCLIPLoss
+    from open_clip_ext.losses.macco import MACCOLoss
     from open_clip_ext.losses.negclip import NegCLIPLoss
+    from open_clip_ext.losses.para_clip import ParaCLIPLoss
 
 __all__ = [
     "CECLIPLoss",
@@ -28,7 +30,9 @@ __all__ = [
     "DeGLALoss",
     "FSCCLIPLoss",
     "HiMoCLIPLoss",
+    "MACCOLoss",
     "NegCLIPLoss",
+    "ParaCLIPLoss",
     "functional",
 ]
 
@@ -40,7 +44,9 @@ MODULES = {
     "DeGLALoss": "degla",
     "FSCCLIPLoss": "fsc_clip",
     "HiMoCLIPLoss": "himo_clip",
+    "MACCOLoss": "macco",
     "NegCLIPLoss": "negclip",
+    "ParaCLIPLoss": "para_clip",
 }
 
 

@@ -9,8 +9,8 @@ Legend: B samples, K negatives of each, D embedding width.
 Features have unit length. Arithmetic is done in the dtype that comes in; the losses feed fp32.
 
 A negative that does not exist has logit -inf in every softmax. What is stored in its slot changes
-no value and no gradient, not even if it is NaN. Means run over all B rows, so a sample without
-negatives adds exactly 0 to the terms that look at its own negatives only.
+no value and no gradient, not even if it is NaN. Means run over all B rows where nothing else is said,
+so a sample without negatives adds exactly 0 to the terms that look at its own negatives only.
 
 `columns` is for several processes: the functions score the rows they are given against the columns
 of the whole batch. None means that the rows are the whole batch.
@@ -433,6 +433,29 @@ def nt_xent(
     target = _target(partner, valid.repeat(2), exists.repeat(2))
     some = (exists | ~exists.any()).repeat(2)
     return cross_entropy_of_product(rows / temperature, every, target, some, weight=weight, skip=skip)
+
+
+def masked_clip(
+    v: Tensor, t: Tensor, n: Tensor, s: Tensor, valid: Tensor | None = None, *, columns: Samples | None = None
+) -> Tensor:
+    """Contrastive loss in which masked captions are columns for images, and have images to find.
+
+        L = 1/2 [ mean_i CE(s v_i.[T ; N], i) + mean_r CE(s [T ; N]_r.V, i of r) ]
+
+    N are all masked captions of the batch that exist, and r runs over them and the captions. Without any it
+    equals `clip`.
+
+    Source: MACCO, arXiv 2606.13288; hiker-lw/MACCO@a8f08fa `src/open_clip_code/loss_fn`, without masked
+    images. Differs in that there may be any number of masked captions, or none.
+    """
+    columns = columns or Samples(v, t, n, valid)
+    own = _own_column(v, columns)
+    texts, exists = _all_texts(columns)
+    there = cross_entropy_of_product(s * v, texts, own, exists)
+    rows, is_row = _all_texts(Samples(v, t, n, valid))
+    target = torch.cat([own, own.repeat_interleave(n.shape[1])])
+    weight = _shares(is_row, exists, rows)
+    return (there + cross_entropy_of_product(s * rows, columns.image, target, weight=weight)) / 2
 
 
 def principal_part(x: Tensor, t: Tensor, ratio: float, basis: Literal["live", "constant"]) -> Tensor:

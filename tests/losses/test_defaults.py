@@ -16,7 +16,9 @@ from open_clip_ext.losses import (
     DeGLALoss,
     FSCCLIPLoss,
     HiMoCLIPLoss,
+    MACCOLoss,
     NegCLIPLoss,
+    ParaCLIPLoss,
     functional,
 )
 from open_clip_ext.losses.base import Loss
@@ -65,6 +67,8 @@ NEGATIVES = [
     (DeGLALoss, {"neg": 4}, f"{DEGLA}, src/training/data.py: the first four of five"),
     (FSCCLIPLoss, {"neg": 3}, f"{FSC_CLIP}: swap, replace, 2-gram shuffle"),
     (CLAPStyleLoss, {"pos": 1}, "YichaoCai1/CLAP@d91a680: one augmented prompt"),
+    (ParaCLIPLoss, {"pos": 2}, "arXiv 2402.15120: two-step paraphrasing"),
+    (MACCOLoss, {"masked": 1}, "hiker-lw/MACCO@a8f08fa"),
     (CSCLIPLoss, {"neg": 1, "phrase": 2, "foil": 2}, "kargibora/CS-CLIP@183aca8"),
 ]
 

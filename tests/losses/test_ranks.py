@@ -48,7 +48,7 @@ def evaluate(name, x, **mode):
     """Terms, gradients, and the state of the next step."""
     loss = LOSSES[name](**mode).double()
     if hasattr(loss, "configure"):
-        loss.configure({"neg": x.n.shape[1]})
+        loss.configure(loss.companions)
     for buffer in loss.buffers():
         buffer += torch.arange(len(buffer)) / 2
     terms = loss(**arguments(type(loss), x), output_dict=True)
