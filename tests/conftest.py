@@ -1,19 +1,62 @@
 from __future__ import annotations
 
-import sys
+import os
+import signal
+import time
 from pathlib import Path
 
-import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 import environments
+import pytest
 import support
+import torch
 from environments import Environment
 
 # As in the tests' subprocesses: sums in another order would not be equal to the bit.
 torch.set_num_threads(1)
+# A shell lets its background jobs ignore Ctrl-C, and all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The longest first: what is left at the end keeps all processes busy.
+ORDER = ("cluster", "real_start", "trainer")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Say what a test needs, and keep those in one process that share what is expensive to make."""
+    fixtures = set(getattr(item, "fixturenames", ()))
+    if "cluster" in fixtures:
+        item.add_marker("cluster")
+        item.add_marker(pytest.mark.xdist_group("cluster"))
+    elif "packages" in fixtures or "wheel" in fixtures:
+        item.add_marker("real_start")
+        item.add_marker(pytest.mark.xdist_group("environments"))
+    elif not item.get_closest_marker("trainer"):
+        item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return next((i for i, mark in enumerate(ORDER) if item.get_closest_marker(mark)), len(ORDER))
+
+    items.sort(key=place)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What it took: of this process, even before pytest, and of all that it started."""
+    used = os.times()
+    user, system = used.user + used.children_user, used.system + used.children_system
+    began = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    wall = time.clock_gettime(time.CLOCK_BOOTTIME) - began / os.sysconf("SC_CLK_TCK")
+    terminalreporter.write_line(
+        f"{(user + system) / 60:.1f} CPU minutes: user {user:.0f} s, sys {system:.0f} s; wall {wall:.0f} s"
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _server():
+    """The fork server ends with the tests, so that what it took is counted."""
+    yield
+    if support.server.cache_info().currsize:
+        support.server().close()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ Nothing is downloaded and nothing large is copied, so an environment takes a fra
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+# Imported where they are found, and done without where not: a second and a half of every interpreter.
+SPARE = ("pyarrow", "tensorboard", "transformers", "triton")
 NO_NETWORK = ("--no-index", "--no-deps", "--no-build-isolation", "--quiet")
 
 
@@ -70,13 +73,14 @@ class Environment:
 
 
 def link_packages(folder: Path) -> Path:
-    """A folder of links to all packages of the running environment but ours."""
+    """A folder of links to the packages of the running environment, without ours and the spare ones."""
     folder.mkdir(parents=True)
     for place in map(Path, sys.path):
         if place.name in ("site-packages", "dist-packages"):
             for entry in place.iterdir():
                 link = folder / entry.name
-                if "open_clip_ext" not in entry.name and not link.is_symlink():
+                name = re.split(r"\W", entry.name)[0]
+                if "open_clip_ext" not in entry.name and name not in SPARE and not link.is_symlink():
                     link.symlink_to(entry)
     return folder
 

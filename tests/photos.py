@@ -14,6 +14,7 @@ import random
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import support
@@ -57,7 +58,7 @@ def read(folder: Path, seed: int = 0) -> tuple[list[support.Photo], list[support
     return [p for n, p in photos if n not in held], [p for n, p in photos if n in held]
 
 
-def write_model(folder: Path, weights: Path | None = None, config: dict | None = None) -> str:
+def write_model(folder: Path, weights: Path | None = None, config: dict[str, Any] | None = None) -> str:
     """A `--model local-dir:...`, with the weights of a trainer's checkpoint if there is one."""
     folder.mkdir(parents=True)
     content = {"model_cfg": config or MODEL, "preprocess_cfg": {}}
@@ -74,7 +75,7 @@ def pairwise_accuracy(model: str, photos: Iterable[support.Photo]) -> float:
     """Share of (caption, negative) pairs in which the photo is closer to its caption. Ties are lost."""
     clip, preprocess = open_clip.create_model_from_pretrained(model)
     tokenize = open_clip.get_tokenizer(model)
-    won = []
+    won: list[bool] = []
     for photo in photos:
         if photo.negatives:
             image = clip.encode_image(preprocess(photo.image)[None], normalize=True)
@@ -84,7 +85,9 @@ def pairwise_accuracy(model: str, photos: Iterable[support.Photo]) -> float:
     return sum(won) / len(won)
 
 
-def fine_tune(out: Path, name: str, base: str, *flags: object, processes: int = 1):
+def fine_tune(
+    out: Path, name: str, base: str, *flags: object, processes: int = 1
+) -> tuple[support.Finished, str]:
     """Train with degla; the finished run and the folder of the trained model."""
     run = support.train(
         out, "--model", base, "--loss", "degla", "--loss-cfg", "ema_decay=0.99", *flags,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import logging
@@ -13,11 +14,18 @@ import signal
 import subprocess
 import sys
 import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, Any
 
 import torch
 from PIL import Image, ImageDraw
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from trainer_server import Process, Server
 
 COLOURS = {
     "red": (220, 30, 30),
@@ -26,7 +34,7 @@ COLOURS = {
     "yellow": (230, 210, 40),
 }
 SHAPES = ("circle", "square", "triangle")
-MODEL = {
+MODEL: dict[str, dict[str, Any]] = {
     "model_cfg": {
         "embed_dim": 32,
         "vision_cfg": {
@@ -49,6 +57,7 @@ MODEL = {
 
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+DDP_ON_CPU = Path(__file__).with_name("ddp_on_cpu.py")
 # One short epoch on CPU; later flags win.
 COMMON = (
     *("--device", "cpu", "--precision", "fp32", "--workers", 0, "--batch-size", 8, "--epochs", 1),
@@ -61,6 +70,18 @@ class Photo:
     image: Image.Image
     caption: str
     negatives: list[str]
+
+    def companions(self, kind: str) -> list[str]:
+        """Texts of any kind; two of each but `neg`, and those of `phrase` and `foil` go together."""
+        if kind == "neg":
+            return self.negatives
+        _, a, s, *_, b, t = self.caption.split()
+        known = {
+            "pos": [f"on a white ground {self.caption}", f"{self.caption} in a picture"],
+            "phrase": [f"a {a} {s}", f"a {b} {t}"],
+            "foil": [f"a {b} {s}", f"a {a} {t}"],
+        }
+        return known.get(kind, [f"{kind} of {self.caption}", f"{kind} of a {a} {s}"])
 
 
 def photos(count: int, seed: int = 0, negatives: int = 4) -> list[Photo]:
@@ -89,20 +110,33 @@ def photos(count: int, seed: int = 0, negatives: int = 4) -> list[Photo]:
     return made
 
 
-def write_csv(folder: Path, made: list[Photo], form=json.dumps) -> Path:
+def write_csv(
+    folder: Path,
+    made: list[Photo],
+    form: Callable[[list[str]], str] = json.dumps,
+    kinds: Sequence[str] = (),
+) -> Path:
+    """A CSV with negatives, and companions of further kinds in columns named after them."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "photos.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["filepath", "title", "negatives"])
+        writer.writerow(["filepath", "title", "negatives", *kinds])
         for i, photo in enumerate(made):
             photo.image.save(folder / f"{i}.png")
-            writer.writerow([folder / f"{i}.png", photo.caption, form(photo.negatives)])
+            texts = (form(photo.companions(kind)) for kind in ("neg", *kinds))
+            writer.writerow([folder / f"{i}.png", photo.caption, *texts])
     return path
 
 
-def write_shards(folder: Path, made: list[Photo], shards: int = 2, inside_json: bool = False) -> str:
-    """Webdataset shards; the negatives in a field of their own or inside the sample's json."""
+def write_shards(
+    folder: Path,
+    made: list[Photo],
+    shards: int = 2,
+    inside_json: bool = False,
+    kinds: Sequence[str] = (),
+) -> str:
+    """Webdataset shards; negatives and further kinds in fields of their own or inside the sample's json."""
     folder.mkdir(parents=True, exist_ok=True)
     for s in range(shards):
         with tarfile.open(folder / f"{s}.tar", "w") as tar:
@@ -110,10 +144,11 @@ def write_shards(folder: Path, made: list[Photo], shards: int = 2, inside_json: 
                 png = io.BytesIO()
                 photo.image.save(png, "png")
                 fields = {"png": png.getvalue(), "txt": photo.caption.encode()}
+                texts = {"negatives": photo.negatives, **{kind: photo.companions(kind) for kind in kinds}}
                 if inside_json:
-                    fields["json"] = json.dumps({"negatives": photo.negatives}).encode()
+                    fields["json"] = json.dumps(texts).encode()
                 else:
-                    fields["negatives.json"] = json.dumps(photo.negatives).encode()
+                    fields |= {f"{name}.json": json.dumps(its).encode() for name, its in texts.items()}
                 for name, content in fields.items():
                     add_file(tar, f"{i:05d}.{name}", content)
     return f"{folder}/{{0..{shards - 1}}}.tar"
@@ -125,7 +160,7 @@ def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(info, io.BytesIO(content))
 
 
-def write_model(folder: Path, **changes) -> str:
+def write_model(folder: Path, **changes: object) -> str:
     """A tiny CLIP as `--model local-dir:...`, without weights: upstream draws them from --seed."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {**MODEL, "model_cfg": {**MODEL["model_cfg"], **changes}}
@@ -145,8 +180,110 @@ class Finished:
         """The values of a logged loss term, in order; of rank 0."""
         return [float(v) for v in re.findall(rf"\b{term.capitalize()}: (\S+) \(", self.output)]
 
-    def checkpoint(self, name: str = "epoch_1.pt"):
+    def checkpoint(self, name: str = "epoch_1.pt") -> Any:
         return torch.load(self.folder / "checkpoints" / name, weights_only=True, map_location="cpu")
+
+
+@functools.cache
+def server() -> Server:
+    """The fork server of this process, from its first use on."""
+    return Server(ENVIRONMENT)
+
+
+def start(
+    *argv: object,
+    output: IO[Any],
+    error: IO[Any] | None = None,
+    env: Mapping[str, str] | None = None,
+    real: bool = False,
+) -> Process | subprocess.Popen[bytes]:
+    """`python *argv` in a session of its own: a fork of the server, or a real start."""
+    environment = {**ENVIRONMENT, **(env or {})}
+    if not real:
+        return server().start(argv, output, error or output, environment)
+    return subprocess.Popen(
+        [sys.executable, *map(str, argv)],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=error or output,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def end(process: Process | subprocess.Popen[bytes]) -> None:
+    """With all that it started."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def python(
+    *argv: object, env: Mapping[str, str] | None = None, timeout: float = 300
+) -> subprocess.CompletedProcess[str]:
+    """What became of `python *argv`, a fork of the server."""
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as error:
+        process = start(*argv, output=output, error=error, env=env)
+        try:
+            process.wait(timeout)
+        finally:
+            end(process)
+        output.seek(0)
+        error.seek(0)
+        status = process.wait()
+        return subprocess.CompletedProcess(list(map(str, argv)), status, output.read(), error.read())
+
+
+@contextmanager
+def rendezvous(count: int) -> Iterator[list[dict[str, str]]]:
+    """The store at which so many processes meet; what torchrun puts into the environment of each."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    common = {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(store.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+        "TORCHELASTIC_RESTART_COUNT": "0",
+    }
+    yield [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
+
+
+def wait_for_all(processes: Sequence[Process | subprocess.Popen[bytes]], timeout: float) -> int:
+    """The first exit status that is not 0; the others are then told to end, as torchrun does."""
+    deadline = time.monotonic() + timeout
+    status = 0
+    while any(process.poll() is None for process in processes):
+        if not status and (status := next((p.returncode for p in processes if p.returncode), 0)):
+            deadline = min(deadline, time.monotonic() + 30)
+            for process in processes:
+                if process.poll() is None:
+                    process.send_signal(signal.SIGTERM)
+        if time.monotonic() > deadline:
+            assert status, f"not within {timeout} s"
+            break
+        time.sleep(0.01)
+    return status or next((p.returncode for p in processes if p.returncode), 0)
+
+
+def together(
+    *argv: object,
+    processes: int = 1,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 300,
+    real: bool = False,
+) -> tuple[int, str]:
+    """The first bad status of so many processes of `python *argv`, as torchrun has them; what they print."""
+    with ExitStack() as stack:
+        environments = stack.enter_context(rendezvous(processes)) if processes > 1 else [{}]
+        output = stack.enter_context(tempfile.TemporaryFile("w+"))
+        started = []
+        for environment in environments:
+            started.append(start(*argv, output=output, env={**environment, **(env or {})}, real=real))
+            stack.callback(end, started[-1])
+        status = wait_for_all(started, timeout)
+        output.seek(0)
+        return status, output.read()
 
 
 def train(
@@ -154,42 +291,21 @@ def train(
     *flags: object,
     name: str = "run",
     processes: int = 1,
-    module: str = "open_clip_train.main",
-    env: dict[str, str] | None = None,
+    env: Mapping[str, str] | None = None,
     timeout: float = 300,
+    real: bool = False,
 ) -> Finished:
-    """Upstream's real command line; in several gloo processes with the CPU fix of the tests."""
-    common = [*COMMON, "--logs", tmp_path / "logs", "--name", name]
-    if processes > 1:
-        start = [
-            "-m",
-            "torch.distributed.run",
-            "--standalone",
-            "--nproc-per-node",
-            processes,
-            "--",  # or torchrun takes --logs for one of its own
-            Path(__file__).with_name("ddp_on_cpu.py"),
-        ]
-    else:
-        start = ["-m", module]
-    command = [sys.executable, *map(str, [*start, *common, *flags])]
-    with subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**ENVIRONMENT, **(env or {})},
-        start_new_session=True,
-    ) as process:
-        try:
-            output, _ = process.communicate(timeout=timeout)
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)  # torchrun's workers too
-            raise
-    return Finished(process.returncode, output, tmp_path / "logs" / name)
+    """Upstream's real command line; in several gloo processes with the CPU fix of the tests.
+
+    In forks of the server, or if `real` in interpreters of their own; with the first status that is not 0.
+    """
+    flags = (*COMMON, "--logs", tmp_path / "logs", "--name", name, *flags)
+    program = ("-m", "open_clip_train.main") if processes == 1 else (DDP_ON_CPU,)
+    status, output = together(*program, *flags, processes=processes, env=env, timeout=timeout, real=real)
+    return Finished(status, output, tmp_path / "logs" / name)
 
 
-def assert_same(a, b, where=""):
+def assert_same(a: Any, b: Any, where: str = "") -> None:
     """Equal to the bit, whatever is nested."""
     assert type(a) is type(b), where
     if isinstance(a, dict):
@@ -214,14 +330,14 @@ def train_here(tmp_path: Path, *flags: object, name: str = "run") -> Finished:
     """As `train`, but upstream's `main` in this very process: quick enough to try many flags."""
     import open_clip_train.main  # the trigger installs the plugin
 
-    flags = [str(flag) for flag in (*COMMON, "--logs", tmp_path / "logs", "--name", name, *flags)]
+    words = [str(flag) for flag in (*COMMON, "--logs", tmp_path / "logs", "--name", name, *flags)]
     taken = {number: signal.getsignal(number) for number in (signal.SIGUSR1, signal.SIGTERM)}
     handlers, levels = logging.root.handlers[:], {name: log.level for name, log in loggers().items()}
     try:
-        open_clip_train.main.main(flags)
+        open_clip_train.main.main(words)
     finally:  # upstream adds handlers, makes every logger talk, and takes nothing back
-        for number, handler in taken.items():
-            signal.signal(number, handler)
+        for number, action in taken.items():
+            signal.signal(number, action)
         for handler in set(logging.root.handlers) - set(handlers):
             logging.root.removeHandler(handler)
             handler.close()

@@ -8,16 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import open_clip
-import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).with_name("benchmarks")))
-
 import captions
 import fresh
+import open_clip
+import pytest
+import reference
 import straightforward
-from losses import reference
+import torch
 
 from open_clip_ext.losses import DeGLALoss
 from open_clip_ext.teacher import EMATeacher
@@ -25,7 +22,7 @@ from open_clip_ext.teacher import EMATeacher
 BENCHMARKS = Path(__file__).with_name("benchmarks")
 
 
-@pytest.mark.slow
+@pytest.mark.real_start
 def test_a_quick_run_writes_every_figure(tmp_path):
     out = tmp_path / "bench.json"
     command = [sys.executable, BENCHMARKS / "run.py", "--quick", "--rounds", 1, "--out", out]

@@ -76,8 +76,9 @@ def example(tmp_path):
     """The package of add-a-loss.md, as pip would install it; a folder for PYTHONPATH."""
     site = tmp_path / "site"
     (site / "my_losses").mkdir(parents=True)
-    for code in blocks("add-a-loss.md", "python")[:2]:
-        (site / re.search(r"# (my_losses/\w+\.py)", code).group(1)).write_text(code)
+    for code in blocks("add-a-loss.md", "python"):
+        if file := re.search(r"# (my_losses/\w+\.py)", code):
+            (site / file[1]).write_text(code)
     info = site / "my_losses-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my_losses\nVersion: 1.0\n")
@@ -86,14 +87,14 @@ def example(tmp_path):
     return site
 
 
-@pytest.mark.slow
+@pytest.mark.real_start
 def test_the_losses_of_add_a_loss_train_and_are_one(tmp_path, model, csv_data, example):
     flags = ["--model", model, "--train-data", csv_data, "--csv-separator", ","]
     env = {"PYTHONPATH": str(example)}
     options = ["--loss-cfg", "own_weight=0.3", "--epochs", 2]
     runs = [
-        train(tmp_path, *flags, *options, "--loss", loss, name=loss, env=env)
-        for loss in ("sharp", "plain-sharp")
+        train(tmp_path, *flags, *options, "--loss", loss, name=loss, env=env, real=real)
+        for loss, real in (("sharp", True), ("plain-sharp", False))
     ]
     for run in runs:
         assert run.status == 0, run.output
@@ -102,7 +103,20 @@ def test_the_losses_of_add_a_loss_train_and_are_one(tmp_path, model, csv_data, e
     assert_same(*(run.checkpoint("epoch_2.pt")["state_dict"] for run in runs))
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
+def test_the_loss_of_add_a_loss_with_a_teacher_and_state_trains_in_two_ranks(
+    tmp_path, model, csv_data, example
+):
+    flags = ["--model", model, "--train-data", csv_data, "--csv-separator", ",", "--loss", "keeper"]
+    flags += ["--local-loss", "--accum-freq", 2, "--epochs", 3]
+    run = train(tmp_path, *flags, env={"PYTHONPATH": str(example)}, processes=2)
+    assert run.status == 0, run.output
+    state = run.checkpoint("epoch_3.pt")["optimizer"]["open_clip_ext"]
+    assert state["loss_state"]["moved"] > 0
+    assert state["teacher"]
+
+
+@pytest.mark.trainer
 def test_the_command_line_knows_the_loss_of_add_a_loss(tmp_path, model, csv_data, example):
     flags = ["--model", model, "--train-data", csv_data, "--csv-separator", ",", "--loss", "sharp"]
     env = {"PYTHONPATH": str(example)}

@@ -115,7 +115,6 @@ def test_a_patched_upstream_without_plugins_still_parses(unarmed, patched):
     assert "--loss NAME" not in run.stdout
 
 
-@pytest.mark.slow
 def test_a_patched_upstream_trains(unarmed, paths, model, csv_data, tmp_path):
     flags = ["--device", "cpu", "--model", model, "--train-data", csv_data, "--csv-separator", ","]
     flags += ["--workers", 0, "--batch-size", 8, "--epochs", 1, "--logs", tmp_path, "--name", "run"]

@@ -39,7 +39,7 @@ def seen(tmp_path_factory):
     }  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 @pytest.mark.parametrize(("data", "processes"), [("csv", 1), ("webdataset", 1), ("csv", 2)])
 def test_degla_learns_on_drawn_photos(tmp_path, seen, data, processes):
     held = drawn(64, seed=2)
@@ -54,7 +54,7 @@ def test_degla_learns_on_drawn_photos(tmp_path, seen, data, processes):
     assert photos.pairwise_accuracy(model, held) > photos.pairwise_accuracy(base, held) + 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 @pytest.mark.skipif(
     "OPEN_CLIP_EXT_PHOTOS" not in os.environ,
     reason="set OPEN_CLIP_EXT_PHOTOS to a folder with captions.csv (filepath,title) and its photos",

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import time
 
 import open_clip
 import pytest
 import torch
 from our_losses import TRAINED as CLASSES
-from support import COMMON, ENVIRONMENT, assert_same, train, train_here
+from support import COMMON, assert_same, end, start, train, train_here
 
 
 @pytest.fixture
@@ -34,7 +31,7 @@ def test_resumed_equals_unstopped(tmp_path, flags, loss, precision):
 
 
 @pytest.mark.parametrize("sampling", [(), ("--dataset-resampled",)], ids=["", "resampled"])
-@pytest.mark.slow
+@pytest.mark.trainer
 def test_resumed_webdataset_run_equals_unstopped(tmp_path, model, shards, sampling):
     flags = ["--model", model, "--train-data", shards, "--dataset-type", "webdataset", *sampling]
     flags += ["--train-num-samples", 32, "--workers", 2, "--epochs", 3, "--loss", "degla"]
@@ -49,7 +46,7 @@ def test_resumed_webdataset_run_equals_unstopped(tmp_path, model, shards, sampli
     )
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 def test_killed_run_resumes_from_latest(tmp_path, flags):
     flags += [
         "--loss",
@@ -61,14 +58,13 @@ def test_killed_run_resumes_from_latest(tmp_path, flags):
     ]
     unstopped = train_here(tmp_path, *flags, name="unstopped")
 
-    command = [sys.executable, "-m", "open_clip_train.main", *COMMON, *flags]
-    command += ["--logs", tmp_path / "logs", "--name", "killed", "--resume", "latest"]
-    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL, env=ENVIRONMENT)
+    killed = ["--logs", tmp_path / "logs", "--name", "killed", "--resume", "latest"]
+    with (tmp_path / "output").open("w") as output:
+        process = start("-m", "open_clip_train.main", *COMMON, *flags, *killed, output=output)
     latest = tmp_path / "logs" / "killed" / "checkpoints" / "epoch_latest.pt"
     while process.poll() is None and not latest.exists():
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    end(process)
     resumed = train_here(tmp_path, *flags, "--resume", "latest", name="killed")
     # Whichever epoch the kill came in, the run goes on from its last whole checkpoint.
     assert_same(

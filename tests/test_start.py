@@ -202,7 +202,7 @@ def test_weights_of_another_architecture_stop_when_they_are_loaded(
 # --- resuming -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 def test_a_run_of_one_process_goes_on_in_two(tmp_path, flags, model):
     """Upstream saves the names of DDP in a run of several, and asks for them there."""
     one = train_here(tmp_path, *flags, "--model", model, name="one")

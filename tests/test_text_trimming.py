@@ -391,7 +391,7 @@ def test_training_is_that_at_full_length(tmp_path, flags, monkeypatch, extra):
         torch.testing.assert_close(tensor, state[name], rtol=1e-4, atol=2e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 @pytest.mark.parametrize(
     "extra",
     [("--ddp-static-graph",), ("--accum-freq", 2), ("--ddp-static-graph", "--grad-checkpointing")],
@@ -410,7 +410,6 @@ def test_two_processes_with_different_lengths(tmp_path, flags, extra):
         torch.testing.assert_close(tensor, states[1][name], rtol=1e-4, atol=2e-6)
 
 
-@pytest.mark.slow
 def test_compiled_code_is_not_made_anew_for_every_mixture_of_lengths(tmp_path):
     from torch._dynamo.utils import counters
 

@@ -65,7 +65,10 @@ def test_upstreams_options_work(tmp_path, flags, loss, extra):
     run = train_here(tmp_path, *flags, "--loss", loss, *extra)
     assert run.values("loss")
     assert all(math.isfinite(value) for value in run.values("loss"))
-    assert run.checkpoint()["optimizer"]["open_clip_ext"]["steps"] == len(run.values("loss"))
+    # fp16's scaler starts at 2^16 and halves with every step that it skips.
+    saved = run.checkpoint()
+    skipped = 16 - math.log2(saved["scaler"]["scale"]) if "scaler" in saved else 0
+    assert saved["optimizer"]["open_clip_ext"]["steps"] == len(run.values("loss")) - skipped
 
 
 @pytest.mark.parametrize("loss", CLASSES)
@@ -91,7 +94,7 @@ def test_state_moves_once_per_optimizer_step(tmp_path, model, one_batch, loss):
             torch.testing.assert_close(tensor, ours[1]["teacher"][name], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 @pytest.mark.parametrize("loss", CLASSES)
 def test_two_processes_equal_one(tmp_path, model, one_batch, loss):
     common = ["--model", model, "--train-data", one_batch, "--csv-separator", ",", "--loss", loss]
@@ -106,7 +109,7 @@ def test_two_processes_equal_one(tmp_path, model, one_batch, loss):
     assert two.output.count(f"loss={loss} ") >= 2  # every rank announces itself
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 @pytest.mark.parametrize(
     "extra",
     [
@@ -140,10 +143,13 @@ def test_two_processes_log_the_loss_of_one(tmp_path, model, one_batch, extra):
             assert two.values(term) == pytest.approx(one.values(term), rel=2e-3, abs=2e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 def test_compiled_equals_eager(tmp_path, flags):
-    eager = train_here(tmp_path, *flags, "--loss", "degla", name="eager")
-    compiled = train(tmp_path, *flags, "--loss", "degla", "--torchcompile", name="compiled")
+    """With one layer in each tower: what costs is the compiler of C++, for every kernel."""
+    parts = {part: {**support.MODEL["model_cfg"][part], "layers": 1} for part in ("vision_cfg", "text_cfg")}
+    flags += ["--model", support.write_model(tmp_path / "small", **parts), "--loss", "degla"]
+    eager = train_here(tmp_path, *flags, name="eager")
+    compiled = train(tmp_path, *flags, "--torchcompile", name="compiled")
     assert compiled.status == 0, compiled.output
     assert compiled.values("loss") == pytest.approx(eager.values("loss"), rel=1e-3)
     assert compiled.checkpoint()["state_dict"].keys() == eager.checkpoint()["state_dict"].keys()

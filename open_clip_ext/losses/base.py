@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ClassVar, ParamSpec, TypeVar
+from typing import Any, ClassVar, ParamSpec, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -23,31 +23,39 @@ R = TypeVar("R")
 Term = TypeVar("Term", bound=Callable[[Any, Batch], Tensor])
 
 
-def term(weight: str = "") -> Callable[[Term], Term]:
+@overload
+def term(weight: Term) -> Term: ...
+@overload
+def term(weight: str = "") -> Callable[[Term], Term]: ...
+def term(weight: Any = "") -> Any:
     """Mark a method as a term of its loss: it takes a `Batch`, gives a scalar, and is named `*_loss`.
 
     Args:
         weight: the option that weights it. Where that is 0, the method is not called, and the term is 0.
+            `@term` alone marks a term without a weight.
     """
 
-    def mark(method: Term) -> Term:
-        method.term_weight = weight  # type: ignore[attr-defined]
+    def mark(method: Any) -> Any:
+        method.term_weight = "" if callable(weight) else weight
         return method
 
-    return mark
+    return mark(weight) if callable(weight) else mark
 
 
 @dataclass(frozen=True)
 class Teacher:
     """A moving average of the student, made where the option `decay` is not idle.
 
+    The option `decay` says with `needs` which weights must not be 0 for that.
+
     Args:
         decay: name of the option for the share of the teacher that stays at a step.
-        checkpoint: name of the option for the weights that it starts from; empty: the student's.
+        checkpoint: name of the option for the file of weights that it starts from. Without one, or where
+            that option is empty, it starts from the student's.
     """
 
     decay: str
-    checkpoint: str
+    checkpoint: str = ""
 
 
 class Loss(Declared):
@@ -58,7 +66,8 @@ class Loss(Declared):
     The host relies on this much:
 
     * `companions`: kinds of companion texts wanted for each caption, with the default count of
-      each, and `paper`: one line of citation;
+      each; `aligned`: groups of kinds that are drawn together, so that position k of one belongs to
+      position k of the others; and `paper`: one line of citation;
     * `__init__` names every option as an annotated keyword with a default, next to the distributed
       arguments of `open_clip.ClipLoss`, and raises ValueError on a bad value; nothing in it requires
       a gradient, as upstream's optimizer would not know of it;
@@ -81,6 +90,7 @@ class Loss(Declared):
     """
 
     companions: ClassVar[Mapping[str, int]] = {}
+    aligned: ClassVar[tuple[tuple[str, ...], ...]] = ()
     paper: ClassVar[str] = ""
     teacher: ClassVar[Teacher | None] = None
     # The weight of each term, those of the bases first.
@@ -101,6 +111,15 @@ class Loss(Declared):
                 raise TypeError(f"{cls.__name__}.{name} is a term: its name must end in _loss")
             if weight and weight not in cls.__dataclass_fields__:
                 raise TypeError(f"{cls.__name__}.{name} is weighted by {weight}, which is no option")
+            if weight and not isinstance(cls.__dataclass_fields__[weight].default, int | float):
+                raise TypeError(f"{cls.__name__}.{name} is weighted by {weight}, which is no number")
+        for name, method in vars(cls).items():
+            if name.endswith("_loss") and callable(method) and name not in cls.weights:
+                raise TypeError(f"{cls.__name__}.{name} is named as a term: mark it with @term, or rename it")
+        if cls.teacher is not None:
+            for name in filter(None, (cls.teacher.decay, cls.teacher.checkpoint)):
+                if name not in cls.__dataclass_fields__:
+                    raise TypeError(f"{cls.__name__}.teacher names {name}, which is no option")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -151,11 +170,19 @@ class Loss(Declared):
         """The weighted terms by name; 0 where the weight is 0.
 
         Under a compiler this is the graph: `forward`, which switches TF32 off while it runs, cannot be in it.
+
+        Raises TypeError if there is none, or one is no scalar tensor.
         """
+        if not self.weights:
+            raise TypeError(f"{type(self).__name__} has no term: mark a method with @term")
         found = {}
         for name, weight in self.weights.items():
             factor = getattr(self, weight) if weight else 1.0
-            found[name] = factor * getattr(self, name)(x) if factor else x.own.image.new_zeros(())
+            value = getattr(self, name)(x) if factor else x.own.image.new_zeros(())
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                raise TypeError(f"{type(self).__name__}.{name} returned {what}, expected a scalar tensor")
+            found[name] = factor * value
         return found
 
     def make_teacher(self, model: nn.Module) -> nn.Module | None:
@@ -164,17 +191,27 @@ class Loss(Declared):
             return None
         from open_clip_ext.teacher import EMATeacher
 
-        decay, checkpoint = getattr(self, self.teacher.decay), getattr(self, self.teacher.checkpoint)
-        return EMATeacher(model, decay=decay, checkpoint=checkpoint or None)
+        named = self.teacher.checkpoint
+        checkpoint = getattr(self, named) if named else None
+        return EMATeacher(model, decay=getattr(self, self.teacher.decay), checkpoint=checkpoint or None)
 
     def known_counts(self) -> Mapping[str, int]:
         """How many companions of a kind must come, where the state of this loss says so."""
         return {}
 
     def stage(self, **buffers: Tensor) -> None:
-        """Note in forward, in training mode, what `commit` moves into the buffers of these names."""
+        """Note in forward, in training mode, what `commit` moves into the buffers of these names.
+
+        Without gradients, which would lead from one step into the one before. Raises TypeError if a
+        buffer is not there or has another shape.
+        """
+        known = dict(self.named_buffers(recurse=False))
+        for name, value in buffers.items():
+            if name not in known or known[name].shape != value.shape:
+                have = f"{tuple(known[name].shape)}" if name in known else "no such buffer"
+                raise TypeError(f"{type(self).__name__}.stage({name}={tuple(value.shape)}): there is {have}")
         if self.training:
-            self._staged = {**self._staged, **buffers}
+            self._staged = {**self._staged, **{name: x.detach() for name, x in buffers.items()}}
 
     def commit(self) -> None:
         """Move what was staged last into its buffers, if there is anything."""

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from open_clip_ext.losses import functional
-from open_clip_ext.losses.base import Batch, HardNegativeLoss, option, term
+from open_clip_ext.losses.base import Batch, option, term
+from open_clip_ext.losses.margins import AdaptiveMarginLoss
 
 
-class CECLIPLoss(HardNegativeLoss):
+class CECLIPLoss(AdaptiveMarginLoss):
     """CE-CLIP's loss.
 
         L = L_neg + cmr_weight L_cmr + imc_weight L_imc
 
-        L_cmr = 1/(B K) sum_ik m_ik max(0, Th_k + s v_i.n_ik - s v_i.t_i)
-        Th_k  = clamp( mean_i p_i - mean_{i: m_ik} d_ik , 0, threshold_cap )   of the step before
+        L_cmr = 1/(B K) sum_ik m_ik max(0, Th_k + s v_i.n_ik - s v_i.t_i)        see `AdaptiveMarginLoss`
         L_imc = mean_i CE([s v_i.t_i ; s t_i.N], 0)
 
     Source: Contrasting Intra-Modal and Ranking Cross-Modal Hard Negatives to Enhance Visio-Linguistic
@@ -27,60 +25,14 @@ class CECLIPLoss(HardNegativeLoss):
 
     Differs: missing negatives are masked in the contrastive and intra-modal terms; the thresholds
     are kept over epochs and saved; a type of negative that a batch lacks keeps its threshold.
-
-    Attributes:
-        thresholds: buffer `[K]`, zeros at first, empty until K is known; None if constant.
     """
 
     paper = "Zhang et al., CVPR 2024, arXiv 2306.08832"
-    cmr_weight: float = option(default=0.2, least=0)
     imc_weight: float = option(default=0.2, least=0)
-    # A number is a constant margin, in logits; so is the cap of an adaptive one.
-    threshold: Literal["mean", "max"] | float = option(default="mean", least=0, needs="cmr_weight")
-    threshold_cap: float = option(default=10.0, least=0, needs="cmr_weight")
     imc: Literal["paper", "release", "head"] = option(default="paper", needs="imc_weight")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._rule = self.threshold if isinstance(self.threshold, str) else None
-        self.thresholds: Tensor | None = nn.Buffer(torch.zeros(0)) if self._rule else None
-
-    @term("cmr_weight")
-    def cmr_loss(self, x: Batch) -> Tensor:
-        """The ranking hinge; stages the margins of the next step."""
-        v, t, n, valid = x.rows.tensors("neg")
-        if self.thresholds is None:
-            margins = n.new_full(n.shape[1:2], float(self.threshold))
-        else:
-            if not len(self.thresholds):
-                self.thresholds = n.new_zeros(n.shape[1])
-            margins = self.thresholds.to(n)
-        cap, columns = self.threshold_cap, x.columns.of("neg")
-        loss, new = functional.cross_modal_rank(
-            v, t, n, x.scale, margins, valid, rule=self._rule, cap=cap, columns=columns
-        )
-        if self.thresholds is not None:
-            self.stage(thresholds=new)
-        return loss
 
     @term("imc_weight")
     def imc_loss(self, x: Batch) -> Tensor:
         """The intra-modal contrast."""
         v, t, n, valid = x.rows.tensors("neg")
         return functional.intra_modal(v, t, n, x.scale, valid, self.imc, columns=x.columns.of("neg"))
-
-    def configure(self, companions: Mapping[str, int]) -> None:
-        """Size the thresholds for the companions of this run; raises ValueError without negatives."""
-        if companions.get("neg", 0) < 1:
-            raise ValueError(f"companions are {dict(companions)}, expected at least one neg")
-        if self.thresholds is not None:
-            self.thresholds = self.thresholds.new_zeros(companions["neg"])
-
-    def known_counts(self) -> Mapping[str, int]:
-        """As many negatives as thresholds."""
-        return {} if self.thresholds is None or not len(self.thresholds) else {"neg": len(self.thresholds)}
-
-    def idle_options(self) -> dict[str, str]:
-        """As declared, and the cap of a constant threshold."""
-        constant = {} if self._rule else {"threshold_cap": f"threshold is the constant {self.threshold}"}
-        return {**constant, **super().idle_options()}

@@ -38,8 +38,8 @@ def cross_entropy_of_product(
         target: `[R]` int64, which logit of its row is the right one.
         exists: `[C]` bool; the logits of other columns are -inf. None: all exist.
         first: `[R]`, a logit of its own ahead of each row: number 0 of the row.
-        weight: `[R]`, share of each row in the sum, constant. A row of weight 0 still needs a target that
-            exists, as 0 times an infinite loss is no number.
+        weight: `[R]`, share of each row in the sum, constant. A row of weight 0 adds exactly 0, even if its
+            target does not exist.
         skip: `[R]` int64, a column whose logit is -inf in this row alone, as is that of a row with itself.
     """
     if not torch.is_grad_enabled():
@@ -67,7 +67,7 @@ class _CrossEntropyOfProduct(torch.autograd.Function):
         grad_first = torch.empty_like(first) if first_live and first is not None else None
         losses = x.new_empty(len(x))
         with torch.autocast(x.device.type, enabled=False):
-            for rows in _blocks(len(x), len(columns)):
+            for rows in blocks(len(x), len(columns)):
                 logits = x[rows] @ columns.T
                 if exists is not None:
                     logits.masked_fill_(~exists, -torch.inf)
@@ -80,11 +80,14 @@ class _CrossEntropyOfProduct(torch.autograd.Function):
                 chosen = logits.gather(1, right)
                 softmax = logits.exp_()
                 total = softmax.sum(dim=1, keepdim=True)
-                losses[rows] = (total.log() - chosen)[:, 0]
-                # The gradient of the sum: (softmax - one at the right place) times the weight.
                 share = weight[rows, None]
+                # Where a row does not count, its loss may be infinite, and nothing in it a number.
+                ignored = share == 0
+                losses[rows] = (share * (total.log() - chosen)).masked_fill(ignored, 0)[:, 0]
+                # The gradient of the sum: (softmax - one at the right place) times the share.
                 gradient = softmax.mul_(share / total)
                 gradient.scatter_add_(1, right, -share)
+                gradient.masked_fill_(ignored, 0)
                 if first is not None:
                     if grad_first is not None:
                         grad_first[rows] = gradient[:, 0]
@@ -94,7 +97,7 @@ class _CrossEntropyOfProduct(torch.autograd.Function):
                 if grad_columns is not None:
                     grad_columns.addmm_(gradient.T, x[rows])
         ctx.save_for_backward(grad_x, grad_columns, grad_first)
-        return (losses * weight).sum()
+        return losses.sum()
 
     @staticmethod
     @once_differentiable
@@ -103,7 +106,7 @@ class _CrossEntropyOfProduct(torch.autograd.Function):
         return x, columns, None, None, first, None, None
 
 
-def _blocks(rows: int, columns: int) -> list[slice]:
+def blocks(rows: int, columns: int) -> list[slice]:
     """Slices of the rows, about equal, each with `BLOCK` logits at most or a single row."""
     count = -(-rows // max(1, BLOCK // columns))
     size = -(-rows // count)

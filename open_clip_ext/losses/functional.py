@@ -5,12 +5,14 @@ Legend: B samples, K negatives of each, D embedding width.
     v [B, D]     images          s            logit scale (exponentiated), one element
     t [B, D]     captions        m [B, K]     `valid`: negative k of sample i exists; None: all do
     n [B, K, D]  negatives       CE(row, j)   softmax cross-entropy of a row of logits, target j
+    p [B, J, D]  other true captions          their `valid` is m [B, J], the number of them J_i
 
 Features have unit length. Arithmetic is done in the dtype that comes in; the losses feed fp32.
 
 A negative that does not exist has logit -inf in every softmax. What is stored in its slot changes
 no value and no gradient, not even if it is NaN. Means run over all B rows where nothing else is said,
-so a sample without negatives adds exactly 0 to the terms that look at its own negatives only.
+so a sample without negatives adds exactly 0 to the terms that look at its own negatives only, and one
+without other true captions adds 0 to the terms about those.
 
 `columns` is for several processes: the functions score the rows they are given against the columns
 of the whole batch. None means that the rows are the whole batch.
@@ -28,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from open_clip_ext.losses.chunked_cross_entropy import cross_entropy_of_product
+from open_clip_ext.losses.chunked_list_mle import Lists, list_mle_of_products
 
 
 class Samples(NamedTuple):
@@ -280,6 +283,194 @@ def intra_modal(
     # With nothing to choose from, finite logits keep the gradient a number until the end.
     loss = cross_entropy_of_product(s * t, negatives, target, exists | ~exists.any(), positive)
     return torch.where(exists.any(), loss, 0.0)
+
+
+def to_positives(
+    x: Tensor, p: Tensor, s: Tensor, valid: Tensor | None = None, *, columns: Samples | None = None
+) -> Tensor:
+    """Each row finds its other true captions, one at a time, among those of all samples.
+
+        L = mean_i 1/J_i sum_j m_ij CE(s x_i.P_j, i)        P_j: those of all samples at place j
+
+    Captions of one sample never compete: places have a softmax each. 0 for a row without any.
+
+    Source: TSVLC's positive term with x = v and x = t, arXiv 2211.11733; SivanDoveh/TSVLC@90b18e7
+    `src/open_clip/loss.py`. Differs in that J is any number and captions may be missing, where the authors
+    put the caption itself in place of a missing one.
+
+    Args:
+        x: images or captions, `[B, D]`.
+        p: other true captions.
+        s: logit scale.
+        valid: which of those exist.
+        columns: the whole batch, with other true captions as its negatives.
+    """
+    columns = columns or Samples(x, x, p, valid)
+    assert columns.neg is not None
+    target, weights = _own_column(x, columns), _weights(p, valid)
+    others, exists = _existing(columns.neg, columns.valid), _mask(columns.neg, columns.valid)
+    terms = [
+        cross_entropy_of_product(s * x, others[:, j], target, exists[:, j], weight=weights[:, j])
+        for j in range(p.shape[1])
+    ]
+    return torch.stack(terms).sum()
+
+
+def from_positives(p: Tensor, y: Tensor, s: Tensor, valid: Tensor | None = None, *, first: int = 0) -> Tensor:
+    """Each other true caption finds its sample.
+
+        L = mean_i 1/J_i sum_j m_ij CE(s p_ij.Y, i)        0 for a sample without any
+
+    Source: READ's alignment of paraphrases with Y = T, arXiv 2510.16540; JiH00nKw0n/READ-CLIP@b2f096c.
+    Differs in that J is any number and captions may be missing.
+
+    Args:
+        p: other true captions.
+        y: what they choose from, `[C, D]`: images or captions of the whole batch.
+        s: logit scale.
+        valid: which of the captions exist.
+        first: number of the first row of `p` among those of `y`.
+    """
+    b, j, d = p.shape
+    target = torch.arange(first, first + b, device=p.device).repeat_interleave(j)
+    rows = s * _existing(p, valid).reshape(b * j, d)
+    return cross_entropy_of_product(rows, y, target, weight=_weights(p, valid).flatten())
+
+
+def positives_clip(
+    v: Tensor, p: Tensor, s: Tensor, valid: Tensor | None = None, *, columns: Samples | None = None
+) -> Tensor:
+    """The symmetric contrastive loss with each other true caption in the caption's place, averaged.
+
+        L = 1/2 mean_i 1/J_i sum_j m_ij [ CE(s v_i.P_j, i) + CE(s p_ij.V, i) ]
+
+    With one existing caption for each sample, it is `clip`. Arguments as in `to_positives`.
+
+    Source: the first term of CLIC, arXiv 2505.24424, AmitPeleg/CLIC@dc845c7. Differs in the mask.
+    """
+    columns = columns or Samples(v, v, p, valid)
+    image_to_text = to_positives(v, p, s, valid, columns=columns)
+    return (image_to_text + from_positives(p, columns.image, s, valid, first=columns.first)) / 2
+
+
+def image_grounded_positives(
+    v: Tensor,
+    p: Tensor,
+    n: Tensor,
+    s: Tensor,
+    valid: Tensor | None = None,
+    negatives_valid: Tensor | None = None,
+) -> Tensor:
+    """`image_grounded` with each of several true captions as the positive, averaged.
+
+        L = mean_i 1/J_i sum_j m_ij CE(s [v_i.p_ij ; v_i.n_i1 ; .. ; v_i.n_iK], 0)
+
+    Args:
+        v: images.
+        p: true captions.
+        n: negatives, which each of them is held against.
+        s: logit scale.
+        valid: which true captions exist.
+        negatives_valid: which negatives exist.
+    """
+    positive = s * _dot_own(v, p, valid)
+    negatives = (s * _dot_own(v, n, negatives_valid)).masked_fill(~_mask(n, negatives_valid), -torch.inf)
+    rows = torch.cat([positive[..., None], negatives[:, None].expand(-1, p.shape[1], -1)], dim=2)
+    target = torch.zeros_like(positive, dtype=torch.long)
+    losses = F.cross_entropy(rows.flatten(0, 1), target.flatten(), reduction="none").view_as(positive)
+    return (losses * _weights(p, valid)).sum()
+
+
+def keep_apart(t: Tensor, p: Tensor, margin: float = 0.0, valid: Tensor | None = None) -> Tensor:
+    """Hinge that keeps the cosine of a caption with another true one of its image below `-margin`.
+
+        L = mean_i 1/J_i sum_j m_ij max(0, t_i.p_ij + margin)
+
+    Source: Omni-NegCLIP, arXiv 2603.29258; Jingqi-Xu/Omni-NegCLIP, where the margin is 0.9. Differs in the
+    mask and in the default.
+    """
+    return (F.relu(_dot_own(t, p, valid) + margin) * _weights(p, valid)).sum()
+
+
+def cross_modal_order(v: Tensor, t: Tensor, s: Tensor, *, columns: Samples | None = None) -> Tensor:
+    """Images order captions as these captions order images, and the reverse.
+
+        L = [ ListMLE(s v_i.T, s t_i.V) + ListMLE(s t_i.V, s v_i.T) ] / B
+
+        ListMLE(x, y) = mean_i sum_j [ logsumexp_{l >= j} x_i,o(l) - x_i,o(j) ]    o sorts y_i, greatest first
+
+    The second list is only sorted. B is the size of the whole batch. Memory: `list_mle_of_products`.
+
+    Source: RankCLIP, arXiv 2404.09387; Jam1ezhang/RankCLIP@841d171. Differs in that equal numbers keep the
+    order of the batch instead of a random one, no logit is taken for padding (theirs: one of exactly -1), and
+    no 1e-10 is added within the logarithm.
+    """
+    columns = columns or Samples(v, t)
+    return _order(Lists(s * v, columns.text), Lists(s * t, columns.image))
+
+
+def in_modal_order(v: Tensor, t: Tensor, s: Tensor, *, columns: Samples | None = None) -> Tensor:
+    """Images order images as their captions order captions, and the reverse.
+
+        L = [ ListMLE(s v_i.V, s t_i.T) + ListMLE(s t_i.T, s v_i.V) ] / B
+
+    Source and differences as of `cross_modal_order`.
+    """
+    columns = columns or Samples(v, t)
+    return _order(Lists(s * v, columns.image), Lists(s * t, columns.text))
+
+
+def disturbed_images(v: Tensor, t: Tensor, n: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Image negatives without images, `[B, K, D]`: each image moved as its caption was edited.
+
+        v-_ik = unit( v_i + sg(n_ik - t_i) )        sg: no gradient
+
+    Source: AHNPL, arXiv 2505.15576; nynu-BDAI/AHNPL@6f35f47. Differs in the unit length, which logits of
+    cosines take for granted.
+    """
+    return F.normalize(v[:, None] + (_existing(n, valid) - t[:, None]).detach(), dim=-1)
+
+
+def disturbed_contrast(
+    v: Tensor,
+    t: Tensor,
+    n: Tensor,
+    s: Tensor,
+    valid: Tensor | None = None,
+    form: Literal["paper", "own"] = "paper",
+    *,
+    columns: Samples | None = None,
+) -> Tensor:
+    """Disturbed images as the negatives of an image, or of its caption.
+
+        paper  L = mean_i CE([s v_i.t_i ; s v_i.V-], 0)                    V-: all B*K, see `disturbed_images`
+        own    L = mean_i CE(s [t_i.v_i ; t_i.v-_i1 ; .. ; t_i.v-_iK], 0)
+
+    `own` is ours: the caption chooses among images, as an image does among texts in `image_grounded`.
+
+    Source: AHNPL, arXiv 2505.15576; nynu-BDAI/AHNPL@6f35f47. Differs in the mask and in that `paper` has the
+    positive as column 0 and the target. Theirs has no positive and target i, a disturbed image.
+    """
+    if form not in ("paper", "own"):
+        raise ValueError(f"form is {form!r}, expected one of paper, own")
+    positive = s * _dot(v, t)
+    if form == "own":
+        return _choose_first(positive, s * _dot_own(t, disturbed_images(v, t, n, valid), None), valid)
+    image, text, neg, exists, _ = columns or Samples(v, t, n, valid)
+    assert neg is not None
+    images = disturbed_images(image, text, neg, exists).flatten(0, 1)
+    target = torch.zeros(len(v), dtype=torch.long, device=v.device)
+    return cross_entropy_of_product(s * v, images, target, _mask(neg, exists).flatten(), positive)
+
+
+def _order(x: Lists, y: Lists) -> Tensor:
+    return (list_mle_of_products(x, y) + list_mle_of_products(y, x)) / len(x.columns)
+
+
+def _weights(p: Tensor, valid: Tensor | None) -> Tensor:
+    """Of a mean over samples of means over their existing texts: 1/(B J_i) of each of these, `[B, J]`."""
+    exists = _mask(p, valid).to(p.dtype)
+    return exists / exists.sum(1, keepdim=True).clamp(min=1) / len(p)
 
 
 def existing_pairs(

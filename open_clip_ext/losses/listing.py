@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +27,18 @@ def main(args: argparse.Namespace) -> int:
         print(f"  paper       {getattr(loss, 'paper', '') or '-'}")
         print(f"  companions  {companions or 'none'}")
         for option in registry.options(loss).values():
-            print(f"  {option.name + '=' + str(option.default):<26}  {registry.describe(option.hint)}")
+            said = registry.describe(option.hint) + _limits(loss, option.name)
+            print(f"  {option.name + '=' + str(option.default):<26}  {said}")
         print()
     return 0
+
+
+def _limits(loss: Any, name: str) -> str:
+    """The bounds of an option that declares them, and what it needs to have an effect."""
+    declared = getattr(loss, "__dataclass_fields__", {})
+    limits: Mapping[str, Any] = declared[name].metadata if name in declared else {}
+    least, most, needs = (limits.get(key) for key in ("least", "most", "needs"))
+    said = ""
+    if least is not None:
+        said = f" >= {least:g}" if most is None else f" in [{least:g}, {most:g}]"
+    return said + (f"; needs {' or '.join(needs)}" if needs else "")

@@ -51,7 +51,10 @@ class Declared(nn.Module):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         generated = "__init__" not in vars(cls)
-        dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
+        try:
+            dataclasses.dataclass(kw_only=True, eq=False, repr=False)(cls)
+        except (TypeError, ValueError) as error:  # an option without annotation, a list as a default
+            raise TypeError(f"{cls.__name__}: {error}") from error
         if generated:
             # As written they are strings, and those of a base mean nothing in the module of a subclass.
             cls.__init__.__annotations__ = typing.get_type_hints(cls.__init__)
@@ -65,16 +68,19 @@ class Declared(nn.Module):
             # The instance's attribute would hide the method.
             if any(callable(vars(base).get(field.name)) for base in cls.__mro__):
                 raise TypeError(f"{where} is the name of an option and of a method; rename one of them")
+            if field.name in nn.Module.__annotations__:
+                raise TypeError(f"{where} is an attribute of every torch.nn.Module; rename the option")
             if vars(cls).get(field.name, field.default) is not field.default:
                 raise TypeError(f"{where} is an option of a base: annotate its new default, too")
             if unknown := set(field.metadata.get("needs", ())) - names:
                 raise TypeError(f"{where} needs {', '.join(sorted(unknown))}, which is no option")
+            if generated:
+                _check_default(field, where)
 
     def __post_init__(self) -> None:
         super().__init__()
         for field in _options(self):
-            bounds = field.metadata.get("least"), field.metadata.get("most")
-            _check(field.name, getattr(self, field.name), field.type, *bounds)
+            _check(field.name, getattr(self, field.name), field.type, *_bounds(field))
 
     def idle_options(self) -> dict[str, str]:
         """Options without effect beside the others, each with the reason."""
@@ -88,6 +94,17 @@ class Declared(nn.Module):
 
 def _options(declared: Any) -> tuple[dataclasses.Field[Any], ...]:
     return dataclasses.fields(declared)
+
+
+def _bounds(field: dataclasses.Field[Any]) -> tuple[float | None, float | None]:
+    return field.metadata.get("least"), field.metadata.get("most")
+
+
+def _check_default(field: dataclasses.Field[Any], where: str) -> None:
+    try:
+        _check(where, field.default, field.type, *_bounds(field))
+    except ValueError as error:
+        raise TypeError(f"the default of {error}") from error
 
 
 def _check(name: str, value: Any, hint: Any, least: float | None, most: float | None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -33,7 +34,7 @@ def sent() -> int:
     return int(line.split(":")[1].split()[8])
 
 
-def measure(step) -> float:
+def measure(step: Callable[[], None]) -> float:
     """Bytes sent for one call of `step`, mean of several."""
     step()
     dist.barrier()
@@ -45,7 +46,7 @@ def measure(step) -> float:
     return (sent() - before) / REPEATS
 
 
-def loss_step(name: str, mode: dict[str, bool]):
+def loss_step(name: str, mode: dict[str, bool]) -> tuple[Callable[[], None], Traffic]:
     world = dist.get_world_size()
     loss = registry.load(name)(rank=dist.get_rank(), world_size=world, **mode)
     k = loss.companions.get("neg", 0)
@@ -59,7 +60,7 @@ def loss_step(name: str, mode: dict[str, bool]):
     if hasattr(loss, "configure"):
         loss.configure({"neg": k})
 
-    def step():
+    def step() -> None:
         loss(**inputs, logit_scale=scale).backward()
 
     return step, Traffic(B, k, D, world)

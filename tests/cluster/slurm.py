@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
 PROGRAMS = ("slurmctld", "slurmd", "munged", "ip", "unshare", "nsenter", "setpriv")
 SEARCH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
+T = TypeVar("T")
 # Generous: other work may share the cores.
 PATIENCE = 600
 
@@ -28,7 +31,7 @@ def missing() -> str:
     return "" if allowed.returncode == 0 else "this machine forbids new namespaces"
 
 
-def until(condition: Callable[[], object], what: str, patience: float = PATIENCE):
+def until(condition: Callable[[], T], what: str | Callable[[], str], patience: float = PATIENCE) -> T:
     """Wait for a true value of `condition` and return it."""
     end = time.monotonic() + patience
     while not (value := condition()):
@@ -42,7 +45,17 @@ class Cluster:
 
     def __init__(self, folder: Path, nodes: int = 2) -> None:
         self.folder = folder
-        command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--uts", "--ipc", "--mount", "--pid"]
+        command: list[object] = [
+            "setpriv",
+            "--pdeathsig",
+            "KILL",
+            "unshare",
+            "--net",
+            "--uts",
+            "--ipc",
+            "--mount",
+            "--pid",
+        ]
         command += ["--fork", "--kill-child", "--mount-proc", "bash", SCRIPT, "cluster", folder, nodes]
         with (folder / "out").open("w") as out:
             self.process = subprocess.Popen(list(map(str, command)), stdout=out, stderr=out)
@@ -51,7 +64,14 @@ class Cluster:
         self.init = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()[0]
 
     def close(self) -> None:
-        self.process.kill()
+        """End the first process of each node, then that of the cluster; the kernel ends all others.
+
+        From the inside out, so that parents hear what their children took of the processors.
+        """
+        for path in self.folder.glob("node*.init"):
+            init = path.read_text().strip()
+            self.run("sh", "-c", f"kill -KILL {init}; while kill -0 {init}; do sleep .05; done", check=False)
+        os.kill(int(self.init), signal.SIGKILL)
         self.process.wait()
 
     def run(self, *command: object, node: int = 0, check: bool = True) -> str:
@@ -86,12 +106,17 @@ class Cluster:
         self.run("ip", "link", "set", f"vb{node}", state)
 
     def wait_for(self, node: int) -> None:
-        until(lambda: "idle" in self.run("sinfo", "-h", "-n", f"node{node}", "-o", "%T"), f"node{node}")
+        def up() -> bool:  # or taken already by a job that waited for it
+            return self.run("sinfo", "-h", "-n", f"node{node}", "-o", "%T") in ("idle", "mixed", "allocated")
 
-    def submit(self, script: Path, *flags: object, options: tuple = (), cwd: Path, **settings) -> Job:
+        until(up, f"node{node} is up")
+
+    def submit(
+        self, script: Path, *flags: object, options: Sequence[object] = (), cwd: Path, **settings: object
+    ) -> Job:
         """`sbatch` a script with `settings` in its environment."""
         log = self.folder / f"job-{time.monotonic_ns()}.log"
-        command = [
+        command: list[object] = [
             "env",
             f"--chdir={cwd}",
             *(f"{name}={value}" for name, value in settings.items()),
@@ -111,16 +136,18 @@ class Job:
     def field(self, name: str) -> str:
         """One field of what Slurm knows of it."""
         shown = self.cluster.run("scontrol", "show", "job", self.number)
-        return re.search(rf"\b{name}=(\S*)", shown).group(1)
+        found = re.search(rf"\b{name}=(\S*)", shown)
+        assert found, shown
+        return found.group(1)
 
     @property
     def output(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 
-    def until(self, condition: Callable[[], object], what: str):
+    def until(self, condition: Callable[[], T], what: str) -> T:
         return until(condition, lambda: f"{what}; job {self.number} {self.field('JobState')}:\n{self.output}")
 
     def end(self) -> str:
         """Wait for its end; the state it ended in."""
         over = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED")
-        return self.until(lambda: (state := self.field("JobState")) in over and state, "the job ends")
+        return self.until(lambda: state if (state := self.field("JobState")) in over else "", "the job ends")

@@ -364,7 +364,7 @@ def test_local_that_is_interrupted_starts_nothing_again(launch, number):
             assert process.poll() is None
         os.killpg(process.pid, number)
 
-    step = f"trap 'exit 1' {number.name}; touch started; sleep 30"
+    step = f"trap 'exit 1' {number.name}; touch started; while :; do sleep .1; done"
     run = launch(LAUNCH / "local.sh", "degla", GPUS=2, STEP=step, then=interrupt)
     assert run.status == 1
     assert "restart" not in run.output

@@ -1,7 +1,7 @@
 """`sbatch launch/*.slurm` on a real Slurm cluster of two nodes, and what clusters do to jobs.
 
-Every disturbed run is held in a step between two checkpoints, disturbed there, and must end with the
-losses of a run that nothing happened to.
+The disturbed run is held in a step between two checkpoints, disturbed there, held again after its restart,
+and so on; it must make the steps of a run that nothing happened to.
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ import support
 import torch
 from support import train_here
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
-STEPS, EPOCHS, HOLD, SAVE_EVERY = 4, 3, 6, 5  # of an epoch; saved at 4 (its end) and 5
+STEPS, EPOCHS, SAVE_EVERY = 4, 6, 5  # of an epoch; saved at 4 (its end), 5, 8 and so on
 CPU = ("--device", "cpu", "--pretrained", "", "--log-every-n-steps", 1)
 PLAIN = ("--aug-cfg", "scale=(1.0,1.0)", "--opt", "timm/momentum", "--momentum", 0)
 
@@ -31,7 +29,7 @@ PLAIN = ("--aug-cfg", "scale=(1.0,1.0)", "--opt", "timm/momentum", "--momentum",
 class Step(NamedTuple):
     """A step of a rank, as trainer.py records it."""
 
-    restart: float
+    restart: int
     time: float
     loss: float
 
@@ -43,24 +41,25 @@ class Run:
     job: slurm.Job
     folder: Path
     record: Path
+    restarts: int = 0
 
     def steps(self, rank: int) -> list[Step]:
         path = self.record / str(rank)
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [Step(*map(float, line.split())) for line in lines]
+        lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+        return [Step(int(restart), float(time), float(loss)) for restart, time, loss in lines]
 
     def losses(self, rank: int) -> list[float]:
         return [step.loss for step in self.steps(rank)]
 
-    def final(self) -> list[float]:
-        """The last epoch's losses, of both ranks."""
-        return [loss for rank in range(2) for loss in self.losses(rank)[-STEPS:]]
+    def is_at(self, what: str, ranks: int = 2) -> bool:
+        """Whether so many ranks have noted that they are `at` their held step, or there were `told`."""
+        return all((self.record / f"{what}-{self.restarts}-{rank}").exists() for rank in range(ranks))
 
     def log(self) -> str:
         return (self.folder / "out.log").read_text()
 
     def release(self) -> None:
-        (self.record / "held").unlink(missing_ok=True)
+        (self.record / f"held-{self.restarts}").unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")
@@ -73,15 +72,16 @@ def submit(cluster, tmp_path, model, photos):
     """Submit a recipe with tiny settings; what is still there at the end of the test is ended."""
     jobs = []
 
-    def submit(*flags, recipe="degla", options=(), held=False, logs=tmp_path / "logs", **settings) -> Run:
+    def submit(*flags, recipe="degla", options=(), held=(), logs=tmp_path / "logs", **settings) -> Run:
+        """`held`: the step to be held in, of each start."""
         record = tmp_path / f"record-{len(jobs)}"
         record.mkdir()
-        if held:
-            (record / "held").touch()
+        for restart, step in enumerate(held):
+            (record / f"held-{restart}").write_text(str(step))
         settings = {
             "MODEL": model, "TRAIN_DATA": photos, "GLOBAL_BATCH": 8, "EPOCHS": EPOCHS, "LR": 1e-3,
             "WARMUP": 1, "PRECISION": "fp32", "WORKERS": 1, "SAVE_EVERY": SAVE_EVERY, "LOGS": logs,
-            "NAME": "run", "TRAINER": f"-- {HERE / 'trainer.py'}", "RECORD": record, "HOLD": HOLD,
+            "NAME": "run", "TRAINER": f"-- {HERE / 'trainer.py'}", "RECORD": record,
             "OMP_NUM_THREADS": 1, "PATH": f"{Path(sys.executable).parent}:{slurm.SEARCH}",
         } | settings  # fmt: skip
         script = ROOT / "launch" / f"{recipe}.slurm"
@@ -115,7 +115,7 @@ def test_two_nodes_of_two_processes_give_the_losses_of_one_process(submit, model
 
 
 def kill_a_rank(cluster, run):
-    cluster.run("kill", "-KILL", (run.record / "at-1").read_text(), node=2)
+    cluster.run("kill", "-KILL", (run.record / f"at-{run.restarts}-1").read_text(), node=2)
 
 
 def crash_a_node(cluster, run):
@@ -158,8 +158,9 @@ def fill_the_disk(cluster, run):
     """The run goes on to the end of an epoch, where it must save and cannot."""
     filler = cluster.folder / "disk" / "filler"
     cluster.run("sh", "-c", f"cat /dev/zero > {filler}", check=False)
+    before = run.job.output.count("requeue: ")
     run.release()
-    run.job.until(lambda: "requeue: " in run.job.output, "it gives up")
+    run.job.until(lambda: run.job.output.count("requeue: ") > before, "it gives up")
     cluster.path(filler).unlink()
 
 
@@ -168,57 +169,58 @@ def limit_of(cluster, run, minutes):
 
 
 def back_in_the_queue(run):
-    run.job.until(lambda: run.job.field("Restarts") == "1", "SLURM requeues the job")
+    run.job.until(lambda: int(run.job.field("Restarts")) > run.restarts, "SLURM requeues the job")
 
 
 def told_to_save(run):
-    """Wait until the ranks have the signal; then they may end their step."""
-    run.job.until(lambda: (run.record / "told-0").exists(), "a rank gets the signal")
+    """Wait until a rank has the signal; then they may end their step."""
+    run.job.until(lambda: run.is_at("told", ranks=1), "a rank gets the signal")
 
 
-# And how many steps are made once more, at most: those since the last checkpoint.
+# In this order, and how many steps are made once more, at most: those since the last checkpoint.
 HAPPENINGS = {
-    "killed rank": (kill_a_rank, HOLD - SAVE_EVERY),
-    "crashed node": (crash_a_node, HOLD - SAVE_EVERY),
-    "pulled cable": (pull_a_cable, HOLD - SAVE_EVERY),
+    "killed rank": (kill_a_rank, 1),
+    "crashed node": (crash_a_node, 1),
+    "pulled cable": (pull_a_cable, 1),
     "preemption": (preempt, 0),
     "time limit": (reach_the_time_limit, 0),
-    "full disk": (fill_the_disk, 2 * STEPS - SAVE_EVERY),
+    "full disk": (fill_the_disk, STEPS),
 }
+# The step after a checkpoint, of the first start; of the others the first.
+HELD = [SAVE_EVERY + 1] + [1] * (len(HAPPENINGS) - 1)
 
 
-@pytest.fixture(scope="module")
-def undisturbed():
-    """The final losses of a run that nothing happened to, by the first of the tests below."""
-    return []
+def test_a_run_that_everything_happens_to_makes_the_steps_of_an_undisturbed_one(cluster, submit):
+    undisturbed = submit()
+    assert undisturbed.job.end() == "COMPLETED", undisturbed.job.output
+    assert [len(undisturbed.losses(rank)) for rank in range(2)] == [STEPS * EPOCHS] * 2
 
-
-def test_a_run_that_nothing_happens_to(submit, undisturbed):
-    run = submit()
+    run = submit(held=HELD, logs=cluster.folder / "disk", MAX_RESTARTS=len(HAPPENINGS))
+    started = []
+    for happening, (happen, _) in HAPPENINGS.items():
+        print(happening)  # shown when it fails
+        run.job.until(lambda: run.is_at("at"), f"both ranks train until the {happening}")
+        started.append(time.time())
+        happen(cluster, run)
+        run.release()
+        run.restarts += 1
     assert run.job.end() == "COMPLETED", run.job.output
-    assert [len(run.losses(rank)) for rank in range(2)] == [STEPS * EPOCHS] * 2
-    undisturbed += run.final()
+    assert run.job.field("Restarts") == str(len(HAPPENINGS))
 
-
-@pytest.mark.parametrize("happening", HAPPENINGS)
-def test_a_disturbed_run_ends_as_an_undisturbed_one(cluster, submit, undisturbed, happening):
-    if not undisturbed:
-        pytest.skip("there is no undisturbed run to compare with")
-    logs = {"logs": cluster.folder / "disk"} if happening == "full disk" else {}
-    run = submit(held=True, **logs)
-    run.job.until(lambda: all((run.record / f"at-{rank}").exists() for rank in range(2)), "both ranks train")
-    start = time.time()
-    happen, most = HAPPENINGS[happening]
-    happen(cluster, run)
-    run.release()
-    assert run.job.end() == "COMPLETED", run.job.output
-    assert run.job.field("Restarts") == "1"
-    lost = next(step.time for step in run.steps(0) if step.restart) - start
-    repeated = len(run.losses(0)) - STEPS * EPOCHS
-    print(f"\n| {happening} | {lost:.0f} s | {repeated} | {run.losses(0)[-1]} | {undisturbed[STEPS - 1]} |")
-    assert run.final() == undisturbed
-    assert 0 <= repeated <= most
-    assert "resumed loss and teacher state" in run.log()
+    for rank in range(2):
+        wanted, made = undisturbed.losses(rank), 0
+        for restart, (happening, (_, most)) in enumerate({"start": (None, 0), **HAPPENINGS}.items()):
+            steps = [step for step in run.steps(rank) if step.restart == restart]
+            losses = [step.loss for step in steps]
+            assert losses, f"no step after the {happening}"
+            first = wanted.index(losses[0])
+            assert losses == wanted[first : first + len(losses)], happening
+            assert 0 <= made - first <= most, happening
+            if restart:
+                print(f"| {happening} | {steps[0].time - started[restart - 1]:.0f} s | {made - first} |")
+            made = first + len(losses)
+        assert made == STEPS * EPOCHS
+    assert run.log().count("resumed loss and teacher state") == len(HAPPENINGS)
 
 
 # --- what stops before training ---

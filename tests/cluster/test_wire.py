@@ -15,7 +15,6 @@ from open_clip_ext.cluster.traffic import RANKS, Traffic
 SENDER = Path(__file__).with_name("sender.py")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_what_crosses_the_wire_is_what_the_formulas_say(cluster, ranks):
     def rank(i):

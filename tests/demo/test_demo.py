@@ -61,7 +61,7 @@ def test_another_world_seed_is_another_demo(tmp_path):
         run.run(tmp_path, quick=True, world_seed=1)
 
 
-@pytest.mark.slow
+@pytest.mark.real_start
 def test_quick_demo_through_the_real_trainer(tmp_path, capsys):
     parser = argparse.ArgumentParser()
     run.add_arguments(parser)

@@ -49,7 +49,9 @@ class NaNEncoder(FakeEncoder):
         return torch.full((self.width,), torch.nan)
 
 
-def pair(id: str, group: str = "", picture: str = "a.png", captions=("true", "false")) -> Item:
+def pair(
+    id: str, group: str = "", picture: str = "a.png", captions: Sequence[str] = ("true", "false")
+) -> Item:
     """One picture, its caption and a wrong one."""
     return Item(id, (Picture(picture),), tuple(captions), "i2t", (0,), group)
 

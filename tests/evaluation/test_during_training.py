@@ -145,7 +145,7 @@ def test_a_run_without_training_data_evaluates_a_checkpoint(tmp_path, flags, ask
     assert results(done.folder) == [{"epoch": 1, **scores_of(first, crepe)}]
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 @pytest.mark.parametrize("loss", [(), ("--loss", "degla")], ids=["plain", "degla"])
 def test_in_two_processes_rank_0_scores(tmp_path, flags, asked, crepe, loss):
     done = train(tmp_path, *flags, *asked, *loss, "--epochs", 2, processes=2)

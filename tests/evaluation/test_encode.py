@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -171,18 +167,19 @@ print(encoder.encoded["pictures"])
 def test_a_kill_loses_only_the_batch_in_flight(tmp_path):
     name = support.write_model(tmp_path / "model")
     different = {Path(path).read_bytes() for path in write_pictures(tmp_path / "pictures", 40)}
-    command = [sys.executable, "-c", SLOW, name, str(tmp_path / "pictures"), str(tmp_path / "cache")]
-    with subprocess.Popen(command, env=support.ENVIRONMENT, stderr=subprocess.PIPE) as process:
+    (tmp_path / "slow.py").write_text(SLOW)
+    command = [tmp_path / "slow.py", name, tmp_path / "pictures", tmp_path / "cache"]
+    with (tmp_path / "printed").open("w") as printed:
+        process = support.start(*command, output=printed)
         deadline = time.monotonic() + 120
         while len(list((tmp_path / "cache").rglob("*.safetensors"))) < 3:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
+        support.end(process)
     kept = list((tmp_path / "cache").rglob("*.safetensors"))
     assert 4 * len(kept) < len(different)  # the kill came before the end
-    again = subprocess.run(command, env=support.ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    again = support.python(*command)
     assert int(again.stdout) == len(different) - 4 * len(kept)
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +10,7 @@ import open_clip
 import pytest
 import support
 import torch
-from support import ENVIRONMENT, train_here
+from support import python, train_here
 
 import open_clip_ext.cli
 from open_clip_ext.errors import InputError
@@ -98,10 +95,7 @@ def merge(*arguments: object) -> None:
 def test_the_command(tmp_path, trained):
     ends = [trained / "epoch_1.pt", trained / "epoch_2.pt"]
     command = ["merge", *ends, "--alpha", 0.25, "--out", tmp_path / "merged.pt"]
-    done = subprocess.run(
-        [sys.executable, "-m", "open_clip_ext.cli", *map(str, command)],
-        capture_output=True, text=True, env=ENVIRONMENT, timeout=120,
-    )  # fmt: skip
+    done = python("-m", "open_clip_ext.cli", *command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{tmp_path / 'merged.pt'}: 0.75 of {ends[0]} and 0.25 of {ends[1]}, ")
     assert done.stderr == ""
@@ -219,19 +213,20 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, trained, monkeypatch):
 def test_a_kill_leaves_no_half_file(tmp_path):
     """Killed at any moment of writing, again and again, the file under the name is whole."""
     out = tmp_path / "m.safetensors"
-    script = (
+    script = tmp_path / "script.py"
+    script.write_text(
         "import sys, torch; from pathlib import Path; from open_clip_ext.evaluation.weights import save\n"
         "a, b = ({'w': torch.full((500, 1000), x)} for x in (1.0, 2.0))\n"
-        "print('ready', flush=True)\n"
         "while True: save(Path(sys.argv[1]), a, {}); save(Path(sys.argv[1]), b, {})"
     )
-    command = [sys.executable, "-c", script, str(out)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=ENVIRONMENT) as process:
-        assert process.stdout.readline() == b"ready\n"
+    with (tmp_path / "printed").open("w+") as printed:
+        process = support.start(script, out, output=printed)
         while not out.exists():
+            assert process.poll() is None, (tmp_path / "printed").read_text()
             time.sleep(0.01)
         time.sleep(0.1)
-        process.send_signal(signal.SIGKILL)
+        assert process.poll() is None
+        support.end(process)
     from safetensors.torch import load_file
 
     whole = load_file(out)["w"]

@@ -225,14 +225,12 @@ def test_the_command_writes_a_result_and_prints_a_table(tmp_path, checkpoint):
     put(data, {"comvg": {"annotations": "comvg", "images": "comvg/images"}})
     (tmp_path / "train.txt").write_text("2.jpg\n")
     command = [
-        sys.executable, "-m", "open_clip_ext.cli", "eval", "run", *checkpoint,
+        "-m", "open_clip_ext.cli", "eval", "run", *checkpoint,
         *given("sugarcrepe", tmp_path / "sc"), *given("winoground", tmp_path / "wino"),
         "--benchmark", "comvg", "--data", data, "--train-manifest", tmp_path / "train.txt",
         "--cache", tmp_path / "cache", "--out", tmp_path / "out",
     ]  # fmt: skip
-    done = subprocess.run(
-        list(map(str, command)), env=support.ENVIRONMENT, capture_output=True, text=True, timeout=300
-    )
+    done = support.python(*command)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("benchmark ")
     for word in ("sugarcrepe3", "group micro", "seen in training", "out/result.json"):

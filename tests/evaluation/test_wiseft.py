@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ import support
 import torch
 from drawn import write_crepe, write_folders
 from PIL import Image
-from support import ENVIRONMENT, train_here
+from support import python, train_here
 
 import open_clip_ext.cli
 from open_clip_ext.evaluation import result_folder, wiseft
@@ -54,10 +52,7 @@ def rows(folder: Path, name: str = "sugarcrepe") -> list[dict]:
 @pytest.fixture(scope="module")
 def swept(place) -> tuple[Path, str]:
     """A finished sweep of the real command, and what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "open_clip_ext.cli", *command(place, place / "out", "--alphas", 0.25, 0.5)],
-        capture_output=True, text=True, env=ENVIRONMENT, timeout=240,
-    )  # fmt: skip
+    done = python("-m", "open_clip_ext.cli", *command(place, place / "out", "--alphas", 0.25, 0.5))
     assert done.returncode == 0, done.stderr
     return place / "out", done.stdout
 

@@ -106,3 +106,94 @@ def intra_modal(v, t, n, s, m, form="paper"):
         }[form]
         terms.append(cross_entropy(row, target))
     return mean(terms)
+
+
+def texts_of(m):
+    """The existing texts of each sample, for a mean over samples of means over these."""
+    return [[j for j in range(len(row)) if row[j]] for row in m]
+
+
+def to_positives(x, p, s, m):
+    own = texts_of(m)
+    total = 0 * s
+    for i in range(len(x)):
+        for j in own[i]:
+            others = [k for k in range(len(x)) if m[k][j]]
+            row = [s * dot(x[i], p[k, j]) for k in others]
+            total = total + cross_entropy(row, others.index(i)) / len(own[i])
+    return total / len(x)
+
+
+def from_positives(p, y, s, m):
+    own = texts_of(m)
+    total = 0 * s
+    for i in range(len(p)):
+        for j in own[i]:
+            row = [s * dot(p[i, j], y[k]) for k in range(len(y))]
+            total = total + cross_entropy(row, i) / len(own[i])
+    return total / len(p)
+
+
+def positives_clip(v, p, s, m):
+    return (to_positives(v, p, s, m) + from_positives(p, v, s, m)) / 2
+
+
+def own_negatives_of_positives(v, p, n, s, m, negatives_m):
+    own, negatives = texts_of(m), texts_of(negatives_m)
+    total = 0 * s
+    for i in range(len(v)):
+        edited = [s * dot(v[i], n[i, k]) for k in negatives[i]]
+        for j in own[i]:
+            total = total + cross_entropy([s * dot(v[i], p[i, j]), *edited], 0) / len(own[i])
+    return total / len(v)
+
+
+def keep_apart(t, p, margin, m):
+    own = texts_of(m)
+    total = 0 * t.sum()
+    for i in range(len(t)):
+        for j in own[i]:
+            total = total + (dot(t[i], p[i, j]) + margin).clamp(min=0) / len(own[i])
+    return total / len(t)
+
+
+def list_mle(x, y):
+    """`x` and `y` are lists of rows of numbers."""
+    rows = []
+    for scored, reference in zip(x, y, strict=True):
+        order = sorted(range(len(reference)), key=lambda j: -float(reference[j].detach()))
+        terms = []
+        while order:
+            terms.append(cross_entropy([scored[j] for j in order], 0))
+            order = order[1:]
+        rows.append(sum(terms))
+    return mean(rows)
+
+
+def products(x, y, s):
+    return [[s * dot(x[i], y[j]) for j in range(len(y))] for i in range(len(x))]
+
+
+def cross_modal_order(v, t, s):
+    images, texts = products(v, t, s), products(t, v, s)
+    return (list_mle(images, texts) + list_mle(texts, images)) / len(v)
+
+
+def in_modal_order(v, t, s):
+    images, texts = products(v, v, s), products(t, t, s)
+    return (list_mle(images, texts) + list_mle(texts, images)) / len(v)
+
+
+def disturbed_contrast(v, t, n, s, m, form="paper"):
+    moved = {}
+    for i, k in slots(m):
+        sum_ = v[i] + (n[i, k] - t[i]).detach()
+        moved[i, k] = sum_ / dot(sum_, sum_) ** 0.5
+    terms = []
+    for i in range(len(v)):
+        if form == "paper":
+            others = [s * dot(v[i], y) for y in moved.values()]
+        else:
+            others = [s * dot(t[i], y) for (j, _), y in moved.items() if j == i]
+        terms.append(cross_entropy([s * dot(v[i], t[i]), *others], 0))
+    return mean(terms)

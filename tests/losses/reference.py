@@ -11,9 +11,10 @@ SCALE = torch.tensor(20.0, dtype=torch.float64)
 # Where the features of a kind of companions lie in a case, their mask, and the teacher's.
 KINDS = {
     "neg": ("n", "m", "tn"),
+    "pos": ("pos", "pos_m", "pos_t"),
+    "absence": ("absence", "absence_m", "absence_t"),
     "phrase": ("phrase", "phrase_m", "phrase_t"),
     "foil": ("foil", "foil_m", "foil_t"),
-    "pos": ("pos", "pos_m", "pos_t"),
     "masked": ("masked", "masked_m", "masked_t"),
 }
 OTHER_KINDS = [names for kind, names in KINDS.items() if kind != "neg"]

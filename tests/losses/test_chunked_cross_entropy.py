@@ -124,14 +124,14 @@ def test_no_more_logits_than_a_block_ever_exist(monkeypatch):
 @pytest.mark.parametrize("columns", [1, 9, 50, 2000])
 def test_blocks_cover_every_row_once_and_are_no_larger_than_one_row_or_the_limit(monkeypatch, rows, columns):
     monkeypatch.setattr(chunked_cross_entropy, "BLOCK", 100)
-    blocks = chunked_cross_entropy._blocks(rows, columns)
+    blocks = chunked_cross_entropy.blocks(rows, columns)
     assert [i for block in blocks for i in range(rows)[block]] == list(range(rows))
     assert all(len(range(rows)[block]) * columns <= max(100, columns) for block in blocks)
 
 
 def test_a_batch_of_a_thousand_is_one_block():
-    assert len(chunked_cross_entropy._blocks(1024, 5 * 1024)) == 1
-    assert len(chunked_cross_entropy._blocks(4096, 5 * 4096)) == 6
+    assert len(chunked_cross_entropy.blocks(1024, 5 * 1024)) == 1
+    assert len(chunked_cross_entropy.blocks(4096, 5 * 4096)) == 6
 
 
 def test_nothing_is_differentiated_without_need():

@@ -9,7 +9,7 @@ import typing
 import pytest
 import torch
 from our_losses import CLASSES, VARIANTS, loss_of
-from reference import KINDS, arguments, close, features
+from reference import KINDS, arguments, close, features, live
 from support import assert_same
 
 from open_clip_ext.losses import CECLIPLoss, DeGLALoss
@@ -83,6 +83,28 @@ def test_gradients_come_back_in_the_dtype_of_the_features(cls):
     cls()(**args).backward()
     assert x.v.grad.dtype == torch.bfloat16
     assert x.v.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_batch_of_one_sample_has_a_loss_and_a_gradient(name):
+    x = features(b=1)
+    value = VARIANTS[name]()(**arguments(loss_of(name), x))
+    assert value.isfinite()
+    got = torch.autograd.grad(value, list(live(x).values()), allow_unused=True)
+    assert all(g.isfinite().all() for g in got if g is not None)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_is_stored_in_place_of_a_missing_companion_changes_nothing(name):
+    def evaluate(content):
+        x = features()
+        for kind, mask, _ in KINDS.values():
+            y = getattr(x, kind).detach().masked_fill(~getattr(x, mask)[..., None], content)
+            setattr(x, kind, y.requires_grad_())
+        value = VARIANTS[name]()(**arguments(loss_of(name), x))
+        return [value, *torch.autograd.grad(value, list(live(x).values()), allow_unused=True)]
+
+    assert_same(evaluate(0.0), evaluate(torch.nan))
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo does not know how to trace:UserWarning")

@@ -9,16 +9,23 @@ import torch
 from our_losses import CLASSES
 
 from open_clip_ext.losses import (
+    AHNPLLoss,
     CECLIPLoss,
     CLAPStyleLoss,
     CLIPLoss,
+    CoNCLIPLoss,
     CSCLIPLoss,
     DeGLALoss,
     FSCCLIPLoss,
+    HardPositivesLoss,
     HiMoCLIPLoss,
     MACCOLoss,
     NegCLIPLoss,
+    OmniNegLoss,
     ParaCLIPLoss,
+    RankCLIPLoss,
+    READLoss,
+    TSVLCLoss,
     functional,
 )
 from open_clip_ext.losses.base import Loss
@@ -26,6 +33,10 @@ from open_clip_ext.teacher import EMATeacher
 
 CE_CLIP = "lezhang7/Enhance-FineGrained"
 DEGLA = "xiaoxing2001/DeGLA@1c5e960"
+TSVLC = "SivanDoveh/TSVLC@90b18e7"
+RANK_CLIP = "Jam1ezhang/RankCLIP@841d171"
+OMNI_NEG = "Jingqi-Xu/Omni-NegCLIP"
+AHNPL = "nynu-BDAI/AHNPL@6f35f47"
 HIMO_CLIP = "UnicomAI/HiMo-CLIP@f235e97"
 FSC_CLIP = "ytaek-oh/fsc-clip@604015d"
 PUBLISHED = [
@@ -41,6 +52,23 @@ PUBLISHED = [
     (DeGLALoss, "ema_decay", 0.9996, f"{DEGLA}, src/training/train.py"),
     (DeGLALoss, "tgc", "paper", "arXiv 2504.16801: a caption's own negatives"),
     (DeGLALoss, "teacher_checkpoint", "", "ours: the student's weights; theirs: always OpenAI's"),
+    (TSVLCLoss, "igc_weight", 1.0, f"{TSVLC}, src/training/params.py: --neg_w"),
+    (TSVLCLoss, "pos_weight", 1.0, f"{TSVLC}, src/open_clip/loss.py"),
+    (TSVLCLoss, "contrast", "negatives", f"{TSVLC}, src/training/params.py: without --no_neg_in_contrastive"),
+    (RankCLIPLoss, "cross_weight", 2 / 32, f"{RANK_CLIP}: 1/32, times 2 at the end of the ramp"),
+    (RankCLIPLoss, "in_weight", 2 / 32, f"{RANK_CLIP}: 1/32, times 2 at the end of the ramp"),
+    (RankCLIPLoss, "ramp_steps", 0, f"ours: no ramp; {RANK_CLIP}: two thirds of all epochs"),
+    (READLoss, "par_weight", 0.5, "JiH00nKw0n/READ-CLIP@b2f096c"),
+    (HardPositivesLoss, "igc_weight", 1.0, "ours: no training code was released"),
+    (OmniNegLoss, "caption_weight", 1.0, OMNI_NEG),
+    (OmniNegLoss, "apart_weight", 1.0, OMNI_NEG),
+    (OmniNegLoss, "margin", 0.0, f"ours: two true captions need no opposite features; {OMNI_NEG}: 0.9"),
+    (AHNPLLoss, "cmr_weight", 0.2, f"{AHNPL}, scripts/run.sh: --mar-loss-weight"),
+    (AHNPLLoss, "threshold", "mean", f"{AHNPL}, scripts/run.sh: --threshold-type"),
+    (AHNPLLoss, "threshold_cap", 10.0, f"{AHNPL}, scripts/run.sh: --upper-bound"),
+    (AHNPLLoss, "text_weight", 0.2, f"{AHNPL}, scripts/run.sh: --neg-loss-weight"),
+    (AHNPLLoss, "image_weight", 0.2, f"{AHNPL}, scripts/run.sh: --neg-loss-weight"),
+    (AHNPLLoss, "image", "paper", "arXiv 2505.15576: within each modality"),
     (CSCLIPLoss, "unit_weight", 0.5, "arXiv 2602.23906 and kargibora/CS-CLIP@183aca8"),
     (FSCCLIPLoss, "scr_weight", 0.5, f"{FSC_CLIP}, COCO; CC3M: 1.0"),
     (FSCCLIPLoss, "focal", 2.0, FSC_CLIP),
@@ -60,11 +88,20 @@ PUBLISHED = [
     (functional.cross_modal_rank, "rule", "mean", "as threshold"),
     (functional.cross_modal_rank, "cap", 10.0, "as threshold_cap"),
     (functional.intra_modal, "form", "paper", "as imc"),
+    (functional.disturbed_contrast, "form", "paper", "as image"),
+    (functional.keep_apart, "margin", 0.0, "as margin"),
 ]
-NEGATIVES = [
+COMPANIONS = [
     (NegCLIPLoss, {"neg": 4}, "ours, as many as the others have: vinid/neg_clip@e680f8e takes one"),
     (CECLIPLoss, {"neg": 4}, f"{CE_CLIP}@ef87eb7: relation, attribute, object, action"),
     (DeGLALoss, {"neg": 4}, f"{DEGLA}, src/training/data.py: the first four of five"),
+    (TSVLCLoss, {"neg": 1, "pos": 1}, f"{TSVLC}, src/training/params.py: --num_negs; one positive"),
+    (CoNCLIPLoss, {"neg": 1}, "jaisidhsingh/CoN-CLIP@503388a"),
+    (RankCLIPLoss, {}, RANK_CLIP),
+    (READLoss, {"neg": 3, "pos": 1}, "JiH00nKw0n/READ-CLIP@b2f096c"),
+    (HardPositivesLoss, {"neg": 1, "pos": 1}, "amitakamath/hard_positives@33addaa: as many as captions"),
+    (OmniNegLoss, {"neg": 1, "absence": 1}, OMNI_NEG),
+    (AHNPLLoss, {"neg": 4}, f"ours, as many as the others have: {AHNPL} takes five"),
     (FSCCLIPLoss, {"neg": 3}, f"{FSC_CLIP}: swap, replace, 2-gram shuffle"),
     (CLAPStyleLoss, {"pos": 1}, "YichaoCai1/CLAP@d91a680: one augmented prompt"),
     (ParaCLIPLoss, {"pos": 2}, "arXiv 2402.15120: two-step paraphrasing"),
@@ -76,7 +113,8 @@ NEGATIVES = [
 def defaults(of):
     """Those that say something: without the distributed arguments, and what may be left out."""
     found = {name: p.default for name, p in inspect.signature(of).parameters.items()}
-    ignored = {*inspect.signature(Loss).parameters, "valid", "columns", "exists", "foil"}
+    ignored = {*inspect.signature(Loss).parameters, "valid", "negatives_valid", "columns"}
+    ignored |= {"exists", "foil", "first"}
     return {n: d for n, d in found.items() if d is not inspect.Parameter.empty and n not in ignored}
 
 
@@ -87,8 +125,8 @@ def test_a_default_is_the_published_value(of, name, value):
     assert defaults(of)[name] == value
 
 
-@pytest.mark.parametrize(("loss", "companions"), [row[:2] for row in NEGATIVES])
-def test_as_many_negatives_as_published(loss, companions):
+@pytest.mark.parametrize(("loss", "companions"), [row[:2] for row in COMPANIONS])
+def test_as_many_companions_as_published(loss, companions):
     assert loss.companions == companions
 
 

@@ -57,6 +57,13 @@ BLOCKS = {
         )
         for form in ("paper", "release", "head")
     },
+    **{
+        f"disturbed_contrast, {form}": (
+            lambda x, form=form: f.disturbed_contrast(x.v, x.t, x.n, x.s, x.m, form),
+            lambda x, form=form: oracles.disturbed_contrast(x.v, x.t, x.n, x.s, x.m, form),
+        )
+        for form in ("paper", "own")
+    },
 }
 MASKED = [name for name in BLOCKS if name != "clip"]
 BY_PLACE = ["text_grounded, released", "intra_modal, release", "intra_modal, head"]
@@ -210,6 +217,7 @@ def test_rows_against_columns_average_to_the_whole():
         (f.clip, (x.v, x.t)),
         (f.hard_negative_clip, (x.v, x.t, x.n)),
         (f.intra_modal, (x.v, x.t, x.n)),
+        (f.disturbed_contrast, (x.v, x.t, x.n)),
     ):
         parts = [block(*(a[rows] for a in args), x.s, columns=columns) for rows, columns in halves]
         masked = {} if block is f.clip else {"valid": x.m}
@@ -222,7 +230,8 @@ def test_gradients_pass_gradcheck():
 
     def total(v, t, n, s):
         x.v, x.t, x.n, x.s = v, t, n, s
-        return sum(ours(x) for ours, _ in BLOCKS.values())
+        # What stops a gradient on its way has not that of its value.
+        return sum(ours(x) for name, (ours, _) in BLOCKS.items() if not name.startswith("disturbed"))
 
     assert torch.autograd.gradcheck(total, (x.v, x.t, x.n, x.s))
 
@@ -246,6 +255,8 @@ def test_an_unknown_form_or_rule_is_refused():
     x = random_set(2)
     with pytest.raises(ValueError, match="form is 'old', expected one of paper, release, head"):
         f.intra_modal(x.v, x.t, x.n, x.s, form="old")
+    with pytest.raises(ValueError, match="form is 'old', expected one of paper, own"):
+        f.disturbed_contrast(x.v, x.t, x.n, x.s, form="old")
     with pytest.raises(ValueError, match="rule is 'median', expected one of mean, max"):
         f.adaptive_thresholds(x.v, x.t, x.n, x.s, MARGINS, rule="median")
 

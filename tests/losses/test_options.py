@@ -14,7 +14,7 @@ from reference import arguments, features
 
 from open_clip_ext import registry
 from open_clip_ext.losses import DeGLALoss
-from open_clip_ext.losses.base import HardNegativeLoss, Loss, option, term
+from open_clip_ext.losses.base import HardNegativeLoss, Loss, Teacher, option, term
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,7 +99,24 @@ def nothing(self, x):
             "Bad.own_loss is weighted by own_weight, which is no option",
         ),
         ({"world_size": 2}, "Bad.world_size is an option of a base: annotate its new default, too"),
-        ({"size": option(default=1)}, "'size' is a field but has no type annotation"),
+        ({"size": option(default=1)}, "Bad: 'size' is a field but has no type annotation"),
+        (
+            {"__annotations__": {"training": "bool"}, "training": False},
+            "Bad.training is an attribute of every",
+        ),
+        (
+            {"__annotations__": {"size": "float"}, "size": option(default=2, least=0, most=1)},
+            "the default of Bad.size is 2, expected a number in [0, 1]",
+        ),
+        (
+            {"__annotations__": {"own": "str"}, "own": "", "own_loss": term("own")(lambda self, x: x.scale)},
+            "Bad.own_loss is weighted by own, which is no number",
+        ),
+        (
+            {"own_loss": lambda self, x: x.scale},
+            "Bad.own_loss is named as a term: mark it with @term, or rename it",
+        ),
+        ({"teacher": Teacher(decay="decay")}, "Bad.teacher names decay, which is no option"),
     ],
 )
 def test_what_cannot_be_is_refused_where_it_is_declared(declared, sentence):
@@ -150,6 +167,57 @@ def test_every_option_that_needs_a_weight_is_idle_without():
         for field in loss.__dataclass_fields__.values():
             if needs := field.metadata.get("needs"):
                 assert loss(**dict.fromkeys(needs, 0)).idle_options()[field.name].startswith(needs[0])
+
+
+@pytest.mark.parametrize(
+    ("returned", "what"), [(None, "NoneType"), (1.0, "float"), (torch.zeros(3), "shape (3,)")]
+)
+def test_a_term_that_is_no_scalar_is_named(returned, what):
+    class Bad(Loss):
+        @term
+        def own_loss(self, x):
+            return returned
+
+    with pytest.raises(TypeError, match=re.escape(f"Bad.own_loss returned {what}, expected a scalar tensor")):
+        Bad()(**arguments(Bad, features()))
+
+
+def test_a_loss_without_a_term_says_so():
+    with pytest.raises(TypeError, match="Loss has no term: mark a method with @term"):
+        Loss()(**arguments(Loss, features()))
+
+
+def test_a_teacher_may_have_no_checkpoint():
+    class Kept(HardNegativeLoss):
+        keep_weight: float = option(default=0.5, least=0)
+        decay: float = option(default=0.9, least=0, most=1, needs="keep_weight")
+        teacher = Teacher(decay="decay")
+
+    assert Kept().make_teacher(torch.nn.Linear(1, 1)).decay == 0.9
+    assert Kept(keep_weight=0).make_teacher(torch.nn.Linear(1, 1)) is None
+
+
+def test_what_is_staged_leads_no_gradient_into_the_next_step():
+    class Follows(HardNegativeLoss):
+        def __post_init__(self):
+            super().__post_init__()
+            self.seen = torch.nn.Buffer(torch.zeros(()))
+
+        @term
+        def own_loss(self, x):
+            self.stage(seen=x.own.text.sum() + self.seen)
+            return x.own.text.sum() + self.seen
+
+    loss, x = Follows(), features()
+    x.t.requires_grad_()
+    for _ in range(2):
+        loss(**arguments(Follows, x)).backward()
+        loss.commit()
+    assert not loss.seen.requires_grad
+    with pytest.raises(TypeError, match=re.escape("Follows.stage(other=()): there is no such buffer")):
+        loss.stage(other=torch.zeros(()))
+    with pytest.raises(TypeError, match=re.escape("Follows.stage(seen=(2,)): there is ()")):
+        loss.stage(seen=torch.zeros(2))
 
 
 def test_the_state_of_a_loss_is_staged_and_waits_for_a_step():

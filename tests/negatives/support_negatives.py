@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from open_clip_ext.negatives.store import Store
 
@@ -29,7 +31,9 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "open_clip_ext.cli", "negatives", *map(str, arguments)]
 
 
-def run(*arguments: object, env=None, **options) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: object, env: Mapping[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*arguments), env=env, capture_output=True, text=True, timeout=300, check=False, **options
     )
@@ -42,7 +46,7 @@ def sentence(finished: subprocess.CompletedProcess[str]) -> str:
     return last.removeprefix("open_clip_ext: ")
 
 
-def content(path: Path):
+def content(path: Path) -> tuple[Any, ...]:
     """All that a store says, whatever the order of writing."""
     store = Store.open(path)
     return (

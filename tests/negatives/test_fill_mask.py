@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support_negatives import content, run
+from support import python
+from support_negatives import content
 from test_make import captions, make, write
 
 from open_clip_ext.errors import InputError
@@ -162,12 +163,12 @@ def test_a_byte_level_model_gives_words_with_their_beginnings(random_model):
     assert replaced > 10
 
 
-@pytest.mark.slow
 def test_the_command_makes_a_store_twice_the_same(tmp_path, capsys, liking):
     source = write(tmp_path / "c.csv", captions(30))
     options = ("--cfg", f"model={liking}", "rank=1")
     make(capsys, source, tmp_path / "one", *options, recipe="ce-clip")
-    again = run("make", source, "--recipe", "ce-clip", "--out", tmp_path / "two", *options, "tagger=textblob")
+    words = ("make", source, "--recipe", "ce-clip", "--out", tmp_path / "two", *options, "tagger=textblob")
+    again = python("-m", "open_clip_ext.cli", "negatives", *words)
     assert again.returncode == 0, again.stderr
     assert content(tmp_path / "one") == content(tmp_path / "two")
     assert Store.open(tmp_path / "one").types() == CECLIP.types

@@ -51,7 +51,7 @@ def kill_while_it_writes(arguments, env, log, lines: int, rng) -> bool:
     return process.wait() == -signal.SIGKILL
 
 
-@pytest.mark.slow
+@pytest.mark.real_start
 def test_a_slow_generator_repeats_nothing_but_the_caption_in_flight(tmp_path):
     env = install(tmp_path / "site", "slow", SLOW, "Slow")
     source = write(tmp_path / "c.csv", captions(200))
@@ -71,7 +71,7 @@ def test_a_slow_generator_repeats_nothing_but_the_caption_in_flight(tmp_path):
     assert content(tmp_path / "s") == content(tmp_path / "whole")
 
 
-@pytest.mark.slow
+@pytest.mark.real_start
 def test_a_fast_recipe_ends_with_the_same_store(tmp_path):
     source = write(tmp_path / "c.csv", captions(3000))
     out, rng = tmp_path / "s", random.Random(0)

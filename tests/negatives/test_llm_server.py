@@ -94,7 +94,7 @@ def entries(captions: Path) -> dict[str, list[Text]]:
     return {caption: texts for caption, _, texts in Store.open(captions.with_suffix(".store")).entries()}
 
 
-@pytest.mark.slow
+@pytest.mark.real_start
 def test_a_real_server_s_good_answers_become_negatives(served, captions):
     options = {"model": served.taught, "prompts": served.prompts, "temperature": "none", "max_tokens": 200}
     assert main([*make(captions, served.url, **options), "--limit", str(len(KNOWN))]) == 0
@@ -104,7 +104,7 @@ def test_a_real_server_s_good_answers_become_negatives(served, captions):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.real_start
 def test_a_real_server_s_garbage_is_not_recorded(served, captions, capsys):
     for _ in range(2):
         with pytest.raises(SystemExit) as stopped:
@@ -167,7 +167,7 @@ def test_after_a_refusal_the_same_store_is_made_with_what_the_sentence_names(cap
     assert set(entries(captions)) == {*CAPTIONS, "<b>no caption</b>"}
 
 
-@pytest.mark.slow
+@pytest.mark.real_start
 def test_a_kill_loses_only_what_was_in_flight(captions):
     def slow(request, number):
         return replace(good(request, number), delay=0.2)

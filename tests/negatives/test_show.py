@@ -131,7 +131,6 @@ def browse(path: Path, script: str, tmp_path: Path, *flags: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "left"),
     [
@@ -159,7 +158,6 @@ def test_the_filters(page, tmp_path, script, left):
     assert "<title>n.store</title>" in seen  # no caption changed it
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("width", "zoom"), [(500, 1.4), (1280, 1)], ids=["phone", "desk"])
 def test_nothing_sticks_out_sideways(page, tmp_path, width, zoom):
     page("--rejected")

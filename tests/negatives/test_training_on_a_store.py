@@ -32,7 +32,7 @@ def data(tmp_path):
     """Photos that carry no negatives, and where they lie."""
     made = photos(32)
     table = write_csv(tmp_path / "csv", made)
-    rows = list(csv.DictReader(table.open()))
+    rows = list(csv.DictReader(table.read_text().splitlines()))
     with table.open("w", newline="") as file:
         writer = csv.DictWriter(file, ["filepath", "title"], extrasaction="ignore")
         writer.writeheader()
@@ -87,7 +87,7 @@ def test_a_store_gives_the_run_that_a_column_gives(tmp_path, model, data, old):
     assert by_store.values("igc_loss")[0] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 def test_webdataset_with_workers_gives_what_its_own_field_gives(tmp_path, model):
     made = photos(32)
     store = write_store(tmp_path / "store", made)
@@ -177,7 +177,7 @@ def test_a_store_without_any_valid_text(tmp_path, stop, data):
     assert "there is no negative in any caption" in stop(*flags, "--negatives", tmp_path / "store")
 
 
-@pytest.mark.slow
+@pytest.mark.trainer
 @pytest.mark.parametrize("recipe", ["swap", "degla-rules"])
 def test_from_captions_to_training(tmp_path, model, recipe):
     """The whole way on real photos where they are at hand, and on drawn ones where not."""
