@@ -13,12 +13,18 @@ if TYPE_CHECKING:
     from open_clip_ext.losses import functional
     from open_clip_ext.losses.ahnpl import AHNPLLoss
     from open_clip_ext.losses.ce_clip import CECLIPLoss
+    from open_clip_ext.losses.clap_style import CLAPStyleLoss
     from open_clip_ext.losses.clip import CLIPLoss
     from open_clip_ext.losses.con_clip import CoNCLIPLoss
+    from open_clip_ext.losses.cs_clip import CSCLIPLoss
     from open_clip_ext.losses.degla import DeGLALoss
+    from open_clip_ext.losses.fsc_clip import FSCCLIPLoss
     from open_clip_ext.losses.hard_positives import HardPositivesLoss
+    from open_clip_ext.losses.himo_clip import HiMoCLIPLoss
+    from open_clip_ext.losses.macco import MACCOLoss
     from open_clip_ext.losses.negclip import NegCLIPLoss
     from open_clip_ext.losses.omni_neg import OmniNegLoss
+    from open_clip_ext.losses.para_clip import ParaCLIPLoss
     from open_clip_ext.losses.rank_clip import RankCLIPLoss
     from open_clip_ext.losses.read import READLoss
     from open_clip_ext.losses.tsvlc import TSVLCLoss
@@ -26,12 +32,18 @@ if TYPE_CHECKING:
 __all__ = [
     "AHNPLLoss",
     "CECLIPLoss",
+    "CLAPStyleLoss",
     "CLIPLoss",
+    "CSCLIPLoss",
     "CoNCLIPLoss",
     "DeGLALoss",
+    "FSCCLIPLoss",
     "HardPositivesLoss",
+    "HiMoCLIPLoss",
+    "MACCOLoss",
     "NegCLIPLoss",
     "OmniNegLoss",
+    "ParaCLIPLoss",
     "READLoss",
     "RankCLIPLoss",
     "TSVLCLoss",
@@ -41,14 +53,20 @@ __all__ = [
 MODULES = {
     "AHNPLLoss": "ahnpl",
     "CECLIPLoss": "ce_clip",
+    "CLAPStyleLoss": "clap_style",
     "CLIPLoss": "clip",
     "CoNCLIPLoss": "con_clip",
+    "CSCLIPLoss": "cs_clip",
     "DeGLALoss": "degla",
+    "FSCCLIPLoss": "fsc_clip",
     "HardPositivesLoss": "hard_positives",
+    "HiMoCLIPLoss": "himo_clip",
+    "MACCOLoss": "macco",
     "NegCLIPLoss": "negclip",
     "OmniNegLoss": "omni_neg",
-    "READLoss": "read",
+    "ParaCLIPLoss": "para_clip",
     "RankCLIPLoss": "rank_clip",
+    "READLoss": "read",
     "TSVLCLoss": "tsvlc",
 }
 

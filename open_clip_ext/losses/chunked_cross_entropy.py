@@ -22,6 +22,7 @@ def cross_entropy_of_product(
     exists: Tensor | None = None,
     first: Tensor | None = None,
     weight: Tensor | None = None,
+    skip: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy of the logits `x @ columns.T`, made a block of rows at a time.
 
@@ -39,12 +40,13 @@ def cross_entropy_of_product(
         first: `[R]`, a logit of its own ahead of each row: number 0 of the row.
         weight: `[R]`, share of each row in the sum, constant. A row of weight 0 adds exactly 0, even if its
             target does not exist.
+        skip: `[R]` int64, a column whose logit is -inf in this row alone, as is that of a row with itself.
     """
     if not torch.is_grad_enabled():
         x, columns, first = x.detach(), columns.detach(), None if first is None else first.detach()
     if weight is None:
         weight = x.new_full(x.shape[:1], 1 / len(x))
-    return _CrossEntropyOfProduct.apply(x, columns, target, exists, first, weight)  # type: ignore[no-any-return]
+    return _CrossEntropyOfProduct.apply(x, columns, target, exists, first, weight, skip)  # type: ignore[no-any-return]
 
 
 class _CrossEntropyOfProduct(torch.autograd.Function):
@@ -57,8 +59,9 @@ class _CrossEntropyOfProduct(torch.autograd.Function):
         exists: Tensor | None,
         first: Tensor | None,
         weight: Tensor,
+        skip: Tensor | None,
     ) -> Tensor:
-        x_live, columns_live, _, _, first_live, _ = ctx.needs_input_grad
+        x_live, columns_live, _, _, first_live, _, _ = ctx.needs_input_grad
         grad_x = torch.empty_like(x) if x_live else None
         grad_columns = torch.zeros_like(columns) if columns_live else None
         grad_first = torch.empty_like(first) if first_live and first is not None else None
@@ -68,6 +71,8 @@ class _CrossEntropyOfProduct(torch.autograd.Function):
                 logits = x[rows] @ columns.T
                 if exists is not None:
                     logits.masked_fill_(~exists, -torch.inf)
+                if skip is not None:
+                    logits.scatter_(1, skip[rows, None], -torch.inf)
                 if first is not None:
                     logits = torch.cat([first[rows, None], logits], dim=1)
                 right = target[rows, None]
@@ -98,7 +103,7 @@ class _CrossEntropyOfProduct(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, columns, first = (None if g is None else grad * g for g in ctx.saved_tensors)
-        return x, columns, None, None, first, None
+        return x, columns, None, None, first, None, None
 
 
 def blocks(rows: int, columns: int) -> list[slice]:

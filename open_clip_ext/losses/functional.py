@@ -10,9 +10,9 @@ Legend: B samples, K negatives of each, D embedding width.
 Features have unit length. Arithmetic is done in the dtype that comes in; the losses feed fp32.
 
 A negative that does not exist has logit -inf in every softmax. What is stored in its slot changes
-no value and no gradient, not even if it is NaN. Means run over all B rows, so a sample without
-negatives adds exactly 0 to the terms that look at its own negatives only, and one without other true
-captions adds 0 to the terms about those.
+no value and no gradient, not even if it is NaN. Means run over all B rows where nothing else is said,
+so a sample without negatives adds exactly 0 to the terms that look at its own negatives only, and one
+without other true captions adds 0 to the terms about those.
 
 `columns` is for several processes: the functions score the rows they are given against the columns
 of the whole batch. None means that the rows are the whole batch.
@@ -43,10 +43,14 @@ class Samples(NamedTuple):
     first: int = 0
 
 
-def clip(v: Tensor, t: Tensor, s: Tensor, *, columns: Samples | None = None) -> Tensor:
+def clip(
+    v: Tensor, t: Tensor, s: Tensor, label_smoothing: float = 0.0, *, columns: Samples | None = None
+) -> Tensor:
     """Symmetric contrastive loss of images and captions.
 
         L = 1/2 [ mean_i CE(s v_i.T, i) + mean_i CE(s t_i.V, i) ]
+
+    With label smoothing e, target i of B columns has the share 1 - e + e/B, and each other one e/B.
 
     Source: CLIP, arXiv 2103.00020; mlfoundations/open_clip `ClipLoss`. No difference.
     """
@@ -54,7 +58,14 @@ def clip(v: Tensor, t: Tensor, s: Tensor, *, columns: Samples | None = None) -> 
     target = _own_column(v, columns)
     image_to_text = cross_entropy_of_product(s * v, columns.text, target)
     text_to_image = cross_entropy_of_product(s * t, columns.image, target)
-    return (image_to_text + text_to_image) / 2
+    loss = (image_to_text + text_to_image) / 2
+    if not label_smoothing:
+        return loss
+    # What smoothing adds to a row is linear in its logits: e times (that of the target - the mean).
+    ahead = _dot(v, _ahead_of_the_mean(columns.text, target)) + _dot(
+        t, _ahead_of_the_mean(columns.image, target)
+    )
+    return loss + label_smoothing * (s * ahead).mean() / 2
 
 
 def hard_negative_clip(
@@ -77,9 +88,7 @@ def hard_negative_clip(
     """
     columns = columns or Samples(v, t, n, valid)
     target = _own_column(v, columns)
-    negatives, exists = _all_negatives(columns)
-    texts = torch.cat([columns.text, negatives])
-    exists = torch.cat([exists.new_ones(len(columns.text)), exists])
+    texts, exists = _all_texts(columns)
     image_to_text = cross_entropy_of_product(s * v, texts, target, exists)
     text_to_image = cross_entropy_of_product(s * t, columns.image, target)
     return (image_to_text + text_to_image) / 2
@@ -464,13 +473,228 @@ def _weights(p: Tensor, valid: Tensor | None) -> Tensor:
     return exists / exists.sum(1, keepdim=True).clamp(min=1) / len(p)
 
 
+def existing_pairs(
+    x: Tensor,
+    y: Tensor,
+    s: Tensor,
+    valid: Tensor,
+    foil: Tensor | None = None,
+    *,
+    columns: Samples | None = None,
+) -> Tensor:
+    """Symmetric contrastive loss of the pairs that exist; the others leave both directions.
+
+        L = 1/2 [ mean_i CE([s x_i.Y ; s x_i.f_i], i) + mean_i CE(s y_i.X, i) ]       i, X, Y: existing pairs
+
+    0 if no pair exists.
+
+    Args:
+        x: `[B, D]`.
+        y: `[B, D]`, partners of x.
+        s: logit scale.
+        valid: `[B]`, which pairs exist.
+        foil: `[B, D]`, f: a further column of its own row; None: there is none.
+        columns: x, y and `valid [B]` of the whole batch.
+
+    Source: CS-CLIP, arXiv 2602.23906; kargibora/CS-CLIP@183aca8, for one unit. With all pairs
+    and no foil: `clip`.
+    """
+    columns = columns or Samples(x, y, valid=valid)
+    assert columns.valid is not None
+    exists, weight = columns.valid, _shares(valid, columns.valid, x)
+    some = exists | ~exists.any()
+    target = _target(_own_column(x, columns), valid, exists)
+    x, y = _existing(x, valid), _existing(y, valid)
+    own = None if foil is None else s * _dot(x, _existing(foil, valid))
+    partners, others = _existing(columns.text, exists), _existing(columns.image, exists)
+    there = cross_entropy_of_product(s * x, partners, target + (own is not None), some, own, weight)
+    back = cross_entropy_of_product(s * y, others, target, some, weight=weight)
+    return (there + back) / 2
+
+
+def units(
+    v: Tensor, c: Tensor, f: Tensor, s: Tensor, valid: Tensor, *, columns: Samples | None = None
+) -> Tensor:
+    """Images against the units of captions, each next to its foil.
+
+        L = mean_k 1/2 [ mean_i CE([s v_i.C_k ; s v_i.f_ik], i) + mean_i CE(s c_ik.V, i) ]
+
+    i, C_k and V run over the samples whose unit k exists. A unit that no sample has counts as 0.
+
+    Args:
+        v: images `[B, D]`.
+        c: units `[B, K, D]`.
+        f: foils `[B, K, D]`.
+        s: logit scale.
+        valid: `[B, K]`, which units exist with their foil.
+        columns: images, units as `neg` and their mask, of the whole batch.
+
+    Source: CS-CLIP, arXiv 2602.23906; kargibora/CS-CLIP@183aca8. No difference: like there, a unit that two
+    samples share is a wrong column for both.
+    """
+    image, _, every, exists, first = columns or Samples(v, v, c, valid)
+    assert every is not None
+    assert exists is not None
+    each = [
+        existing_pairs(
+            v,
+            c[:, k],
+            s,
+            valid[:, k],
+            f[:, k],
+            columns=Samples(image, every[:, k], None, exists[:, k], first),
+        )
+        for k in range(c.shape[1])
+    ]
+    return torch.stack(each).mean()
+
+
+def selective_calibration(
+    v: Tensor,
+    t: Tensor,
+    n: Tensor,
+    s: Tensor,
+    focal: float,
+    label_smoothing: float,
+    valid: Tensor | None = None,
+    *,
+    exists: Tensor | None = None,
+) -> Tensor:
+    """Each image chooses between its caption and own negatives; easy ones count less, and labels are smooth.
+
+        p_i  = softmax(s [v_i.t_i ; v_i.n_i1 ; .. ; v_i.n_iK])     c_i = 1 + sum_k m_ik
+        y_i0 = 1 - e + e/c_i      y_ik = m_ik e/c_i                e: label_smoothing
+        L    = mean_i sum_k y_ik (1 - p_ik)^g (-log p_ik)          g: focal
+
+    The mean is over samples with a negative, 0 without any. With e = g = 0: `image_grounded` of those.
+
+    Args:
+        v: images.
+        t: captions.
+        n: negatives.
+        s: logit scale.
+        focal: exponent g >= 0.
+        label_smoothing: e, from 0 to 1.
+        valid: which negatives exist.
+        exists: the same of the whole batch, if the rows are a part of it.
+
+    Source: FSC-CLIP's global regularization, arXiv 2410.05210; ytaek-oh/fsc-clip@604015d
+    `src/training/losses`. Differs in that missing negatives have no logit; there it is 0, and stays.
+    """
+    m = _mask(n, valid)
+    has = m.any(1)
+    y = torch.cat([torch.ones_like(m[:, :1]), m], 1)
+    logits = s * torch.cat([_dot(v, t)[:, None], _dot_own(v, n, valid)], 1)
+    log_p = logits.masked_fill(~y, -torch.inf).log_softmax(1)
+    # Where there is no choice p is 0 or 1, and a power or a product with it may have no gradient.
+    log_p = torch.where(y & has[:, None], log_p, -1.0)
+    y = y.to(log_p)
+    y = label_smoothing * y / y.sum(1, keepdim=True)
+    y = y + (1 - label_smoothing) * F.pad(torch.ones_like(y[:, :1]), (0, n.shape[1]))
+    wrong = -log_p.expm1().clamp(max=-torch.finfo(log_p.dtype).tiny)
+    each = -(y * wrong**focal * log_p).sum(1)
+    return (each * _shares(has, has if exists is None else exists.any(1), each)).sum()
+
+
+def nt_xent(
+    x: Tensor, y: Tensor, temperature: float, valid: Tensor, *, columns: Samples | None = None
+) -> Tensor:
+    """Each of a pair finds the other among all texts of the pairs that exist but itself.
+
+        L = mean_r CE(z_r.Z / temperature without r itself, partner of r)       Z = [X ; Y], existing pairs
+
+    0 if no pair exists, or only one.
+
+    Args:
+        x: `[B, D]`.
+        y: `[B, D]`, partners of x.
+        temperature: above 0.
+        valid: `[B]`, which pairs exist.
+        columns: x and y (as `image` and `text`) and `valid [B]` of the whole batch.
+
+    Source: SimCLR, arXiv 2002.05709, as CLAP uses it, arXiv 2311.16445; YichaoCai1/CLAP@d91a680.
+    """
+    columns = columns or Samples(x, y, valid=valid)
+    assert columns.valid is not None
+    exists, weight = columns.valid, _shares(valid, columns.valid, x).repeat(2) / 2
+    rows = torch.cat([_existing(x, valid), _existing(y, valid)])
+    every = torch.cat([_existing(columns.image, exists), _existing(columns.text, exists)])
+    own = _own_column(x, columns)
+    partner, skip = torch.cat([own + len(exists), own]), torch.cat([own, own + len(exists)])
+    target = _target(partner, valid.repeat(2), exists.repeat(2))
+    some = (exists | ~exists.any()).repeat(2)
+    return cross_entropy_of_product(rows / temperature, every, target, some, weight=weight, skip=skip)
+
+
+def masked_clip(
+    v: Tensor, t: Tensor, n: Tensor, s: Tensor, valid: Tensor | None = None, *, columns: Samples | None = None
+) -> Tensor:
+    """Contrastive loss in which masked captions are columns for images, and have images to find.
+
+        L = 1/2 [ mean_i CE(s v_i.[T ; N], i) + mean_r CE(s [T ; N]_r.V, i of r) ]
+
+    N are all masked captions of the batch that exist, and r runs over them and the captions. Without any it
+    equals `clip`.
+
+    Source: MACCO, arXiv 2606.13288; hiker-lw/MACCO@a8f08fa `src/open_clip_code/loss_fn`, without masked
+    images. Differs in that there may be any number of masked captions, or none.
+    """
+    columns = columns or Samples(v, t, n, valid)
+    own = _own_column(v, columns)
+    texts, exists = _all_texts(columns)
+    there = cross_entropy_of_product(s * v, texts, own, exists)
+    rows, is_row = _all_texts(Samples(v, t, n, valid))
+    target = torch.cat([own, own.repeat_interleave(n.shape[1])])
+    weight = _shares(is_row, exists, rows)
+    return (there + cross_entropy_of_product(s * rows, columns.image, target, weight=weight)) / 2
+
+
+def principal_part(x: Tensor, t: Tensor, ratio: float, basis: Literal["live", "constant"]) -> Tensor:
+    """`x` without the directions in which the captions of a batch differ least.
+
+        x' = mu + (x - mu) P            mu: mean of T      P: projector on the first m components of T - mu
+        m: smallest with  sum_{j <= m} e_j^2 >= ratio sum_j e_j^2       e: singular values of T - mu
+
+    Not normalised again.
+
+    Args:
+        x: `[R, D]`.
+        t: T, `[B, D]`, captions of the whole batch.
+        ratio: share of the variance to keep, from 0 to 1.
+        basis: whether gradients know that P follows T (`live`), or P is a constant. mu is live always.
+
+    Source: HiMo-CLIP, arXiv 2511.06653; UnicomAI/HiMo-CLIP@f235e97 `model/himo.py`. Differs in that T is
+    that of all processes, and in how the gradient of P is made: it divides by differences of e_j^2 of kept
+    and dropped components alone, where that of a decomposition divides by those of all, which may be 0.
+    """
+    if basis not in ("live", "constant"):
+        raise ValueError(f"basis is {basis!r}, expected one of live, constant")
+    mean = t.mean(0)
+    with torch.no_grad():
+        _, singular, c = torch.linalg.svd(t - mean, full_matrices=True)
+        e2 = F.pad(singular.square(), (0, len(c) - len(singular)))
+        # A component is kept if those ahead of it are too few. Of equal captions none is.
+        kept = F.pad(e2.cumsum(0)[:-1], (1, 0)) < ratio * e2.sum()
+        projector = c.T @ (kept[:, None] * c)
+        gap = torch.where(kept[:, None] & ~kept, e2[:, None] - e2, 0.0)
+        closeness = torch.where(gap > 0, 1 / gap, 0.0)
+    if basis == "live":
+        along = (t - mean) @ c.T
+        # Turns kept components towards dropped ones: nothing by value, and the derivative of P.
+        turn = closeness * (along.T @ along)
+        turn = turn + turn.T
+        projector = projector + c.T @ (turn - turn.detach()) @ c
+    reduced: Tensor = mean + (x - mean) @ projector
+    return reduced
+
+
 def _mask(n: Tensor, valid: Tensor | None) -> Tensor:
     """`valid [B, K]`, spelled out."""
     return torch.ones_like(n[..., 0], dtype=torch.bool) if valid is None else valid.bool()
 
 
 def _existing(n: Tensor, valid: Tensor | None) -> Tensor:
-    """`n` with zeros where there is no negative: 0 * NaN would be NaN, in the gradient too."""
+    """`n` with zeros where there is no text: 0 * NaN would be NaN, in the gradient too."""
     return n if valid is None else torch.where(valid.bool()[..., None], n, 0.0)
 
 
@@ -489,6 +713,29 @@ def _all_negatives(columns: Samples) -> tuple[Tensor, Tensor]:
     assert columns.neg is not None
     negatives = _existing(columns.neg, columns.valid).flatten(0, 1)
     return negatives, _mask(columns.neg, columns.valid).flatten()
+
+
+def _all_texts(columns: Samples) -> tuple[Tensor, Tensor]:
+    """All captions and then all negatives of the columns `[B*(1+K), D]`, and which exist."""
+    negatives, exists = _all_negatives(columns)
+    return torch.cat([columns.text, negatives]), torch.cat([exists.new_ones(len(columns.text)), exists])
+
+
+def _shares(valid: Tensor, exists: Tensor, like: Tensor) -> Tensor:
+    """Weights of rows in the mean over those that exist in the whole batch.
+
+    The sum over own rows alone, `local_loss`, is a share of that mean: W of them have to average to it.
+    """
+    return valid.to(like) * (len(exists) / len(valid)) / exists.sum().clamp(min=1)
+
+
+def _target(own: Tensor, valid: Tensor, exists: Tensor) -> Tensor:
+    """The own column; of a row that does not exist, any that does, for a finite loss times 0."""
+    return torch.where(valid | ~exists.any(), own, exists.int().argmax())
+
+
+def _ahead_of_the_mean(columns: Tensor, target: Tensor) -> Tensor:
+    return columns[target] - columns.mean(0)
 
 
 def _own_column(rows: Tensor, columns: Samples) -> Tensor:

@@ -13,6 +13,9 @@ KINDS = {
     "neg": ("n", "m", "tn"),
     "pos": ("pos", "pos_m", "pos_t"),
     "absence": ("absence", "absence_m", "absence_t"),
+    "phrase": ("phrase", "phrase_m", "phrase_t"),
+    "foil": ("foil", "foil_m", "foil_t"),
+    "masked": ("masked", "masked_m", "masked_t"),
 }
 OTHER_KINDS = [names for kind, names in KINDS.items() if kind != "neg"]
 

@@ -155,3 +155,18 @@ def test_an_infinite_feature_is_not_hidden():
     columns = columns.detach()
     columns[4, 1] = torch.nan
     assert cross_entropy_of_product(x, columns, target).isnan()
+
+
+def test_rows_have_weights_and_may_skip_a_column(monkeypatch):
+    """A row of weight 0 gives neither value nor gradient, and what is skipped is no column of that row."""
+    monkeypatch.setattr(chunked_cross_entropy, "BLOCK", 10)
+    draw = torch.Generator().manual_seed(0)
+    x, columns = (torch.randn(5, 3, generator=draw, dtype=torch.float64, requires_grad=True) for _ in "xy")
+    weight = torch.tensor([0.5, 0.0, 0.2, 1.0, 0.3], dtype=torch.float64)
+    skip, target = torch.arange(5), torch.arange(5).roll(1)
+    loss = cross_entropy_of_product(x, columns, target, weight=weight, skip=skip)
+    logits = (x @ columns.T).masked_fill(torch.eye(5, dtype=torch.bool), -torch.inf)
+    expected = (weight * F.cross_entropy(logits, target, reduction="none")).sum()
+    torch.testing.assert_close(loss, expected)
+    got, want = (torch.autograd.grad(y, (x, columns)) for y in (loss, expected))
+    torch.testing.assert_close(got, want)

@@ -11,12 +11,18 @@ from our_losses import CLASSES
 from open_clip_ext.losses import (
     AHNPLLoss,
     CECLIPLoss,
+    CLAPStyleLoss,
     CLIPLoss,
     CoNCLIPLoss,
+    CSCLIPLoss,
     DeGLALoss,
+    FSCCLIPLoss,
     HardPositivesLoss,
+    HiMoCLIPLoss,
+    MACCOLoss,
     NegCLIPLoss,
     OmniNegLoss,
+    ParaCLIPLoss,
     RankCLIPLoss,
     READLoss,
     TSVLCLoss,
@@ -31,6 +37,8 @@ TSVLC = "SivanDoveh/TSVLC@90b18e7"
 RANK_CLIP = "Jam1ezhang/RankCLIP@841d171"
 OMNI_NEG = "Jingqi-Xu/Omni-NegCLIP"
 AHNPL = "nynu-BDAI/AHNPL@6f35f47"
+HIMO_CLIP = "UnicomAI/HiMo-CLIP@f235e97"
+FSC_CLIP = "ytaek-oh/fsc-clip@604015d"
 PUBLISHED = [
     (CECLIPLoss, "cmr_weight", 0.2, f"{CE_CLIP}@c7b8dd7, scripts"),
     (CECLIPLoss, "imc_weight", 0.2, f"{CE_CLIP}@c7b8dd7, scripts; later ones: 0.3"),
@@ -61,8 +69,19 @@ PUBLISHED = [
     (AHNPLLoss, "text_weight", 0.2, f"{AHNPL}, scripts/run.sh: --neg-loss-weight"),
     (AHNPLLoss, "image_weight", 0.2, f"{AHNPL}, scripts/run.sh: --neg-loss-weight"),
     (AHNPLLoss, "image", "paper", "arXiv 2505.15576: within each modality"),
+    (CSCLIPLoss, "unit_weight", 0.5, "arXiv 2602.23906 and kargibora/CS-CLIP@183aca8"),
+    (FSCCLIPLoss, "scr_weight", 0.5, f"{FSC_CLIP}, COCO; CC3M: 1.0"),
+    (FSCCLIPLoss, "focal", 2.0, FSC_CLIP),
+    (FSCCLIPLoss, "label_smoothing", 0.02, FSC_CLIP),
+    (CLAPStyleLoss, "style_weight", 1.0, "ours: CLAP has no other term beside it"),
+    (CLAPStyleLoss, "temperature", 0.5, "YichaoCai1/CLAP@d91a680"),
+    (HiMoCLIPLoss, "component_weight", 1.0, HIMO_CLIP),
+    (HiMoCLIPLoss, "ratio", 0.85, HIMO_CLIP),
+    (HiMoCLIPLoss, "basis", "live", HIMO_CLIP),
+    (HiMoCLIPLoss, "label_smoothing", 0.1, HIMO_CLIP),
     (EMATeacher, "decay", 0.9996, f"{DEGLA}, src/training/train.py"),
     (EMATeacher, "checkpoint", None, "as teacher_checkpoint"),
+    (functional.clip, "label_smoothing", 0.0, "CLIP has none"),
     (functional.text_grounded, "scale", 10.0, "as tgc_scale"),
     (functional.adaptive_thresholds, "rule", "mean", "as threshold"),
     (functional.adaptive_thresholds, "cap", 10.0, "as threshold_cap"),
@@ -83,13 +102,19 @@ COMPANIONS = [
     (HardPositivesLoss, {"neg": 1, "pos": 1}, "amitakamath/hard_positives@33addaa: as many as captions"),
     (OmniNegLoss, {"neg": 1, "absence": 1}, OMNI_NEG),
     (AHNPLLoss, {"neg": 4}, f"ours, as many as the others have: {AHNPL} takes five"),
+    (FSCCLIPLoss, {"neg": 3}, f"{FSC_CLIP}: swap, replace, 2-gram shuffle"),
+    (CLAPStyleLoss, {"pos": 1}, "YichaoCai1/CLAP@d91a680: one augmented prompt"),
+    (ParaCLIPLoss, {"pos": 2}, "arXiv 2402.15120: two-step paraphrasing"),
+    (MACCOLoss, {"masked": 1}, "hiker-lw/MACCO@a8f08fa"),
+    (CSCLIPLoss, {"neg": 1, "phrase": 2, "foil": 2}, "kargibora/CS-CLIP@183aca8"),
 ]
 
 
 def defaults(of):
     """Those that say something: without the distributed arguments, and what may be left out."""
     found = {name: p.default for name, p in inspect.signature(of).parameters.items()}
-    ignored = {*inspect.signature(Loss).parameters, "valid", "negatives_valid", "columns", "first"}
+    ignored = {*inspect.signature(Loss).parameters, "valid", "negatives_valid", "columns"}
+    ignored |= {"exists", "foil", "first"}
     return {n: d for n, d in found.items() if d is not inspect.Parameter.empty and n not in ignored}
 
 

@@ -42,6 +42,7 @@ OURS = VARIANTS | {
     if weight
 }
 LOSSES = OURS | {"open_clip": open_clip.ClipLoss}
+PUBLISHED = ("clip", "open_clip", "negclip", "ce-clip", "degla")
 REFERENCE = {"negclip": 9.3098877662, "degla": 10.8370146775, "degla tgc=released": 10.7943142136}
 CASES = list(itertools.product(LOSSES, MODES))
 
@@ -50,7 +51,7 @@ def evaluate(name, x, **mode):
     """Terms, gradients, and the state of the next step."""
     loss = LOSSES[name](**mode).double()
     if hasattr(loss, "configure"):
-        loss.configure({"neg": x.n.shape[1]})
+        loss.configure(loss.companions)
     for buffer in loss.buffers():
         buffer += (torch.arange(buffer.numel()) / 2).to(buffer).view_as(buffer)
     terms = loss(**arguments(type(loss), x), output_dict=True)
@@ -218,9 +219,6 @@ def by_formulas(name, x):
     return sum(weight * term for weight, term in terms if weight)
 
 
-PUBLISHED = ("clip", "open_clip", "negclip", "ce-clip", "degla")
-
-
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -306,7 +304,7 @@ def sent(monkeypatch, name, b, k, d, **mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name.split()[0] in PUBLISHED])
 def test_bytes_sent_per_sample_are_those_of_the_docs(monkeypatch, name, mode):
     kinds = len(loss_of(name).companions)
     if "local" in mode:

@@ -1,0 +1,59 @@
+"""ParaCLIP: a caption, its paraphrases and the image, in three contrasts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from open_clip_ext.losses import functional
+from open_clip_ext.losses.base import Batch, Loss, term
+from open_clip_ext.losses.batch import Rows
+
+
+class ParaCLIPLoss(Loss):
+    """ParaCLIP's loss: two paraphrases of each caption (kind `pos`) lie between it and its image.
+
+        L = L_clip(V, P_2) + L_clip(T, P_1) + L_clip(P_1, P_2)
+
+    Where P_2 is missing, the image keeps its caption, plain CLIP. A pair of texts of which one is missing
+    leaves both directions, and contributes 0 to the other two terms.
+
+    Source: Fine-tuning CLIP Text Encoders with Two-step Paraphrasing, arXiv 2402.15120; no code was read.
+    """
+
+    paper = "Kim et al., Findings of EACL 2024, arXiv 2402.15120"
+    companions: ClassVar[Mapping[str, int]] = {"pos": 2}
+
+    @term()
+    def image_loss(self, x: Batch) -> Tensor:
+        """Images and second paraphrases, or captions in their place."""
+        own, every = (
+            torch.where(rows.exists("pos")[:, 1:2], rows.features("pos")[:, 1], rows.text)
+            for rows in (x.rows, x.columns)
+        )
+        columns = functional.Samples(x.columns.image, every, first=x.columns.first)
+        return functional.clip(x.rows.image, own, x.scale, columns=columns)
+
+    @term()
+    def caption_loss(self, x: Batch) -> Tensor:
+        """Captions and first paraphrases."""
+        return _contrast(x, lambda r: (r.text, r.features("pos")[:, 0], r.exists("pos")[:, 0]))
+
+    @term()
+    def paraphrase_loss(self, x: Batch) -> Tensor:
+        """First and second paraphrases."""
+        return _contrast(x, lambda r: (*r.features("pos")[:, :2].unbind(1), r.exists("pos")[:, :2].all(1)))
+
+    def configure(self, companions: Mapping[str, int]) -> None:
+        """Raise ValueError unless captions get two paraphrases."""
+        if companions.get("pos", 0) != 2:
+            raise ValueError(f"companions are {dict(companions)}, expected two pos")
+
+
+def _contrast(x: Batch, pairs: Callable[[Rows], tuple[Tensor, ...]]) -> Tensor:
+    (y, z, valid), (every_y, every_z, exists) = pairs(x.rows), pairs(x.columns)
+    columns = functional.Samples(every_y, every_z, None, exists, x.columns.first)
+    return functional.existing_pairs(y, z, x.scale, valid, columns=columns)
