@@ -8,9 +8,10 @@ Shapes: B samples, C companion texts per caption (K when they are hard negatives
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from open_clip.tokenizer import SimpleTokenizer
@@ -22,6 +23,8 @@ from open_clip_ext.texts import parse_texts as parse_texts
 Tokenizer = Callable[[list[str]], Tensor]
 # The companion texts of a caption by kind, each in its place; or a list of alternatives for a place.
 Companions = Mapping[str, Sequence[str | Sequence[str]]]
+# Companions that are drawn together: one of each kind of a group.
+Unit = tuple[str, ...]
 
 # Words whose ids a loader worker keeps: a few dozen MB at most.
 KNOWN_WORDS = 100_000
@@ -37,6 +40,10 @@ class CompanionCollate:
     epoch. A companion may be given as a list of alternatives for its place: one is drawn, and the
     others fill places that would be left over.
 
+    Kinds that are `aligned` are drawn together: position k of one belongs to position k of the others,
+    in the data and in the batch, and so do alternatives. Where one of them does not exist, or the
+    tokenizer makes it equal to the first, none does.
+
     A companion with its caption's own token ids says nothing that the caption does not say, and does
     not exist either. What sets it apart was cut off by the tokenizer, or is upper case alone. As that
     is known after the draw, no other one takes its place.
@@ -45,12 +52,25 @@ class CompanionCollate:
         tokenizer: a list of strings to token ids `[N, L]` int64, as of `open_clip.get_tokenizer`.
         counts: how many companions of each kind a caption gets.
         seed: seed of the draw.
+        aligned: groups of kinds that belong together place by place.
+
+    Raises ValueError if kinds of a group have different counts.
     """
 
-    def __init__(self, tokenizer: Tokenizer, counts: Mapping[str, int], seed: int = 0) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        counts: Mapping[str, int],
+        seed: int = 0,
+        aligned: Sequence[Sequence[str]] = (),
+    ) -> None:
         self.tokenizer = by_word(tokenizer)
         self.counts = dict(counts)
         self.seed = seed
+        self.groups = grouped(self.counts, aligned)
+        for group in self.groups:
+            if len({self.counts[kind] for kind in group}) > 1:
+                raise ValueError(f"aligned kinds {', '.join(group)} need equal counts, got {self.counts}")
         # Shared memory, because persistent loader workers outlive an epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
@@ -61,49 +81,66 @@ class CompanionCollate:
     def texts(self, captions: Sequence[str], companions: Sequence[Companions]) -> Tensor:
         """Token ids `[B, 1+C, L]` int64 of B captions and their companions by kind."""
         rows = [
-            [
-                caption,
-                *(
-                    text
-                    for kind, count in self.counts.items()
-                    for text in self._choose(kind, caption, others.get(kind, ()), count)
-                ),
-            ]
+            [caption, *self.choose(caption, others)]
             for caption, others in zip(captions, companions, strict=True)
         ]
         # A caption is tokenized even when it is empty; only companions can be absent.
-        cells = [
-            (b, n) for b, row in enumerate(rows) for n, text in enumerate(row) if n == 0 or _exists(text)
-        ]
+        cells = [(b, n) for b, row in enumerate(rows) for n, text in enumerate(row) if n == 0 or text]
         ids = self.tokenizer([rows[b][n] for b, n in cells])
         texts = ids.new_zeros(len(rows), 1 + sum(self.counts.values()), ids.shape[-1])
         texts[tuple(torch.tensor(cells).T)] = ids
         texts[:, 1:][(texts[:, 1:] == texts[:, :1]).all(-1)] = 0
+        self._drop_incomplete(texts)
         return texts
 
-    def _choose(
-        self, kind: str, caption: str, places: Sequence[str | Sequence[str]], count: int
-    ) -> list[str]:
-        if isinstance(places, str):  # each of its letters would be a text
-            raise TypeError(f"expected a list of strings, got {places!r}")
-        draw = random.Random(f"{self.seed}/{self._epoch.item()}/{kind}/{caption}") if places else None
-        texts: list[str] = []
-        spare: list[str] = []
+    def choose(self, caption: str, companions: Companions) -> list[str]:
+        """The C companions that a caption gets, in the order of `counts`; "" for one that does not exist."""
+        chosen: dict[str, list[str]] = {}
+        for group in self.groups:
+            places = _units([companions.get(kind, ()) for kind in group])
+            units = self._draw("+".join(group), caption, places, self.counts[group[0]])
+            units += [("",) * len(group)] * (self.counts[group[0]] - len(units))
+            for place, kind in enumerate(group):
+                chosen[kind] = [unit[place] if _exists(unit) else "" for unit in units]
+        return [text for kind in self.counts for text in chosen[kind]]
+
+    def _draw(self, name: str, caption: str, places: Sequence[Unit | list[Unit]], count: int) -> list[Unit]:
+        """At most `count` of the units, in the order of their places."""
+        draw = random.Random(f"{self.seed}/{self._epoch.item()}/{name}/{caption}") if places else None
+        units: list[Unit] = []
+        spare: list[Unit] = []
         for place in places:
-            if not isinstance(place, str):
+            if isinstance(place, list):
                 assert draw is not None
-                there = [text for text in place if _exists(text)]
-                place, *others = draw.sample(there, len(there)) or [""]
+                there = [unit for unit in place if _exists(unit)]
+                place, *others = draw.sample(there, len(there)) or [("",)]
                 spare += others
-            texts.append(place)
-        texts += spare[: max(0, count - len(texts))]
-        if len(texts) > count:
-            texts = [text for text in texts if _exists(text)]
-            if len(texts) > count:
+            units.append(place)
+        units += spare[: max(0, count - len(units))]
+        if len(units) > count:
+            units = [unit for unit in units if _exists(unit)]
+            if len(units) > count:
                 assert draw is not None
                 # Sorted, so that types keep their order: CE-CLIP has a threshold for each place.
-                texts = [texts[i] for i in sorted(draw.sample(range(len(texts)), count))]
-        return [*texts, *[""] * (count - len(texts))]
+                units = [units[i] for i in sorted(draw.sample(range(len(units)), count))]
+        return units
+
+    def _drop_incomplete(self, texts: Tensor) -> None:
+        """Make zeros of aligned companions whose partner is zeros or has the same tokens, in place."""
+        kinds = dict(
+            zip(self.counts, torch.split(texts[:, 1:], list(self.counts.values()), dim=1), strict=True)
+        )
+        for first, *others in ([kinds[kind] for kind in group] for group in self.groups):
+            for other in others:
+                first[~present(other) | (first == other).all(-1)] = 0
+            for other in others:
+                other[~present(first)] = 0
+
+
+def grouped(kinds: Iterable[str], aligned: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    """The groups in which kinds are drawn: those that are aligned, and each other kind by itself."""
+    taken = {kind for group in aligned for kind in group}
+    return [*map(tuple, aligned), *((kind,) for kind in kinds if kind not in taken)]
 
 
 class HardNegativeCollate(CompanionCollate):
@@ -177,5 +214,22 @@ def present(texts: Tensor) -> Tensor:
     return (texts != 0).any(-1)
 
 
-def _exists(text: str) -> bool:
-    return bool(text and not text.isspace())
+def _exists(unit: Unit) -> bool:
+    return all(map(str.strip, unit))
+
+
+def _units(lists: Sequence[Sequence[str | Sequence[str]]]) -> list[Unit | list[Unit]]:
+    """The units of some kinds by place, from the places of each kind; a list where there are alternatives."""
+    for places in lists:
+        if isinstance(places, str):  # each of its letters would be a text
+            raise TypeError(f"expected a list of strings, got {places!r}")
+    units: list[Unit | list[Unit]] = []
+    for place in itertools.zip_longest(*lists, fillvalue=""):
+        for text in place:
+            if not isinstance(text, str):
+                alternatives = ([text] if isinstance(text, str) else text for text in place)
+                units.append(list(itertools.zip_longest(*alternatives, fillvalue="")))
+                break
+        else:
+            units.append(cast("Unit", place))
+    return units

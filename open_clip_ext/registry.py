@@ -7,6 +7,7 @@ contract (see docs/add-a-loss.md) is read from signatures.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint
 from typing import Any
@@ -21,6 +22,8 @@ __all__ = ["GROUP", "Option", "describe", "entries", "load", "options", "parse_o
 
 GROUP = "open_clip_ext.losses"
 FLAG = "--loss-cfg"
+# A kind of companions names tensors, `{kind}_text_features`. The teacher's begin with its own name.
+KIND = re.compile(r"(?!teacher(?:_|$))[A-Za-z0-9_]+", re.ASCII)
 DISTRIBUTED_OPTIONS = ("local_loss", "gather_with_grad", "cache_labels", "rank", "world_size")
 
 
@@ -49,6 +52,8 @@ def missing_from_contract(loss: Any) -> str:
     companions = getattr(loss, "companions", None)
     if not isinstance(companions, Mapping):
         return "it needs a class attribute `companions`, a mapping such as {'neg': 4} or {}"
+    if reason := _wrong_companions(companions, getattr(loss, "aligned", ())):
+        return reason
     init = inspect.signature(loss).parameters
     if not _accepts_any(init):
         absent = [name for name in DISTRIBUTED_OPTIONS if name not in init]
@@ -61,6 +66,27 @@ def missing_from_contract(loss: Any) -> str:
         absent = [name for name in wanted if name not in forward]
         if absent:
             return f"forward must take {', '.join(absent)}"
+    return ""
+
+
+def _wrong_companions(companions: Mapping[Any, Any], aligned: Any) -> str:
+    for kind, count in companions.items():
+        if not (isinstance(kind, str) and KIND.fullmatch(kind)):
+            return (
+                f"the kind {kind!r} in `companions` must be a name of letters, digits and underscores that "
+                "does not begin with teacher, as tensors are named after it"
+            )
+        if not (isinstance(count, int) and count >= 1):
+            return f"the count of kind {kind!r} in `companions` must be a whole number of at least 1"
+    if not (isinstance(aligned, tuple | list) and all(isinstance(group, tuple | list) for group in aligned)):
+        return "`aligned` must be a tuple of tuples of kinds, such as (('phrase', 'foil'),)"
+    named = [kind for group in aligned for kind in group]
+    if any(kind not in companions for kind in named):
+        return f"`aligned` names {', '.join(map(str, named))}, and `companions` must have each of these kinds"
+    if len(set(named)) < len(named) or any(len(group) < 2 for group in aligned):
+        return "`aligned` must have at least two kinds in a group, and each kind in one place"
+    if any(len({companions[kind] for kind in group}) > 1 for group in aligned):
+        return "kinds in a group of `aligned` must have the same count in `companions`"
     return ""
 
 

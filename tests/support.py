@@ -71,6 +71,18 @@ class Photo:
     caption: str
     negatives: list[str]
 
+    def companions(self, kind: str) -> list[str]:
+        """Texts of any kind; two of each but `neg`, and those of `phrase` and `foil` go together."""
+        if kind == "neg":
+            return self.negatives
+        _, a, s, *_, b, t = self.caption.split()
+        known = {
+            "pos": [f"on a white ground {self.caption}", f"{self.caption} in a picture"],
+            "phrase": [f"a {a} {s}", f"a {b} {t}"],
+            "foil": [f"a {b} {s}", f"a {a} {t}"],
+        }
+        return known.get(kind, [f"{kind} of {self.caption}", f"{kind} of a {a} {s}"])
+
 
 def photos(count: int, seed: int = 0, negatives: int = 4) -> list[Photo]:
     """Two coloured shapes side by side; each negative exchanges words of the caption."""
@@ -98,20 +110,33 @@ def photos(count: int, seed: int = 0, negatives: int = 4) -> list[Photo]:
     return made
 
 
-def write_csv(folder: Path, made: list[Photo], form: Callable[[list[str]], str] = json.dumps) -> Path:
+def write_csv(
+    folder: Path,
+    made: list[Photo],
+    form: Callable[[list[str]], str] = json.dumps,
+    kinds: Sequence[str] = (),
+) -> Path:
+    """A CSV with negatives, and companions of further kinds in columns named after them."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "photos.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["filepath", "title", "negatives"])
+        writer.writerow(["filepath", "title", "negatives", *kinds])
         for i, photo in enumerate(made):
             photo.image.save(folder / f"{i}.png")
-            writer.writerow([folder / f"{i}.png", photo.caption, form(photo.negatives)])
+            texts = (form(photo.companions(kind)) for kind in ("neg", *kinds))
+            writer.writerow([folder / f"{i}.png", photo.caption, *texts])
     return path
 
 
-def write_shards(folder: Path, made: list[Photo], shards: int = 2, inside_json: bool = False) -> str:
-    """Webdataset shards; the negatives in a field of their own or inside the sample's json."""
+def write_shards(
+    folder: Path,
+    made: list[Photo],
+    shards: int = 2,
+    inside_json: bool = False,
+    kinds: Sequence[str] = (),
+) -> str:
+    """Webdataset shards; negatives and further kinds in fields of their own or inside the sample's json."""
     folder.mkdir(parents=True, exist_ok=True)
     for s in range(shards):
         with tarfile.open(folder / f"{s}.tar", "w") as tar:
@@ -119,10 +144,11 @@ def write_shards(folder: Path, made: list[Photo], shards: int = 2, inside_json: 
                 png = io.BytesIO()
                 photo.image.save(png, "png")
                 fields = {"png": png.getvalue(), "txt": photo.caption.encode()}
+                texts = {"negatives": photo.negatives, **{kind: photo.companions(kind) for kind in kinds}}
                 if inside_json:
-                    fields["json"] = json.dumps({"negatives": photo.negatives}).encode()
+                    fields["json"] = json.dumps(texts).encode()
                 else:
-                    fields["negatives.json"] = json.dumps(photo.negatives).encode()
+                    fields |= {f"{name}.json": json.dumps(its).encode() for name, its in texts.items()}
                 for name, content in fields.items():
                     add_file(tar, f"{i:05d}.{name}", content)
     return f"{folder}/{{0..{shards - 1}}}.tar"

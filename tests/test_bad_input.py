@@ -448,21 +448,6 @@ class NoNegatives(CLIPLoss):
         return {}
 
 
-class WantsPhrases(CLIPLoss):
-    companions = {"phrase": 2}
-
-    def forward(
-        self,
-        image_features,
-        text_features,
-        logit_scale,
-        phrase_text_features,
-        phrase_valid,
-        output_dict=False,
-    ):
-        return {}
-
-
 class Explodes(CLIPLoss):
     def forward(self, image_features, text_features, logit_scale, output_dict=False):
         terms = super().forward(image_features, text_features, logit_scale, output_dict=True)
@@ -508,13 +493,6 @@ def test_a_third_party_s_loss_that_lacks_the_contract(stop, flags, third_party, 
 def test_a_third_party_s_loss_that_cannot_be_loaded(stop, flags, third_party):
     third_party("Absent")
     assert "cannot be loaded (AttributeError" in stop(*flags, "--loss", "theirs")
-
-
-def test_a_kind_of_companion_that_no_data_bring(stop, flags, third_party):
-    third_party("WantsPhrases")
-    assert "it wants companion texts of kind phrase; this version reads only neg" in stop(
-        *flags, "--loss", "theirs"
-    )
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(stop, flags, third_party):

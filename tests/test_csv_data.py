@@ -449,7 +449,7 @@ def test_texts_that_are_cut_are_counted():
     captions = [CAPTION, f"{CAPTION} runs", "a dog"]
     longest = f"{CAPTION} a b c"
     negatives = [[longest, "a cat"], [f"{CAPTION} sleeps", ""], ["a cat", "A DOG"]]
-    assert sorted(truncation.describe(TOKENIZE, captions, negatives, "data.csv")) == [
+    assert sorted(truncation.describe(TOKENIZE, captions, {"neg": negatives}, "data.csv")) == [
         f"data.csv: 1 of 3 captions looked at are cut after 16 tokens; the longest has 17: {captions[1]!r}",
         f"data.csv: 2 of 5 negatives looked at are cut after 16 tokens; the longest has 19: {longest!r}",
         "data.csv: 3 of 5 negatives looked at are to the tokenizer the same as their caption (they differ "
@@ -458,12 +458,14 @@ def test_texts_that_are_cut_are_counted():
 
 
 def test_nothing_is_said_of_texts_that_fit():
-    assert list(truncation.describe(TOKENIZE, ["a dog", CAPTION], [["a cat"], []], "data.csv")) == []
+    assert list(truncation.describe(TOKENIZE, ["a dog", CAPTION], {"neg": [["a cat"], []]}, "data.csv")) == []
 
 
 def test_a_part_of_many_texts_is_looked_at(monkeypatch):
     monkeypatch.setattr(truncation, "TEXTS", 10)
-    told = list(truncation.describe(TOKENIZE, ["a dog"] * 100, [["a cat", "A dog"]] * 100, "data.csv"))
+    told = list(
+        truncation.describe(TOKENIZE, ["a dog"] * 100, {"neg": [["a cat", "A dog"]] * 100}, "data.csv")
+    )
     assert told[0].startswith("data.csv: 3 of 6 negatives looked at are ")
 
 

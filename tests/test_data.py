@@ -63,9 +63,9 @@ def test_a_blank_negative_is_a_missing_one(blank):
     assert valid.tolist() == [[False, True], [True, False], [False, False]]
     assert negatives[~valid].eq(0).all()
     # Nor does it take the place of another one.
-    assert collate._choose("neg", "a", [blank, "x", "y"], 2) == ["x", "y"]
-    assert {collate._choose("neg", caption, [[blank, "x"]], 1)[0] for caption in "abcdefgh"} == {"x"}
-    assert collate._choose("neg", "a", [[blank, "x"], [blank]], 2) == ["x", ""]
+    assert collate.choose("a", {"neg": [blank, "x", "y"]}) == ["x", "y"]
+    assert {collate.choose(caption, {"neg": [[blank, "x"]]})[0] for caption in "abcdefgh"} == {"x"}
+    assert collate.choose("a", {"neg": [[blank, "x"], [blank]]}) == ["x", ""]
 
 
 def test_a_string_is_not_taken_for_the_list_of_its_letters():
@@ -79,7 +79,7 @@ def test_of_more_than_k_a_sample_is_drawn_in_order_by_seed_epoch_and_caption():
     def draw(seed=0, epoch=0, caption="a"):
         collate = HardNegativeCollate(TOKENIZE, 4, seed=seed)
         collate.set_epoch(epoch)
-        return collate._choose("neg", caption, many, 4)
+        return collate.choose(caption, {"neg": many})
 
     assert draw() == draw() == sorted(draw())
     assert len(set(draw())) == 4
@@ -90,9 +90,9 @@ def test_of_more_than_k_a_sample_is_drawn_in_order_by_seed_epoch_and_caption():
 
 def test_empty_places_are_dropped_only_to_make_room():
     collate = HardNegativeCollate(TOKENIZE, 2)
-    assert collate._choose("neg", "a", ["", "x"], 2) == ["", "x"]
-    assert collate._choose("neg", "a", ["", "x", "y"], 2) == ["x", "y"]
-    assert collate._choose("neg", "a", ["", "x", ""], 2) == ["x", ""]
+    assert collate.choose("a", {"neg": ["", "x"]}) == ["", "x"]
+    assert collate.choose("a", {"neg": ["", "x", "y"]}) == ["x", "y"]
+    assert collate.choose("a", {"neg": ["", "x", ""]}) == ["x", ""]
 
 
 def test_kinds_follow_each_other_in_the_order_of_their_counts():

@@ -115,7 +115,7 @@ def _run(
         seen = torch.cuda.device_count()
         few = f"torch sees {seen} GPU(s), and {args.processes} process(es) would start; look at the driver"
         yield "GPUs", few if seen < args.processes else ""
-    problems = list(preflight.problems(run, args.nodes * args.processes))
+    problems = list(preflight.problems(run, settings, args.nodes * args.processes))
     for problem in problems or preflight.samples(run, settings):
         yield "run", problem
     if args.node == 0:

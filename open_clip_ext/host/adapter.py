@@ -104,7 +104,7 @@ class Adapter(abc.ABC):
 
             _, rank, world_size = world_info_from_env()
             with exit_on_error():
-                problem = next(preflight.problems(namespace, world_size, writes=rank == 0), None)
+                problem = next(preflight.problems(namespace, settings, world_size, writes=rank == 0), None)
                 if problem is not None:
                     raise InputError(problem)
             self.args = namespace

@@ -53,19 +53,22 @@ def checkpoint(args: argparse.Namespace, settings: Settings | None) -> Iterator[
         yield f"{path} cannot be read ({type(error).__name__}); move it away to resume from an older one"
 
 
-def problems(args: argparse.Namespace, world_size: int, writes: bool = True) -> Iterator[str]:
+def problems(
+    args: argparse.Namespace, settings: Settings | None, world_size: int, writes: bool = True
+) -> Iterator[str]:
     """What keeps a run of `world_size` processes from starting here, each in one sentence.
 
-    `args` are upstream's, after `parse`. Each node looks for itself, because a path may be there on
-    one and not on another; whether the output folder is as it must be, only where a process `writes`.
+    `args` are upstream's, after `parse`, and `settings` those of a `--loss` run. Each node looks for
+    itself, because a path may be there on one and not on another; whether the output folder is as it
+    must be, only where a process `writes`.
     """
     if args.train_data and args.dataset_type != "synthetic":
         if _is_webdataset(args, args.train_data):
             yield from _shards(args, world_size)
         else:
-            yield from _csv(args, "train_data")
+            yield from _csv(args, "train_data", settings.sources if settings else {})
     if args.val_data and _is_csv(args, args.val_data):
-        yield from _csv(args, "val_data")
+        yield from _csv(args, "val_data", {})
     elif args.val_data and _is_webdataset(args, args.val_data):
         yield from _missing(args, "val_data")
     if args.train_num_samples is not None and args.train_num_samples < 1:
@@ -78,7 +81,7 @@ def problems(args: argparse.Namespace, world_size: int, writes: bool = True) -> 
         yield from _output(args)
 
 
-def _csv(args: argparse.Namespace, option: str) -> Iterator[str]:
+def _csv(args: argparse.Namespace, option: str, sources: Mapping[str, str]) -> Iterator[str]:
     path, training = getattr(args, option), option == "train_data"
     flag = f"--{option.replace('_', '-')}"
     if not os.path.isfile(path):
@@ -88,7 +91,7 @@ def _csv(args: argparse.Namespace, option: str) -> Iterator[str]:
         yield f"{flag} {path}: its name does not tell what it is; give --dataset-type csv or webdataset"
         return
     try:
-        table = csv_data.read(path, args, training)
+        table = csv_data.read(path, args, sources)
     except InputError as error:
         yield str(error)
         return

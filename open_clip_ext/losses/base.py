@@ -66,7 +66,8 @@ class Loss(Declared):
     The host relies on this much:
 
     * `companions`: kinds of companion texts wanted for each caption, with the default count of
-      each, and `paper`: one line of citation;
+      each; `aligned`: groups of kinds that are drawn together, so that position k of one belongs to
+      position k of the others; and `paper`: one line of citation;
     * `__init__` names every option as an annotated keyword with a default, next to the distributed
       arguments of `open_clip.ClipLoss`, and raises ValueError on a bad value; nothing in it requires
       a gradient, as upstream's optimizer would not know of it;
@@ -89,6 +90,7 @@ class Loss(Declared):
     """
 
     companions: ClassVar[Mapping[str, int]] = {}
+    aligned: ClassVar[tuple[tuple[str, ...], ...]] = ()
     paper: ClassVar[str] = ""
     teacher: ClassVar[Teacher | None] = None
     # The weight of each term, those of the bases first.

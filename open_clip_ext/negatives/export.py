@@ -1,7 +1,7 @@
 """`negatives export`: training data that carry their negatives, for any open_clip run.
 
 A CSV with the columns `filepath`, `title` and `negatives`, or webdataset shards with a field
-`negatives.json` in each sample.
+`negatives.json` in each sample. Other kinds are written under their own names.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ import csv
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from open_clip_ext.errors import InputError, TrainingError
+from open_clip_ext.negatives.records import NEGATIVE
 from open_clip_ext.negatives.store import Store
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -28,40 +29,56 @@ class Export:
     """What has been written so far.
 
     Attributes:
-        types: the types of negatives, in order.
-        counts: samples by their number of negatives.
+        store: the store.
+        types: by kinds that stand in the same places, a kind by itself among them: the types, in order.
+        counts: of each kind, samples by their number of texts.
         missing: pictures that are not there.
         strange: pictures of a format that the trainer does not look for.
         unknown: samples whose caption the store does not have.
     """
 
-    types: Sequence[str]
-    counts: Counter[int] = field(default_factory=Counter)
+    store: Store
+    types: Mapping[tuple[str, ...], Sequence[str]]
+    counts: dict[str, Counter[int]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     strange: list[str] = field(default_factory=list)
     unknown: int = 0
 
-    def negatives(self, store: Store, caption: str) -> list[str]:
-        """The list for a sample, counted; a type without a text has an empty place in it.
+    @property
+    def names(self) -> list[str]:
+        """The columns or fields, in order."""
+        return [_name(kind) for kinds in self.types for kind in kinds]
+
+    def texts(self, caption: str) -> dict[str, list[str]]:
+        """The list of each column or field for a sample, counted; a type without a text has an empty place.
 
         With one text of each type, as `negatives make` gives by default, each type is always at the same
         place, which CE-CLIP's thresholds need.
         """
-        places = store.texts_by_type(caption, self.types)
-        self.unknown += places is None
-        texts = [text for place in places or [[]] * len(self.types) for text in place or [""]]
-        self.counts[sum(map(bool, texts))] += 1
-        return texts
+        companions = self.store.companions(caption, self.types)
+        self.unknown += companions is None
+        found = {}
+        for kinds, types in self.types.items():
+            for kind in kinds:
+                places = [[]] * len(types) if companions is None else companions[kind]
+                texts = [text for place in places for text in place or [""]]
+                self.counts.setdefault(kind, Counter())[sum(map(bool, texts))] += 1
+                found[_name(kind)] = texts
+        return found
 
     def report(self, what: str) -> str:
         """What was written, and what was not and why."""
-        samples = self.counts.total()
-        some = samples - self.counts[0]
-        mean = sum(n * count for n, count in self.counts.items()) / samples
-        lines = [
-            f"{what}: {samples:,} samples, {some:,} of them with negatives, {mean:.2f} on average",
-            f"types, in this order: {', '.join(self.types)}",
-        ]
+        lines: list[str] = []
+        for kinds, types in self.types.items():
+            for kind in kinds:
+                counts = self.counts[kind]
+                samples = counts.total()
+                some = samples - counts[0]
+                mean = sum(n * count for n, count in counts.items()) / samples
+                texts = "negatives" if kind == NEGATIVE else f"texts of kind {kind}"
+                head = f"{what}: {samples:,} samples, {some:,} of them" if not lines else f"{some:,} samples"
+                lines.append(f"{head} with {texts}, {mean:.2f} on average")
+            lines.append(f"types, in this order: {', '.join(types)}")
         for count, words in (
             (self.unknown, "samples have a caption that the store has not"),
             (len(self.missing), f"pictures are not there and were left out: {_some(self.missing)}"),
@@ -90,6 +107,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--type", nargs="+", metavar="TYPE", help="only these types of negatives, in this order"
     )
     parser.add_argument(
+        "--kind", nargs="+", default=(), metavar="KIND",
+        help="further kinds of texts, each in a column or field of its name; `phrase+foil`: each foil in the "
+        "place of its phrase",
+    )  # fmt: skip
+    parser.add_argument(
         "--source", metavar="SHARDS",
         help="for captions that came from webdataset shards {00..99}.tar: write these, with negatives",
     )  # fmt: skip
@@ -105,13 +127,24 @@ def main(args: argparse.Namespace) -> int:
     """Write the data."""
     store = Store.open(args.store)
     there = store.types()
-    export = Export(tuple(args.type or there))
-    if unknown := [type for type in export.types if type not in there]:
+    if unknown := [type for type in args.type or () if type not in there]:
         raise InputError(
             f"--type {' '.join(unknown)}: {args.store} has no such negatives; it has {', '.join(there)}"
         )
-    if not export.types:
+    if not (there or args.kind):
         raise InputError(f"{args.store}: it has no valid negatives to write")
+    types: dict[tuple[str, ...], Sequence[str]] = {(NEGATIVE,): args.type or there} if there else {}
+    for word in args.kind:
+        kinds = tuple(word.split("+"))
+        for kind in kinds:
+            taken = [known for group in (*types, kinds) for known in group].count(kind) > 1
+            if taken or not store.types(kind):
+                raise InputError(
+                    f"--kind {word}: give kinds that {args.store} has, each once; it has "
+                    f"{', '.join(kind for kind in store.kinds() if kind != NEGATIVE and store.types(kind))}"
+                )
+        types[kinds] = store.types(kinds[0])
+    export = Export(store, types)
     if args.shard_size < 1:
         raise InputError(f"--shard-size {args.shard_size}: give at least 1")
     table = args.out.suffix.lower() in SEPARATORS
@@ -123,10 +156,10 @@ def main(args: argparse.Namespace) -> int:
             raise InputError(f"{path}: it is there already; give another --out, or remove it")
     try:
         if table:
-            _write_table(store, export, args, part)
+            _write_table(export, args, part)
         else:
             part.mkdir(parents=True)
-            (_rewrite_shards if args.source else _write_shards)(store, export, args, part)
+            (_rewrite_shards if args.source else _write_shards)(export, args, part)
         part.replace(args.out)
     except OSError as error:
         raise TrainingError(f"--out {args.out}: writing failed ({error})") from error
@@ -136,22 +169,22 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
-def _write_table(store: Store, export: Export, args: argparse.Namespace, part: Path) -> None:
+def _write_table(export: Export, args: argparse.Namespace, part: Path) -> None:
     with part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, delimiter=SEPARATORS[args.out.suffix.lower()])
-        writer.writerow(["filepath", "title", "negatives"])
-        for caption, picture in _pictures(store, export, args):
-            negatives = export.negatives(store, caption)
-            writer.writerow([picture, caption, json.dumps(negatives, ensure_ascii=False)])
+        writer.writerow(["filepath", "title", *export.names])
+        for caption, picture in _pictures(export, args):
+            texts = (json.dumps(texts, ensure_ascii=False) for texts in export.texts(caption).values())
+            writer.writerow([picture, caption, *texts])
 
 
-def _write_shards(store: Store, export: Export, args: argparse.Namespace, part: Path) -> None:
+def _write_shards(export: Export, args: argparse.Namespace, part: Path) -> None:
     import webdataset as wds
 
     with wds.ShardWriter(
         str(part / "%05d.tar"), maxcount=args.shard_size, maxsize=1 << 40, verbose=0
     ) as shards:
-        for number, (caption, picture) in enumerate(_pictures(store, export, args)):
+        for number, (caption, picture) in enumerate(_pictures(export, args)):
             extension = picture.suffix.lower().removeprefix(".")
             if extension not in PICTURES:
                 export.strange.append(str(picture))
@@ -161,14 +194,14 @@ def _write_shards(store: Store, export: Export, args: argparse.Namespace, part: 
                     "__key__": f"{number:09d}",
                     extension: picture.read_bytes(),
                     "txt": caption,
-                    "negatives.json": export.negatives(store, caption),
+                    **{f"{name}.json": texts for name, texts in export.texts(caption).items()},
                 }
             )
     if not export.counts:
         raise InputError(f"no picture is {', '.join(PICTURES)}: {_some(export.strange)}")
 
 
-def _rewrite_shards(store: Store, export: Export, args: argparse.Namespace, part: Path) -> None:
+def _rewrite_shards(export: Export, args: argparse.Namespace, part: Path) -> None:
     """Each shard of the source again under its own name, with the negatives of each sample."""
     import webdataset as wds
     from braceexpand import braceexpand
@@ -192,8 +225,9 @@ def _rewrite_shards(store: Store, export: Export, args: argparse.Namespace, part
                         f"{where}: {1 + len(more)} captions, where training reads one; name its field with "
                         "--caption-key"
                     )
-                negatives = json.dumps(export.negatives(store, caption), ensure_ascii=False)
-                tar.write({**fields, "__key__": sample["__key__"], "negatives.json": negatives.encode()})
+                for name, texts in export.texts(caption).items():
+                    fields[f"{name}.json"] = json.dumps(texts, ensure_ascii=False).encode()
+                tar.write({**fields, "__key__": sample["__key__"]})
     if not export.counts:
         raise InputError(f"--source {args.source}: there is no sample in it")
 
@@ -209,12 +243,14 @@ def _samples(shard: str) -> Iterator[dict[str, Any]]:
         raise InputError(f"{shard}: not a whole tar file of samples ({error})") from error
 
 
-def _pictures(store: Store, export: Export, args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
+def _pictures(export: Export, args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
     """Every picture of the store's captions that is there, with the caption."""
     from tqdm import tqdm
 
     named = found = 0
-    for caption, images, _ in tqdm(store.entries(), total=len(store), unit="caption", disable=None):
+    for caption, images, _ in tqdm(
+        export.store.entries(), total=len(export.store), unit="caption", disable=None
+    ):
         for image in images:
             named += 1
             if (picture := args.images / image).is_file():
@@ -232,6 +268,11 @@ def _pictures(store: Store, export: Export, args: argparse.Namespace) -> Iterato
             f"none of the {named:,} pictures is there, such as {export.missing[0]}; "
             "name their folder with --images"
         )
+
+
+def _name(kind: str) -> str:
+    """The column or field of a kind, as training looks for it by default."""
+    return "negatives" if kind == NEGATIVE else kind
 
 
 def _some(names: Sequence[str]) -> str:

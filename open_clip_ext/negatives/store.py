@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sqlite3
@@ -115,6 +116,57 @@ class Store:
             for pair in self._codecs[generator].valid(entry, kind)
         ]
         return [[text for its, text in texts if its == type] for type in types]
+
+    def companions(
+        self, caption: str, types: Mapping[tuple[str, ...], Sequence[str]]
+    ) -> dict[str, list[list[str]]] | None:
+        """Of each kind the valid texts for each type, in stored order; None without an entry.
+
+        Args:
+            caption: the caption.
+            types: by kinds that are drawn together, a kind by itself among them: the types of the first.
+        """
+        found: dict[str, list[list[str]]] = {}
+        for kinds, its in types.items():
+            if len(kinds) == 1:
+                places = self.texts_by_type(caption, its, kinds[0])
+                if places is None:
+                    return None
+                found[kinds[0]] = places
+                continue
+            together = self.together_by_type(caption, its, kinds)
+            if together is None:
+                return None
+            found |= {
+                kind: [[unit[i] for unit in place] for place in together] for i, kind in enumerate(kinds)
+            }
+        return found
+
+    def together_by_type(
+        self, caption: str, types: Sequence[str], kinds: Sequence[str]
+    ) -> list[list[tuple[str, ...]]] | None:
+        """The valid texts of kinds that belong together, such as phrases and their foils.
+
+        Args:
+            caption: the caption.
+            types: of the texts of the first kind.
+            kinds: a text of the first one is what those of the others belong to (`of`).
+
+        Returns:
+            For each type a list of texts of the first kind, each with one of each other kind, in stored
+            order: as often as there are others, and not at all if it lacks one. None without an entry.
+        """
+        found = self._find(caption)
+        if not found:
+            return None
+        first, *others = kinds
+        units = []
+        for generator, entry in found:
+            texts = [text for text in self._decode([(generator, entry)]) if text.valid]
+            for owner in (text for text in texts if text.kind == first):
+                owned = [[x.text for x in texts if x.kind == kind and x.of == owner.text] for kind in others]
+                units += [(owner.type, (owner.text, *unit)) for unit in itertools.product(*owned)]
+        return [[unit for its, unit in units if its == type] for type in types]
 
     def images(self, caption: str) -> list[str]:
         """The image files that the source named for a caption."""

@@ -14,10 +14,8 @@ from torch import nn
 from open_clip_ext import registry
 from open_clip_ext.errors import InputError
 from open_clip_ext.negatives.store import Store
+from open_clip_ext.training import kinds
 from open_clip_ext.training.flags import FLAGS
-
-# The kind of companion text that `--negatives-key` names the source of.
-NEGATIVES = "neg"
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class Settings:
         save_every: optimizer steps between two checkpoints within an epoch; 0 for none.
         store: the negatives store that the data's captions are looked up in, if they carry none.
         skip_broken_images: whether a CSV run goes on without pictures that cannot be read.
+        aligned: groups of kinds that belong together place by place.
     """
 
     loss: str
@@ -47,6 +46,7 @@ class Settings:
     save_every: int = 0
     store: Store | None = None
     skip_broken_images: bool = False
+    aligned: tuple[tuple[str, ...], ...] = ()
 
     def build_loss(self, **distributed: Any) -> nn.Module:
         """A fresh loss module that knows how many companions it gets."""
@@ -135,28 +135,14 @@ def resolve_flags(args: argparse.Namespace) -> Settings | None:
         )
     loss = registry.load(args.loss)
     options = registry.parse_options(args.loss, loss, args.loss_cfg or ())
-    companions = dict(loss.companions)
-    unknown = sorted(set(companions) - {NEGATIVES})
-    if unknown:
+    companions = kinds.resolve_counts(args, loss.companions)
+    aligned = tuple(map(tuple, getattr(loss, "aligned", ())))
+    kinds.require_equal_counts(args.loss, companions, aligned)
+    sources = kinds.resolve_keys(args, loss.companions)
+    if args.negatives is not None and not companions:
         raise InputError(
-            f"--loss {args.loss}: it wants companion texts of kind {', '.join(unknown)}; "
-            f"this version reads only {NEGATIVES}"
+            f"--negatives has no effect with --loss {args.loss}, which uses no negatives; leave it out"
         )
-    if NEGATIVES in companions:
-        if args.num_negatives is not None:
-            companions[NEGATIVES] = args.num_negatives
-        if companions[NEGATIVES] < 1:
-            raise InputError(
-                f"--num-negatives {companions[NEGATIVES]}: --loss {args.loss} needs at least 1; "
-                "without negatives train with --loss clip"
-            )
-    else:
-        for flag in ("num_negatives", "negatives", "negatives_key"):
-            if getattr(args, flag) is not None:
-                raise InputError(
-                    f"--{flag.replace('_', '-')} has no effect with --loss {args.loss}, "
-                    "which uses no negatives; leave it out"
-                )
     store = None
     if args.negatives is not None:
         if args.negatives_key is not None:
@@ -164,11 +150,19 @@ def resolve_flags(args: argparse.Namespace) -> Settings | None:
                 f"--negatives {args.negatives} and --negatives-key {args.negatives_key}: the negatives come "
                 "from a store or from the training data, not from both; leave one of the two out"
             )
+        if args.companion_keys:
+            raise InputError(
+                f"--negatives {args.negatives} and --companion-keys {' '.join(args.companion_keys)}: the "
+                "companion texts come from a store or from the training data, not from both; leave one of "
+                "the two out"
+            )
         store = Store.open(args.negatives)
     args.loss_cfg = " ".join(f"{key}={value}" for key, value in options.items())
-    args.num_negatives = companions.get(NEGATIVES, 0)
-    args.negatives_key = args.negatives_key or "negatives"
-    sources = {NEGATIVES: args.negatives_key} if NEGATIVES in companions and store is None else {}
+    sources = sources if store is None else {}
+    args.companions = " ".join(f"{kind}={count}" for kind, count in companions.items())
+    args.num_negatives = companions.get(kinds.NEGATIVES, 0)
+    args.companion_keys = " ".join(f"{kind}={name}" for kind, name in sources.items())
+    args.negatives_key = sources.get(kinds.NEGATIVES, "negatives")
     args.pad_text = bool(args.pad_text)
     args.save_every_steps = args.save_every_steps or 0
     args.skip_broken_images = bool(args.skip_broken_images)
@@ -185,4 +179,5 @@ def resolve_flags(args: argparse.Namespace) -> Settings | None:
         args.save_every_steps,
         store,
         args.skip_broken_images,
+        aligned,
     )

@@ -10,8 +10,10 @@ from open_clip_ext import registry
 FLAGS = (
     "loss",
     "loss_cfg",
+    "companions",
     "num_negatives",
     "negatives",
+    "companion_keys",
     "negatives_key",
     "pad_text",
     "save_every_steps",
@@ -31,20 +33,36 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="Options of the loss; `open-clip-ext losses` lists them.",
     )
     group.add_argument(
+        "--companions",
+        metavar="KIND=COUNT",
+        nargs="+",
+        action="extend",
+        help="Companion texts of each kind per caption in a batch (default: what the loss declares).",
+    )
+    group.add_argument(
         "--num-negatives",
         metavar="K",
         type=int,
-        help="Hard negatives per caption in a batch (default: what the loss declares).",
+        help="Hard negatives per caption in a batch: short for --companions neg=K.",
     )
     group.add_argument(
         "--negatives",
         metavar="PATH",
-        help="A negatives store (open-clip-ext negatives), for data that carries none.",
+        help="A store of negatives and other companion texts (open-clip-ext negatives), for data that "
+        "carries none.",
+    )
+    group.add_argument(
+        "--companion-keys",
+        metavar="KIND=NAME",
+        nargs="+",
+        action="extend",
+        help="The CSV column or webdataset field that carries a kind (default: the kind's name; for neg: "
+        "negatives).",
     )
     group.add_argument(
         "--negatives-key",
         metavar="NAME",
-        help="The CSV column or webdataset field that carries the negatives (default: negatives).",
+        help="That of the negatives: short for --companion-keys neg=NAME.",
     )
     group.add_argument(
         "--pad-text",

@@ -15,7 +15,7 @@ from open_clip_ext import __version__
 from open_clip_ext.errors import InputError, TrainingError, exit_on_error
 from open_clip_ext.model.forward import extend_forward, extension_of, unwrap
 from open_clip_ext.model.text_trimming import trim
-from open_clip_ext.training import ranks
+from open_clip_ext.training import kinds, ranks
 from open_clip_ext.training.config import Settings
 
 # Key in `checkpoint["optimizer"]`, and the format of what lies there.
@@ -77,7 +77,7 @@ class Run:
         if state["companions"] != wanted["companions"]:
             raise InputError(
                 f"{path}: a run with companions {state['companions']}, resumed with "
-                f"{wanted['companions']}; give the same --num-negatives"
+                f"{wanted['companions']}; {_same_counts(state['companions'], wanted['companions'], path)}"
             )
         # Versions before 0.2 wrote neither.
         state = {"origin": self.settings.origin, "position": None, **state}
@@ -236,6 +236,14 @@ class Run:
 def _anew(path: str) -> str:
     """What to do in place of a resume."""
     return f"a new run needs another --name, and --pretrained {path} to start from its weights"
+
+
+def _same_counts(was: Mapping[str, int], now: Mapping[str, int], path: str) -> str:
+    """What to do where a run had other companions: the flags, unless its loss wanted other kinds."""
+    if was.keys() != now.keys():
+        return _anew(path)
+    flags = [kinds.count_flags([kind], count) for kind, count in was.items() if count != now[kind]]
+    return f"give the same {' '.join(flags)}"
 
 
 def _made_by(store: Mapping[str, Any] | None) -> str:

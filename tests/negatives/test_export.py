@@ -84,11 +84,12 @@ def test_places_are_in_the_order_of_the_types_and_one_without_a_text_is_empty(tm
     ]  # fmt: skip
     with Writer(tmp_path / "n.store", "test", "1", {}, ["a", "b", "c", "d"]) as writer:
         writer.add("x", texts)
-    store, export = Store.open(tmp_path / "n.store"), Export(["a", "b", "c"])
+    store = Store.open(tmp_path / "n.store")
+    export = Export(store, {("neg",): ["a", "b", "c"]})
     assert store.texts_by_type("x", ["a", "b", "c"]) == [["1", "2"], [], ["3"]]
-    assert export.negatives(store, "x") == ["1", "2", "", "3"]
-    assert export.negatives(store, "y") == ["", "", ""]
-    assert (export.counts, export.unknown) == ({3: 1, 0: 1}, 1)
+    assert export.texts("x") == {"negatives": ["1", "2", "", "3"]}
+    assert export.texts("y") == {"negatives": ["", "", ""]}
+    assert (export.counts, export.unknown) == ({"neg": {3: 1, 0: 1}}, 1)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "tsv"])
@@ -100,6 +101,37 @@ def test_a_table_has_the_negatives_in_their_places(folder, export, suffix):
     assert all(json.loads(row["negatives"]) == negatives_of(row["title"]) for row in rows)
     assert "24 samples, 24 of them with negatives" in printed
     assert f"types, in this order: {', '.join(TYPES)}" in printed
+
+
+@pytest.fixture
+def units(folder):
+    """In the store also: of every caption two phrases, of every other one a foil of the second."""
+    with Writer(folder / "n.store", "units", "1", {}, ("first", "second"), ("phrase", "foil")) as writer:
+        for i, caption in enumerate(CAPTIONS):
+            texts = [Candidate("first", "a", "phrase"), Candidate("second", "b", "phrase")]
+            writer.add(caption, [*texts, *[Candidate("second", "c", "foil", of="b")] * (i % 2)])
+
+
+def test_further_kinds_have_columns_of_their_own(folder, export, units):
+    printed = export("data.csv", "--kind", "pos", "phrase")
+    with (folder / "data.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["filepath", "title", "negatives", "pos", "phrase"]
+    for row in rows:
+        assert json.loads(row["negatives"]) == negatives_of(row["title"])
+        assert json.loads(row["pos"]) == ["same"]
+        assert json.loads(row["phrase"]) == ["a", "b"]
+    assert "24 samples with texts of kind pos, 1.00 on average\ntypes, in this order: swap_both\n" in printed
+
+
+@pytest.mark.parametrize("source", [False, True])
+def test_kinds_that_belong_together_are_in_the_same_places(folder, export, units, source):
+    flags = ["--source", write_shards(folder / "source", MADE)] if source else []
+    export("shards", "--kind", "phrase+foil", *flags)
+    for sample in samples(*(folder / "shards").iterdir()).values():
+        odd = CAPTIONS.index(sample["txt"].decode()) % 2
+        assert json.loads(sample["phrase.json"]) == ["", "b" * odd]
+        assert json.loads(sample["foil.json"]) == ["", "c" * odd]
 
 
 def test_shards_have_the_pictures_as_they_are_and_the_negatives(folder, export):
@@ -209,6 +241,14 @@ def test_a_store_without_pictures_says_where_else_to_go(folder, export):
     with Writer(folder / "n.store", "test", "1", {}, TYPES) as writer:
         writer.add("a b", [Candidate("swap_colour", "b a")])
     assert "came without pictures; train on the source with --negatives" in export("data.csv", status=2)
+
+
+@pytest.mark.parametrize("kinds", [["absent"], ["pos", "pos"], ["neg"], ["phrase+phrase"]], ids=" ".join)
+def test_kinds_that_the_store_has_not(folder, export, units, kinds):
+    sentence = (
+        f"--kind {kinds[-1]}: give kinds that {folder}/n.store has, each once; it has pos, phrase, foil"
+    )
+    assert export("data.csv", "--kind", *kinds, status=2) == sentence
 
 
 def test_a_store_without_negatives(folder, export):

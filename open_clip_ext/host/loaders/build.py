@@ -43,11 +43,12 @@ def build(
     Raises InputError if the data do not carry them.
     """
     reader = PassThrough() if settings.companions else tokenizer
-    with csv_data.as_text(args) as tables:
+    with csv_data.as_text(args, settings.sources) as tables:
         info = builder(args, preprocess, is_train=True, tokenizer=reader, **options)
-    state = LoaderState(CompanionCollate(tokenizer, settings.companions, seed=args.seed), layout)
+    collate = CompanionCollate(tokenizer, settings.companions, args.seed, settings.aligned)
+    state = LoaderState(collate, layout)
     if settings.store is not None:
-        state.lookup = StoreLookup(settings.store)
+        state.lookup = StoreLookup(settings.store, collate.groups)
     loader = info.dataloader
     _require_step(loader, args)
     source: Source

@@ -3,7 +3,7 @@
 Upstream's readers yield an image and `tokenizer(caption)[0]`, and know of no other text. So the
 caption of a sample is exchanged for a packed string that holds its companions too, a tokenizer
 that passes strings through brings it to the collate function, and there, in the loader's worker,
-all texts of a batch are tokenized. With a negatives store nothing is packed: the collate function
+all texts of a batch are tokenized. With a store nothing is packed: the collate function
 looks its captions up.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from typing import Any
@@ -22,9 +22,11 @@ from torch.utils.data import default_collate
 from open_clip_ext.data import CompanionCollate, Companions, parse_texts
 from open_clip_ext.errors import InputError
 from open_clip_ext.host.loaders import truncation
+from open_clip_ext.host.loaders.found import Found, Texts, lacking
 from open_clip_ext.host.loaders.layout import Layout
 from open_clip_ext.negatives.store import Store
-from open_clip_ext.training.config import NEGATIVES
+from open_clip_ext.training.config import Settings
+from open_clip_ext.training.kinds import several
 
 
 class SharedCounter:
@@ -109,24 +111,29 @@ def unpack(packed: str) -> tuple[str, Companions]:
 
 
 class StoreLookup:
-    """The negatives of a caption in a store, by type; it counts the captions that have no entry."""
+    """The companions of a caption in a store; it counts the captions that have no entry.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: the store.
+        groups: the kinds that are wanted, those together that are drawn together.
+    """
+
+    def __init__(self, store: Store, groups: Sequence[tuple[str, ...]]) -> None:
         self.store = store
-        self.types = store.types(NEGATIVES)
+        self.types = {group: store.types(group[0]) for group in groups}
         self.seen, self.missing = SharedCounter(), SharedCounter()
 
     def __call__(self, caption: str) -> tuple[str, Companions]:
-        """The caption, and for each type of the store a list of its negatives."""
-        places = self.find(caption)
+        """The caption, and of each kind for each type of the store a list of its texts."""
+        companions = self.find(caption)
         self.seen.add(1)
-        if places is None:
+        if companions is None:
             self.missing.add(1)
-        return caption, {NEGATIVES: places or []}
+        return caption, companions or {}
 
-    def find(self, caption: str) -> list[list[str]] | None:
-        """The negatives for each type; None if the store does not know the caption."""
-        return self.store.texts_by_type(caption, self.types, NEGATIVES)
+    def find(self, caption: str) -> dict[str, list[list[str]]] | None:
+        """Of each kind the texts for each type; None if the store does not know the caption."""
+        return self.store.companions(caption, self.types)
 
 
 @dataclass
@@ -165,7 +172,7 @@ class LoaderState:
         if missing:
             logging.warning(
                 f"open_clip_ext: epoch {epoch}: {missing} of {seen} captions have no entry in {path} and "
-                "were trained on without negatives"
+                f"were trained on without {' and '.join(map(several, self.collate.counts))}"
             )
         if 2 * missing > seen:
             raise InputError(
@@ -175,47 +182,61 @@ class LoaderState:
 
 
 def check_coverage(
-    captions: Sequence[str], state: LoaderState, lookup: StoreLookup, wanted: int, where: str
+    captions: Sequence[str], state: LoaderState, lookup: StoreLookup, settings: Settings, where: str
 ) -> str:
-    """How many of some captions of the data have negatives in the store, in words.
+    """How many of some captions of the data have companions in the store, in words.
 
     Args:
         captions: those that are looked up.
         state: of the loader.
         lookup: finds them.
-        wanted: how many negatives a caption is to have.
+        settings: of the run.
         where: the data, for a sentence.
 
-    Raises InputError if most have no entry or none has a negative.
+    Raises InputError if most have no entry, or there are too few companions of a kind.
     """
     store = lookup.store
-    found = [lookup.find(caption) for caption in captions]
-    unknown = [caption for caption, places in zip(captions, found, strict=True) if places is None]
+    entries = [lookup.find(caption) for caption in captions]
+    unknown = [caption for caption, entry in zip(captions, entries, strict=True) if entry is None]
     if 2 * len(unknown) > len(captions):
         raise InputError(
             f"--negatives {store.path}: {len(unknown)} of {len(captions)} captions looked up for {where} "
             f"have no entry there, such as {unknown[0][:60]!r}; make the store from these data"
         )
-    texts = [[text for place in places or () for text in place] for places in found]
-    if len(lookup.types) < wanted or not any(texts):
-        require_enough(texts, wanted, f"--negatives {store.path}, looked up for {where}", "caption")
-    warn_of_truncation(state, captions, texts, where)
+
+    def place(kinds: Sequence[str]) -> str:
+        return f"--negatives {store.path}, looked up for {where}"
+
+    for group in lookup.types:
+        absent = [kind for kind in group if not store.types(kind)]
+        if absent or not any(entry and any(entry[group[0]]) for entry in entries):
+            # If none is absent, each may be there without its partners.
+            raise InputError(lacking(absent[:1] or group, place, "caption"))
+    texts = {
+        kind: [[text for place in (entry or {}).get(kind, ()) for text in place] for entry in entries]
+        for kind in settings.companions
+    }
+    # A caption that was not looked at may have more, as far as there are types.
+    places = {kind: len(types) for group, types in lookup.types.items() for kind in group}
+    found = Found(settings, texts, place, "caption", places)
+    warn_of_truncation(state, captions, found.texts, where)
     store.close()  # not to be carried into workers that are forked
-    some, mean = sum(map(bool, texts)), sum(min(len(t), wanted) for t in texts) / len(texts)
-    return (
-        f"{NEGATIVES}: from {store.path}, for {some} of {len(captions)} captions looked up, "
-        f"{mean:.2f} of {wanted} on average; {len(unknown)} have no entry"
+    kinds = "; ".join(
+        f"{kind}: from {store.path}, for {found.some(kind)} of {len(captions)} captions looked up, "
+        f"{found.average(kind)} on average"
+        for kind in texts
     )
+    return f"{kinds}; {len(unknown)} have no entry"
 
 
 def warn_of_truncation(
-    state: LoaderState, captions: Sequence[str], negatives: Sequence[Sequence[str]], where: str
+    state: LoaderState, captions: Sequence[str], companions: Mapping[str, Texts], where: str
 ) -> None:
-    """Log what the tokenizer cuts off captions and their negatives; `where` names the data.
+    """Log what the tokenizer cuts off captions and their companions; `where` names the data.
 
-    Raises InputError if to it no negative differs from its caption.
+    Raises InputError if to it no companion of a kind differs from its caption.
     """
-    for sentence in truncation.describe(state.collate.tokenizer, captions, negatives, where):
+    for sentence in truncation.describe(state.collate.tokenizer, captions, companions, where):
         logging.warning(f"open_clip_ext: {sentence}")
 
 
@@ -230,20 +251,3 @@ def parse(value: Any, where: str) -> list[str]:
         return parse_texts(value)
     except ValueError as error:
         raise InputError(f"{where}: {error}") from error
-
-
-def count(texts: Sequence[str]) -> int:
-    """How many of the texts exist."""
-    return sum(map(bool, texts))
-
-
-def require_enough(lists: Sequence[Sequence[str]], wanted: int, where: str, unit: str) -> None:
-    """Stop if there are no companions at all, or never as many as asked for."""
-    most = max(map(len, lists), default=0)
-    if not any(map(count, lists)):
-        raise InputError(f"{where}: there is no negative in any {unit}; make some, or train with --loss clip")
-    if most < wanted:
-        raise InputError(
-            f"{where}: --num-negatives {wanted} is more than any {unit} has ({most} at most); "
-            f"give --num-negatives {most}"
-        )

@@ -11,7 +11,7 @@ import re
 import shlex
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +20,7 @@ import pandas as pd
 from open_clip_ext import csv_files
 from open_clip_ext.errors import InputError
 from open_clip_ext.texts import is_list
+from open_clip_ext.training.kinds import key_flag
 
 # What programs write where there is no caption, in small letters.
 NO_CAPTION = ("", "none", "null", "nan", "na", "n/a", "<na>")
@@ -31,20 +32,19 @@ OTHER_FILES = {
 }
 
 
-def read(path: str, args: argparse.Namespace, training: bool = True) -> Any:
+def read(path: str, args: argparse.Namespace, sources: Mapping[str, str] | None = None) -> Any:
     """The data frame that pandas makes of a file; the columns that the run needs hold text alone.
 
     Args:
         path: the file.
         args: upstream's and ours, checked.
-        training: whether the rows may carry negatives.
+        sources: the columns of companion texts by kind, if the rows must carry any.
 
     Raises InputError if pandas cannot read the file, a column is missing, there is nothing in it, or most
     captions are lists.
     """
     columns = {args.csv_img_key: "--csv-img-key", args.csv_caption_key: "--csv-caption-key"}
-    if training and getattr(args, "num_negatives", None) and args.negatives is None:
-        columns[args.negatives_key] = "--negatives-key"
+    columns |= {column: key_flag(kind) for kind, column in (sources or {}).items()}
     separator = "\t" if args.csv_separator == r"\t" else args.csv_separator
     try:
         table = _read(path, separator)
@@ -91,14 +91,14 @@ def shifted(table: Any) -> str:
 
 
 @contextmanager
-def as_text(args: argparse.Namespace) -> Iterator[list[Any]]:
+def as_text(args: argparse.Namespace, sources: Mapping[str, str] | None = None) -> Iterator[list[Any]]:
     """Within it, upstream's CSV reader gets its data frame from `read`; yields a list that it is added to."""
     from open_clip_train import data as upstream  # late: to read a table takes none of it
 
     tables: list[Any] = []
 
     def read_csv(path: str, **options: Any) -> Any:
-        tables.append(read(path, args))
+        tables.append(read(path, args, sources))
         return tables[-1]
 
     original = upstream.pd

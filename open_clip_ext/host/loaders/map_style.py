@@ -19,15 +19,14 @@ from open_clip_ext.host.loaders.companions import (
     CompanionBatches,
     LoaderState,
     check_coverage,
-    count,
     pack,
     parse,
-    require_enough,
     warn_of_truncation,
 )
+from open_clip_ext.host.loaders.found import Found
 from open_clip_ext.host.loaders.images import ReadableImages, spread
 from open_clip_ext.training import seeding
-from open_clip_ext.training.config import NEGATIVES, Settings
+from open_clip_ext.training.config import Settings
 from open_clip_ext.training.signals import shield_worker_from_signals
 
 # Captions of a CSV that are looked up in a store before training.
@@ -56,14 +55,13 @@ def source(
         if state.lookup is not None:
             captions = getattr(samples, "captions", None) or [samples.caption]
             chosen = [captions[i] for i in spread(len(captions), SAMPLE)]
-            wanted = settings.companions[NEGATIVES]
-            state.summary = check_coverage(chosen, state, state.lookup, wanted, args.train_data)
+            state.summary = check_coverage(chosen, state, state.lookup, settings, args.train_data)
         elif table is not None:
             _attach_to_csv(table, samples, state, settings, args)
         else:
             _attach_to_synthetic(samples, state, settings)
     elif table is not None:
-        warn_of_truncation(state, samples.captions, [()] * len(samples), args.train_data)
+        warn_of_truncation(state, samples.captions, {}, args.train_data)
     if table is not None:
         for doubt in csv_data.doubts(table, args):
             logging.warning(f"open_clip_ext: {doubt}")
@@ -77,23 +75,22 @@ def _attach_to_csv(
 ) -> None:
     path = args.train_data
     captions = dataset.captions
-    kinds: dict[str, list[list[str]]] = {}
-    for kind, column in settings.sources.items():
-        kinds[kind] = [
-            parse(value, f"{path}, data row {row}") for row, value in enumerate(table[column], start=1)
-        ]
-        require_enough(kinds[kind], settings.companions[kind], f"{path}, column {column!r}", "row")
+    kinds = {
+        kind: [parse(value, f"{path}, data row {row}") for row, value in enumerate(table[column], start=1)]
+        for kind, column in settings.sources.items()
+    }
+
+    def place(group: Sequence[str]) -> str:
+        columns = " and ".join(repr(settings.sources[kind]) for kind in group)
+        return f"{path}, column{'s' if len(group) > 1 else ''} {columns}"
+
+    found = Found(settings, kinds, place, "row")
     dataset.captions = [
         pack(caption, dict(zip(kinds, texts, strict=True)))
         for caption, *texts in zip(captions, *kinds.values(), strict=True)
     ]
-    warn_of_truncation(state, captions, kinds[NEGATIVES], path)
-    state.summary = "; ".join(
-        f"{kind}: {sum(map(bool, lists))} of {len(lists)} captions have some, "
-        f"{sum(min(count(texts), settings.companions[kind]) for texts in lists) / len(lists):.2f} "
-        f"of {settings.companions[kind]} on average"
-        for kind, lists in kinds.items()
-    )
+    warn_of_truncation(state, captions, found.texts, path)
+    state.summary = found.summary()
 
 
 def _attach_to_synthetic(dataset: Any, state: LoaderState, settings: Settings) -> None:

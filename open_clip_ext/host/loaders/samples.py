@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from open_clip_train import data as upstream
 from webdataset.filters import FilterFunction
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.host.loaders.companions import pack, parse, require_enough
+from open_clip_ext.host.loaders.companions import pack, parse
+from open_clip_ext.host.loaders.found import Found
 from open_clip_ext.host.loaders.tally import Tally, where
 from open_clip_ext.training.config import Settings
+from open_clip_ext.training.kinds import key_flag
 
 # Samples that are looked at before training: in all, and of a shard; shards that they come from at most;
 # and how many of them are decoded.
@@ -50,9 +52,9 @@ class PackSample:
         place = where(sample)
         return {kind: parse(self._value(sample, name), place) for kind, name in self.sources.items()}
 
-    def carries(self, sample: Mapping[str, Any]) -> bool:
-        """Whether the sample has a place for companions at all."""
-        return any(self._value(sample, name) is not None for name in self.sources.values())
+    def carries(self, sample: Mapping[str, Any], kind: str) -> bool:
+        """Whether the sample has a place for companions of a kind at all."""
+        return self._value(sample, self.sources[kind]) is not None
 
     def _fields(self) -> set[str]:
         return {f"{name}.json" for name in self.sources.values()}
@@ -121,17 +123,20 @@ class FirstSamples:
         self.samples.append(sample)
         self.texts.append(texts)
 
-    def require(self, settings: Settings) -> None:
-        """Raise InputError unless there are as many companions as the loss wants."""
+    def require(self, settings: Settings) -> Found:
+        """The companions; raises InputError unless there are as many as the loss wants."""
         seen = len(self.samples)
-        names = ", ".join(self.packer.sources.values())
-        if not any(map(self.packer.carries, self.samples)):
-            fields = sorted({name for sample in self.samples for name in sample if not name.startswith("__")})
-            raise InputError(
-                f"{self.where}: none of its first {seen} samples has a field {names}.json or a key "
-                f"{names} in its json; their fields: {', '.join(fields)}; name one with --negatives-key"
-            )
-        for kind, count in settings.companions.items():
-            lists = [texts[kind] for texts in self.texts]
-            field = f"{self.where}, field {settings.sources[kind]!r}"
-            require_enough(lists, count, field, f"of its first {seen} samples")
+        for kind, name in self.packer.sources.items():
+            if not any(self.packer.carries(sample, kind) for sample in self.samples):
+                fields = sorted({f for sample in self.samples for f in sample if not f.startswith("__")})
+                raise InputError(
+                    f"{self.where}: none of its first {seen} samples has a field {name}.json or a key "
+                    f"{name} in its json; their fields: {', '.join(fields)}; name one with {key_flag(kind)}"
+                )
+
+        def place(group: Sequence[str]) -> str:
+            fields = " and ".join(repr(settings.sources[kind]) for kind in group)
+            return f"{self.where}, field{'s' if len(group) > 1 else ''} {fields}"
+
+        kinds = {kind: [texts[kind] for texts in self.texts] for kind in self.packer.sources}
+        return Found(settings, kinds, place, f"of its first {seen} samples")

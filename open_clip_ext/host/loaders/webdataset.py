@@ -27,7 +27,7 @@ from open_clip_ext.host.loaders.shard_order import seed_shuffles
 from open_clip_ext.host.loaders.tally import Tally
 from open_clip_ext.texts import is_list
 from open_clip_ext.training import seeding
-from open_clip_ext.training.config import NEGATIVES, Settings
+from open_clip_ext.training.config import Settings
 from open_clip_ext.training.signals import shield_worker_from_signals
 
 # How often over shards that are drawn without end may bring nothing before a run gives them up.
@@ -67,20 +67,19 @@ def source(info: Any, state: LoaderState, settings: Settings, args: argparse.Nam
             f"{lists[0][:60]!r}; training reads one caption in a txt: write one into each"
         )
     if state.lookup is not None:
-        wanted = settings.companions[NEGATIVES]
-        state.summary = check_coverage(captions, state, state.lookup, wanted, look.where)
+        state.summary = check_coverage(captions, state, state.lookup, settings, look.where)
         loader.collate_fn = CompanionBatches(
             state.collate, state.layout, batched=True, companions=state.lookup
         )
     elif settings.companions:
-        look.require(settings)
+        found = look.require(settings)
         # A sample whose companions cannot be read is broken: counted and passed over like any other.
         stages.insert(_index(stages, _select) + 1, wds.map(packer, handler=tally.bad_sample))
         loader.collate_fn = CompanionBatches(state.collate, state.layout, batched=True)
-        names = ", ".join(settings.sources.values())
-        state.summary = f"companion texts from the fields {names} of each sample"
-    if state.lookup is None:
-        warn_of_truncation(state, captions, [texts.get(NEGATIVES, ()) for texts in look.texts], look.where)
+        state.summary = found.summary("captions looked at")
+        warn_of_truncation(state, captions, found.texts, look.where)
+    else:
+        warn_of_truncation(state, captions, {}, look.where)
     state.summary += look.broken
     return WebDataset(loader, info.shared_epoch, state.layout, args.batch_size, args.seed, args.rank, tally)
 

@@ -1,0 +1,94 @@
+"""Companions of captions that are looked at before training: what there must be, and how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from open_clip_ext.data import grouped
+from open_clip_ext.errors import InputError
+from open_clip_ext.training.config import Settings
+from open_clip_ext.training.kinds import count_flags, one
+
+Texts = Sequence[Sequence[str]]
+
+
+class Found:
+    """Companions of some captions by kind.
+
+    Args:
+        settings: of the run.
+        texts: of each kind a list for each caption; an empty text is a missing one. Kinds that are
+            aligned have those that belong together in the same place.
+        where: the place of some kinds in the data, for a sentence.
+        unit: what a caption stands in, for a sentence that says "any".
+        places: how many companions of a kind others may have, whatever these captions have.
+
+    Attributes:
+        texts: the same without those that miss their partner.
+
+    Raises InputError if there are none of a kind, or never as many as asked for.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        texts: Mapping[str, Texts],
+        where: Callable[[Sequence[str]], str],
+        unit: str,
+        places: Mapping[str, int] | None = None,
+    ) -> None:
+        self.counts = settings.companions
+        self.texts = dict(texts)
+        for kind in self.counts:
+            if not any(map(count, texts[kind])):
+                raise InputError(lacking([kind], where, unit))
+        for group in grouped(self.counts, settings.aligned):
+            self.texts |= _complete({kind: texts[kind] for kind in group})
+            first = self.texts[group[0]]
+            if not any(map(count, first)):
+                raise InputError(lacking(group, where, unit))
+            most, wanted = max(map(len, first)), self.counts[group[0]]
+            if max(most, (places or {}).get(group[0], 0)) < wanted:
+                raise InputError(
+                    f"{where(group)}: {count_flags(group, wanted)} is more than any {unit} has "
+                    f"({most} at most); give {count_flags(group, most)}"
+                )
+
+    def some(self, kind: str) -> int:
+        """How many captions have companions of a kind."""
+        return sum(count(texts) > 0 for texts in self.texts[kind])
+
+    def summary(self, captions: str = "captions") -> str:
+        """How many captions have companions of each kind, and how many they get; for the log."""
+        return "; ".join(
+            f"{kind}: {self.some(kind)} of {len(texts)} {captions} have some, {self.average(kind)} on average"
+            for kind, texts in self.texts.items()
+        )
+
+    def average(self, kind: str) -> str:
+        """How many of the companions that are wanted of a kind a caption has in the mean."""
+        texts, wanted = self.texts[kind], self.counts[kind]
+        return f"{sum(min(count(row), wanted) for row in texts) / len(texts):.2f} of {wanted}"
+
+
+def lacking(group: Sequence[str], where: Callable[[Sequence[str]], str], unit: str) -> str:
+    """The sentence for data without any companion of a kind, or without any of kinds that go together."""
+    what = " with its ".join(map(one, group))
+    return f"{where(group)}: there is no {what} in any {unit}; make some, or train with --loss clip"
+
+
+def count(texts: Sequence[str]) -> int:
+    """How many of the texts exist."""
+    return sum(map(bool, texts))
+
+
+def _complete(texts: Mapping[str, Texts]) -> dict[str, Texts]:
+    """Texts of kinds that are aligned, those blank that miss a partner."""
+    if len(texts) == 1:
+        return dict(texts)
+    blank = ("",) * len(texts)
+    rows = [
+        [unit if all(unit) else blank for unit in zip(*lists, strict=False)]
+        for lists in zip(*texts.values(), strict=True)
+    ]
+    return {kind: [[unit[i] for unit in row] for row in rows] for i, kind in enumerate(texts)}
