@@ -66,7 +66,7 @@ def model(tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def csv_data(tmp_path_factory) -> Path:
-    return support.write_csv(tmp_path_factory.mktemp("csv"), support.photos(32))
+    return support.write_csv(tmp_path_factory.mktemp("csv"), support.photos(32), kinds=("pos", "absence"))
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,6 @@ CLASSES = {
     for name, entry in registry.entries().items()
     if entry.dist is not None and entry.dist.name == "open_clip_ext"
 }
-# Those whose kinds of companions the data path reads.
-TRAINED = {name: loss for name, loss in CLASSES.items() if set(loss.companions) <= {"neg"}}
 TERMS = {name: list(loss.weights) for name, loss in CLASSES.items()}
 
 

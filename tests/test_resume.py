@@ -7,7 +7,7 @@ import time
 import open_clip
 import pytest
 import torch
-from our_losses import TRAINED as CLASSES
+from our_losses import CLASSES
 from support import COMMON, assert_same, end, start, train, train_here
 
 

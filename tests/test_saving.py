@@ -14,7 +14,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import support
-from our_losses import TRAINED as CLASSES
+from our_losses import CLASSES
 from support import COMMON, Finished, assert_same, end, start, train, train_here
 from trainer_server import Process
 

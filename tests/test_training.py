@@ -7,8 +7,7 @@ import math
 import pytest
 import support
 import torch
-from our_losses import TERMS
-from our_losses import TRAINED as CLASSES
+from our_losses import CLASSES, TERMS
 from support import train, train_here
 
 from open_clip_ext import registry
@@ -24,7 +23,9 @@ SGD = ("--opt", "timm/momentum", "--momentum", 0, "--wd", 0, "--lr", 0.1)
 @pytest.fixture(scope="session")
 def one_batch(tmp_path_factory):
     """As many photos as one global batch of 16: whatever the order, a step sees the same set."""
-    return support.write_csv(tmp_path_factory.mktemp("batch"), support.photos(16, seed=1))
+    return support.write_csv(
+        tmp_path_factory.mktemp("batch"), support.photos(16, seed=1), kinds=("pos", "absence")
+    )
 
 
 @pytest.fixture
