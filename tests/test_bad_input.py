@@ -154,8 +154,8 @@ def test_a_teacher_checkpoint_that_is_not_there(stop, flags):
 
 def test_a_csv_without_the_column(stop, csv_data, flags):
     assert stop(*flags, "--loss", "degla", "--negatives-key", "wrong") == (
-        f"{csv_data} has no column 'wrong'; its columns: filepath, title, negatives, pos, absence; name one with "
-        "--negatives-key"
+        f"{csv_data} has no column 'wrong'; its columns: filepath, title, negatives, pos, absence; name one "
+        "with --negatives-key"
     )
 
 
