@@ -20,10 +20,8 @@ class RankCLIPLoss(Loss):
     The paper's factor of both terms is 1/32 times a number that rises with the epoch, linearly from 0 until
     it is 2 after two thirds of them: for its schedule, set `ramp_steps` to two thirds of all steps.
 
-    Source: RankCLIP: Ranking-Consistent Language-Image Pretraining, arXiv 2404.09387;
-    Jam1ezhang/RankCLIP@841d171 (its formulas).
-
-    Differs: r rises by the step, over as many as are named; and see `functional.cross_modal_order`. Each term
+    Source: RankCLIP: Ranking-Consistent Language-Image Pretraining, arXiv 2404.09387; formulas of
+    Jam1ezhang/RankCLIP@841d171. Differs: r rises by the step; see `functional.cross_modal_order`. Each term
     sorts two `[B, B]` matrices and holds a block of their rows at a time (`chunked_list_mle`).
 
     Attributes:
