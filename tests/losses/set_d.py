@@ -33,3 +33,13 @@ def set_d():
 def places(*rows):
     """Rows `[B, D]` as the companions of one kind, `[B, J, D]`."""
     return torch.stack(rows, dim=1)
+
+
+def with_kinds(k=1, **kinds):
+    """The first k negatives of each sample, and companions of each kind: the waves of the phases given."""
+    x = set_d()
+    x.n, x.m, x.tv, x.tt, x.tn = x.n[:, :k], None, None, None, None
+    for kind, phases in kinds.items():
+        texts = places(*(waves(B, phase) for phase in phases))
+        vars(x).update({kind: texts, f"{kind}_m": None, f"{kind}_t": None})
+    return x

@@ -6,7 +6,7 @@ import oracles
 import pytest
 import torch
 from reference import arguments, close, features
-from set_d_texts import set_d
+from set_d import with_kinds
 
 from open_clip_ext.losses import CLAPStyleLoss, functional
 
@@ -31,11 +31,11 @@ def style(x, temperature):
 
 
 def test_reference_values():
-    found = terms(set_d(pos=[1.5]))
+    found = terms(with_kinds(pos=[1.5]))
     assert (found["contrastive_loss"].item(), found["style_loss"].item()) == close(
         (0.0009921993, 1.1611543306)
     )
-    x = set_d(p=[1.5], q=[4.5])
+    x = with_kinds(p=[1.5], q=[4.5])
     p, q, every = x.p[:, 0], x.q[:, 0], torch.ones(4, dtype=torch.bool)
     assert functional.nt_xent(p, q, 1.0, every).item() == close(2.8937995892)
 

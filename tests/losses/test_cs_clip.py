@@ -6,7 +6,7 @@ import oracles
 import pytest
 import torch
 from reference import arguments, close, features
-from set_d_texts import set_d
+from set_d import with_kinds
 
 from open_clip_ext.losses import CSCLIPLoss
 
@@ -32,7 +32,7 @@ def units(x):
 
 
 def test_reference_values():
-    x = set_d(phrase=(2.5, 4.5), foil=(3.0, 3.5))
+    x = with_kinds(phrase=(2.5, 4.5), foil=(3.0, 3.5))
     found = terms(x, unit_weight=1.0)
     assert found["contrastive_loss"].item() == close(0.0146786769)
     assert found["unit_loss"].item() == close(9.3199979564)

@@ -6,7 +6,7 @@ import oracles
 import pytest
 import torch
 from reference import arguments, close, features, gradient_norms, leaves, set_a, set_b
-from set_d_texts import set_d
+from set_d import with_kinds
 
 from open_clip_ext.losses import FSCCLIPLoss
 
@@ -30,7 +30,7 @@ def scr(x, focal=2.0, smoothing=0.02):
 
 
 def test_reference_values():
-    found = terms(set_d(k=2), scr_weight=1.0)
+    found = terms(with_kinds(k=2), scr_weight=1.0)
     assert found["contrastive_loss"].item() == close(0.0009921993)
     assert found["scr_loss"].item() == close(0.1429393307)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference import arguments, close, features
-from set_d_texts import set_d, waves
+from set_d import waves, with_kinds
 
 from open_clip_ext.losses import CLIPLoss, HiMoCLIPLoss
 from open_clip_ext.losses.functional import principal_part
@@ -17,7 +17,7 @@ def terms(x, **options):
 
 
 def test_reference_values():
-    x = set_d()
+    x = with_kinds()
     found = terms(x, ratio=0.6)
     assert [loss.item() for loss in found.values()] == close([0.7385379795, 0.6323667000])
     plain = terms(x, ratio=0.6, label_smoothing=0.0)

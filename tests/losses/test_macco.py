@@ -6,7 +6,7 @@ import oracles
 import pytest
 import torch
 from reference import arguments, close, features
-from set_d_texts import set_d
+from set_d import with_kinds
 
 from open_clip_ext.losses import MACCOLoss
 
@@ -25,7 +25,7 @@ def expected(x):
 
 
 def test_reference_value():
-    assert loss(set_d(masked=[3.5])).item() == close(3.2198018024)
+    assert loss(with_kinds(masked=[3.5])).item() == close(3.2198018024)
 
 
 @pytest.mark.parametrize(("b", "k"), [(1, 1), (5, 1), (5, 3)])

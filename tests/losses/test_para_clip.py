@@ -6,7 +6,7 @@ import oracles
 import pytest
 import torch
 from reference import arguments, close, features
-from set_d_texts import set_d
+from set_d import with_kinds
 
 from open_clip_ext.losses import ParaCLIPLoss
 
@@ -30,7 +30,7 @@ def expected(x):
 
 
 def test_reference_value():
-    assert sum(terms(set_d(pos=(1.5, 4.5))).values()).item() == close(22.4182583819)
+    assert sum(terms(with_kinds(pos=(1.5, 4.5))).values()).item() == close(22.4182583819)
 
 
 @pytest.mark.parametrize("b", [1, 5])
