@@ -19,6 +19,8 @@ from open_clip_ext.losses.base import Batch, HardNegativeLoss, Loss, term
 from open_clip_ext.negatives.records import Candidate
 from open_clip_ext.negatives.store import Writer
 
+pytestmark = pytest.mark.trainer
+
 KINDS = ("pos", "phrase", "foil")
 
 

@@ -10,6 +10,8 @@ import torch
 from our_losses import CLASSES
 from support import COMMON, assert_same, end, start, train, train_here
 
+pytestmark = pytest.mark.trainer
+
 
 @pytest.fixture
 def flags(model, every_kind):

@@ -22,6 +22,8 @@ from open_clip_ext.files import atomic_write, remove_partial
 from open_clip_ext.training import seeding
 from open_clip_ext.training.run import Run
 
+pytestmark = pytest.mark.trainer
+
 SHORT = ("--batch-size", 4, "--epochs", 2)  # 8 batches in an epoch of 32 photos
 
 

@@ -13,6 +13,8 @@ from support import train, train_here
 from open_clip_ext import registry
 from open_clip_ext.losses import DeGLALoss
 
+pytestmark = pytest.mark.trainer
+
 # Losses with something that must move once per step.
 STATEFUL = [name for name, loss in CLASSES.items() if loss.teacher or list(loss().buffers())]
 # Plain SGD shows the scale of a gradient, which Adam hides.

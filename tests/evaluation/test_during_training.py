@@ -17,6 +17,8 @@ from open_clip_ext.evaluation.evaluate import evaluate
 from open_clip_ext.evaluation.readers import sugarcrepe
 from open_clip_ext.host import benchmarks
 
+pytestmark = pytest.mark.trainer
+
 
 @pytest.fixture(scope="session")
 def crepe(tmp_path_factory) -> Path:

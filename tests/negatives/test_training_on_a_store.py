@@ -15,6 +15,8 @@ from open_clip_ext import cli
 from open_clip_ext.negatives.records import Candidate
 from open_clip_ext.negatives.store import Writer
 
+pytestmark = pytest.mark.trainer
+
 TYPES = ("swap_adj", "swap_noun", "swap_both", "relation")
 
 
