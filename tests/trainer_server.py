@@ -4,7 +4,8 @@ A fresh interpreter, in which the environment's start-up file is read as in any 
 trainer needs except upstream's main module, for which the plugin's finder waits. Each start is a fork of it
 that runs a program through `runpy`, as `python` does. So finder, flags, training and exit status are those
 of a real start (test_real_starts.py compares them); only the seed of `hash` is shared. As a script this
-module is the server, imported it is the client.
+module is the server, of the client that started it (a descriptor) or of all that come (a socket's path);
+imported it is the client.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
-
-import numpy
 
 UPSTREAM = ("data", "distributed", "file_utils", "logger", "params", "scheduler", "train", "zero_shot")
 PRELOADED = (
@@ -62,11 +61,42 @@ class Process:
         self.send_signal(signal.SIGKILL)
 
 
-class Server:
-    """The server; it ends with `close`, or with this process."""
+class Client:
+    """What a server starts for this process ends with it at the latest."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    @classmethod
+    def of(cls, path: Path) -> Client:
+        """Of the server that listens there."""
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.connect(str(path))
+        return cls(connection)
+
+    def start(
+        self, argv: Sequence[object], stdout: IO[Any], stderr: IO[Any], environment: Mapping[str, str]
+    ) -> Process:
+        """`python *argv`, leader of a new session; `argv` begins with `-m MODULE` or with a script."""
+        request = {
+            "argv": list(map(str, argv)),
+            "cwd": os.getcwd(),
+            "environment": dict(environment),
+            "ignored": [n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN],
+        }
+        read, write = os.pipe()
+        files = [stdout.fileno(), stderr.fileno(), write]
+        socket.send_fds(self._connection, [json.dumps(request).encode()], files)
+        os.close(write)
+        return Process(os.fdopen(read, "rb", buffering=0))
+
+
+class Server(Client):
+    """A server of this process alone; it ends with `close`, or with this process."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        super().__init__(ours)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, __file__, str(theirs.fileno())],
@@ -77,21 +107,27 @@ class Server:
                 start_new_session=True,  # Ctrl-C is pytest's
             )
 
-    def start(
-        self, argv: Sequence[object], stdout: IO[Any], stderr: IO[Any], environment: Mapping[str, str]
-    ) -> Process:
-        """`python *argv`, leader of a new session; `argv` begins with `-m MODULE` or with a script."""
-        request = {"argv": list(map(str, argv)), "cwd": os.getcwd(), "environment": dict(environment)}
-        read, write = os.pipe()
-        files = [stdout.fileno(), stderr.fileno(), write]
-        socket.send_fds(self._connection, [json.dumps(request).encode()], files)
-        os.close(write)
-        return Process(os.fdopen(read, "rb", buffering=0))
-
     def close(self) -> None:
         self._connection.shutdown(socket.SHUT_RDWR)  # which a fork of this process may hold too
         self._connection.close()
         self._process.wait()
+
+
+def listen(path: Path) -> socket.socket:
+    """Fork for each client that comes. Returns in the forks alone, with the connection to the client."""
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    path.unlink(missing_ok=True)
+    server.bind(str(path))
+    server.listen(64)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no one asks how a fork ended
+    while True:
+        connection, _ = server.accept()
+        if os.fork():
+            connection.close()
+            continue
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        server.close()
+        return connection
 
 
 def serve(connection: socket.socket) -> dict[str, Any]:
@@ -128,14 +164,18 @@ def serve(connection: socket.socket) -> dict[str, Any]:
         return request
 
 
-def run(argv: list[str], cwd: str, environment: dict[str, str]) -> None:
+def run(argv: list[str], cwd: str, environment: dict[str, str], ignored: list[int]) -> None:
     """As `python *argv` in a fresh interpreter."""
+    import numpy
+
     from open_clip_ext import _startup
 
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
     numpy.random.seed()  # else all forks would draw the same
     if not _startup.enabled():
         _startup.disarm()
@@ -155,4 +195,5 @@ if __name__ == "__main__":
     threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
     assert len(threads) - threads.count("jemalloc_bg_thd") == 1, threads
     gc.freeze()
-    run(**serve(socket.socket(fileno=int(sys.argv[1]))))
+    where = sys.argv[1]
+    run(**serve(socket.socket(fileno=int(where)) if where.isdigit() else listen(Path(where))))

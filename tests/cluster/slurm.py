@@ -7,12 +7,14 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 SCRIPT = Path(__file__).with_name("slurm.sh")
+FORK, SERVER = Path(__file__).with_name("fork.py"), Path(__file__).parents[1] / "trainer_server.py"
 PROGRAMS = ("slurmctld", "slurmd", "munged", "ip", "unshare", "nsenter", "setpriv")
 SEARCH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 T = TypeVar("T")
@@ -41,10 +43,16 @@ def until(condition: Callable[[], T], what: str | Callable[[], str], patience: f
 
 
 class Cluster:
-    """`nodes` nodes, named node1, node2, ... and a controller; all die with this process."""
+    """`nodes` nodes, named node1, node2, ... and a controller; all die with this process.
+
+    Attributes:
+        forks: where each node that `serve` was called for has its server, for fork.py.
+    """
 
     def __init__(self, folder: Path, nodes: int = 2) -> None:
-        self.folder = folder
+        self.folder, self.nodes = folder, nodes
+        self.forks = folder / "forks"
+        self.servers: dict[int, subprocess.Popen[bytes]] = {}
         command: list[object] = [
             "setpriv",
             "--pdeathsig",
@@ -72,23 +80,42 @@ class Cluster:
             init = path.read_text().strip()
             self.run("sh", "-c", f"kill -KILL {init}; while kill -0 {init}; do sleep .05; done", check=False)
         os.kill(int(self.init), signal.SIGKILL)
-        self.process.wait()
+        for process in (*self.servers.values(), self.process):
+            process.wait()
 
     def run(self, *command: object, node: int = 0, check: bool = True) -> str:
         """The output of a command on the controller or on a node."""
-        inside = ["nsenter", "--target", self.init, "--all", "--"]
-        if node:
-            init = (self.folder / f"node{node}.init").read_text().strip()
-            inside += ["nsenter", "--target", init, "--all", "--"]
         done = subprocess.run(
-            list(map(str, [*inside, *command])),
-            env={**os.environ, "PATH": SEARCH, "SLURM_CONF": str(self.folder / "slurm.conf")},
+            self._inside(node, *command),
+            env=self._environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
         assert not check or done.returncode == 0, done.stdout
         return done.stdout.strip()
+
+    def serve(self) -> None:
+        """Start a server on each node that has none, so that fork.py can be run there."""
+        self.forks.mkdir(exist_ok=True)
+        for node in range(1, self.nodes + 1):
+            if node not in self.servers:
+                command = self._inside(node, sys.executable, SERVER, self.forks / f"node{node}")
+                quiet = subprocess.DEVNULL
+                self.servers[node] = subprocess.Popen(
+                    command, env=self._environment(), stdin=quiet, stdout=quiet
+                )
+
+    def _inside(self, node: int, *command: object) -> list[str]:
+        inside = ["nsenter", "--target", self.init, "--all", "--"]
+        if node:
+            init = (self.folder / f"node{node}.init").read_text().strip()
+            inside += ["nsenter", "--target", init, "--all", "--"]
+        return list(map(str, [*inside, *command]))
+
+    def _environment(self) -> dict[str, str]:
+        one = {"PATH": SEARCH, "SLURM_CONF": str(self.folder / "slurm.conf"), "OMP_NUM_THREADS": "1"}
+        return {**os.environ, **one}
 
     def path(self, path: Path) -> Path:
         """Where this process finds a file that the controller and the nodes call `path`."""
@@ -97,9 +124,14 @@ class Cluster:
     def crash(self, node: int) -> None:
         """Cut the power: every process of the node is gone at once."""
         self.run("kill", "-KILL", (self.folder / f"node{node}.init").read_text().strip())
+        if server := self.servers.pop(node, None):
+            server.wait()
 
     def start(self, node: int) -> None:
+        """Start a node that crashed, and its server if the nodes have some."""
         self.run("setsid", "bash", SCRIPT, "node", self.folder, node)
+        if self.servers:
+            self.serve()
         self.wait_for(node)
 
     def cable(self, node: int, state: str) -> None:

@@ -22,6 +22,7 @@ from support import train_here
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 STEPS, EPOCHS, SAVE_EVERY = 4, 6, 5  # of an epoch; saved at 4 (its end), 5, 8 and so on
+BIN = Path(sys.executable).parent
 CPU = ("--device", "cpu", "--pretrained", "", "--log-every-n-steps", 1)
 PLAIN = ("--aug-cfg", "scale=(1.0,1.0)", "--opt", "timm/momentum", "--momentum", 0)
 
@@ -67,13 +68,24 @@ def photos(tmp_path_factory):
     return support.write_csv(tmp_path_factory.mktemp("photos"), support.photos(32))
 
 
+def doctor_in_a_fork(folder: Path) -> Path:
+    """A folder with the command in it."""
+    command = folder / "bin" / "open-clip-ext"
+    command.parent.mkdir(exist_ok=True)
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} {slurm.FORK} {BIN / command.name} "$@"\n')
+    command.chmod(0o755)
+    return command.parent
+
+
 @pytest.fixture
 def submit(cluster, tmp_path, model, photos):
     """Submit a recipe with tiny settings; what is still there at the end of the test is ended."""
     jobs = []
 
-    def submit(*flags, recipe="degla", options=(), held=(), logs=tmp_path / "logs", **settings) -> Run:
-        """`held`: the step to be held in, of each start."""
+    def submit(
+        *flags, recipe="degla", options=(), held=(), logs=tmp_path / "logs", forks=False, **settings
+    ) -> Run:
+        """`held`: the step to be held in, of each start. `forks`: no doctor and no rank imports anything."""
         record = tmp_path / f"record-{len(jobs)}"
         record.mkdir()
         for restart, step in enumerate(held):
@@ -82,8 +94,14 @@ def submit(cluster, tmp_path, model, photos):
             "MODEL": model, "TRAIN_DATA": photos, "GLOBAL_BATCH": 8, "EPOCHS": EPOCHS, "LR": 1e-3,
             "WARMUP": 1, "PRECISION": "fp32", "WORKERS": 1, "SAVE_EVERY": SAVE_EVERY, "LOGS": logs,
             "NAME": "run", "TRAINER": f"-- {HERE / 'trainer.py'}", "RECORD": record,
-            "OMP_NUM_THREADS": 1, "PATH": f"{Path(sys.executable).parent}:{slurm.SEARCH}",
+            "OMP_NUM_THREADS": 1, "PATH": f"{BIN}:{slurm.SEARCH}",
         } | settings  # fmt: skip
+        if forks:
+            cluster.serve()
+            settings |= {
+                "FORKS": cluster.forks, "TRAINER": f"-- {slurm.FORK} {HERE / 'trainer.py'}",
+                "PATH": f"{doctor_in_a_fork(tmp_path)}:{settings['PATH']}",
+            }  # fmt: skip
         script = ROOT / "launch" / f"{recipe}.slurm"
         job = cluster.submit(script, *CPU, *flags, options=options, cwd=ROOT, **settings)
         jobs.append(job)
@@ -191,11 +209,11 @@ HELD = [SAVE_EVERY + 1] + [1] * (len(HAPPENINGS) - 1)
 
 
 def test_a_run_that_everything_happens_to_makes_the_steps_of_an_undisturbed_one(cluster, submit):
-    undisturbed = submit()
+    undisturbed = submit(forks=True)
     assert undisturbed.job.end() == "COMPLETED", undisturbed.job.output
     assert [len(undisturbed.losses(rank)) for rank in range(2)] == [STEPS * EPOCHS] * 2
 
-    run = submit(held=HELD, logs=cluster.folder / "disk", MAX_RESTARTS=len(HAPPENINGS))
+    run = submit(forks=True, held=HELD, logs=cluster.folder / "disk", MAX_RESTARTS=len(HAPPENINGS))
     started = []
     for happening, (happen, _) in HAPPENINGS.items():
         print(happening)  # shown when it fails

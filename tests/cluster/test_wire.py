@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from slurm import FORK
 
 from open_clip_ext import cli
 from open_clip_ext.cluster.traffic import RANKS, Traffic
@@ -18,9 +19,10 @@ SENDER = Path(__file__).with_name("sender.py")
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_what_crosses_the_wire_is_what_the_formulas_say(cluster, ranks):
     def rank(i):
-        command = ["env", "OMP_NUM_THREADS=1", "timeout", "300", sys.executable, SENDER, i, ranks]
+        command = ["env", f"FORKS={cluster.forks}", "timeout", "300", sys.executable, FORK, SENDER, i, ranks]
         return json.loads(cluster.run(*command, node=1 + 2 * i // ranks).splitlines()[-1])
 
+    cluster.serve()
     with ThreadPoolExecutor() as pool:
         every = list(pool.map(rank, range(ranks)))
     assert len(every[0]) == {2: 2, 4: 1}[ranks] * 4 + 1  # losses, and the model
