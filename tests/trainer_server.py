@@ -32,17 +32,23 @@ PRELOADED = (
 
 
 class Process:
-    """A process that the server started, with what tests use of subprocess.Popen's interface."""
+    """A process that the server started, with what tests use of subprocess.Popen's interface.
+
+    Attributes:
+        cpu_seconds: what it and its children took, once it has ended.
+    """
 
     def __init__(self, status: IO[bytes]) -> None:
         self._status = status
         self.pid = int(status.readline())
         self.returncode: int | None = None
+        self.cpu_seconds = 0.0
 
     def poll(self) -> int | None:
         """Its exit status, negative for a signal; None while it runs."""
         if self.returncode is None and select.select([self._status], [], [], 0)[0]:
-            self.returncode = int(self._status.readline())
+            status, seconds = self._status.readline().split()
+            self.returncode, self.cpu_seconds = int(status), float(seconds)
             self._status.close()
         return self.returncode
 
@@ -75,12 +81,20 @@ class Client:
         return cls(connection)
 
     def start(
-        self, argv: Sequence[object], stdout: IO[Any], stderr: IO[Any], environment: Mapping[str, str]
+        self,
+        argv: Sequence[object],
+        stdout: IO[Any],
+        stderr: IO[Any],
+        environment: Mapping[str, str],
+        folder: Path | None = None,
     ) -> Process:
-        """`python *argv`, leader of a new session; `argv` begins with `-m MODULE` or with a script."""
+        """`python *argv`, leader of a new session; `argv` begins with `-m MODULE` or with a script.
+
+        In this process's working directory, or in `folder`.
+        """
         request = {
             "argv": list(map(str, argv)),
-            "cwd": os.getcwd(),
+            "cwd": str(folder or os.getcwd()),
             "environment": dict(environment),
             "ignored": [n for n in signal.valid_signals() if signal.getsignal(n) is signal.SIG_IGN],
         }
@@ -137,7 +151,8 @@ def serve(connection: socket.socket) -> dict[str, Any]:
         ready, _, _ = select.select([connection.fileno(), *running], [], [])
         for ended in running.keys() & set(ready):
             pid, status = running.pop(ended)
-            os.write(status, b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            _, ended, used = os.wait4(pid, 0)
+            os.write(status, b"%d %f\n" % (os.waitstatus_to_exitcode(ended), used.ru_utime + used.ru_stime))
             os.close(status)
             os.close(ended)
         if connection.fileno() not in ready:

@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tqdm import tqdm
 
@@ -90,6 +90,42 @@ def _weights(checkpoint: Path) -> Weights:
     return {key.removeprefix("module."): value for key, value in values.items()}
 
 
+class Trainer:
+    """A started trainer.
+
+    Args:
+        words: the command, as `recipe.command` makes it.
+        folder: that it runs in.
+        output: what it prints goes there.
+    """
+
+    def __init__(self, words: list[str], folder: Path, output: IO[str]) -> None:
+        self._process = subprocess.Popen(
+            recipes.runnable(words),
+            cwd=folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+    def poll(self) -> tuple[int, float] | None:
+        """Its exit status, and the CPU seconds that it and its loader took; None while it runs."""
+        ended, status, used = os.wait4(self._process.pid, os.WNOHANG)
+        if not ended:
+            return None
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        return self._process.returncode, used.ru_utime + used.ru_stime
+
+    def stop(self) -> None:
+        """End it, if it runs."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+
+
 def run(out: Path, words: list[str], schedule: Schedule, label: str, target: Path, place: int = 0) -> None:
     """Run the trainer and store its final model, and those of the saved epochs, in the folder `target`.
 
@@ -118,20 +154,11 @@ def run(out: Path, words: list[str], schedule: Schedule, label: str, target: Pat
         printed.open("w") as stream,
         tqdm(total=schedule.steps, desc=label, unit="step", disable=None, position=place) as bar,
     ):
-        process = subprocess.Popen(
-            recipes.runnable(words),
-            cwd=out,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-        )
+        trainer = Trainer(words, out, stream)
         try:
             log, position = folder / "out.log", 0
             while True:
-                # Not `poll`: this also returns the CPU time of the run and its loader.
-                ended, status, used = os.wait4(process.pid, os.WNOHANG)
-                if ended:
-                    process.returncode = os.waitstatus_to_exitcode(status)
+                ended = trainer.poll()
                 if log.exists():
                     with log.open(errors="replace") as lines:
                         lines.seek(position)
@@ -144,19 +171,15 @@ def run(out: Path, words: list[str], schedule: Schedule, label: str, target: Pat
                         losses = LOSS.findall(new)
                         if losses:
                             bar.set_postfix(loss=losses[-1])
-                if ended:
+                if ended is not None:
                     break
                 time.sleep(0.2)
         finally:
-            if process.poll() is None:
-                process.terminate()
-                try:
-                    process.wait(timeout=10)
-                except subprocess.TimeoutExpired:
-                    process.kill()
+            trainer.stop()
 
+    status, cpu_seconds = ended
     checkpoint = folder / "checkpoints" / f"epoch_{epochs}.pt"
-    if process.returncode != 0 or not checkpoint.exists():
+    if status != 0 or not checkpoint.exists():
         tail = [line for line in printed.read_text(errors="replace").splitlines() if line.strip()]
         reason = next((s for s in reversed(tail) if s.startswith("open_clip_ext:")), "")
         errors = [line for line in tail if ERROR.match(line)]
@@ -174,7 +197,7 @@ def run(out: Path, words: list[str], schedule: Schedule, label: str, target: Pat
         "command": words,
         "steps": schedule.steps,
         "seconds": round(time.monotonic() - started, 2),
-        "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
+        "cpu_seconds": round(cpu_seconds, 2),
     }
     write_model(target, _weights(checkpoint), note, earlier)
     shutil.rmtree(checkpoint.parent)  # mostly optimizer state; the weights are in `target`

@@ -5,10 +5,12 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
+import support
 
-from open_clip_ext.demo import recipe, run, vocabulary
+from open_clip_ext.demo import recipe, run, train, vocabulary
 from open_clip_ext.errors import InputError, TrainingError
 
 
@@ -61,8 +63,45 @@ def test_another_world_seed_is_another_demo(tmp_path):
         run.run(tmp_path, quick=True, world_seed=1)
 
 
-@pytest.mark.real_start
-def test_quick_demo_through_the_real_trainer(tmp_path, capsys):
+def test_a_trainer_tells_its_status_and_what_it_took(tmp_path):
+    code = "import os; print(os.getcwd(), flush=True); sum(range(10**7)); exit(3)"
+    with (tmp_path / "output").open("w") as output:
+        trainer = train.Trainer(["python", "-c", code], tmp_path, output)
+        while not (ended := trainer.poll()):
+            time.sleep(0.01)
+        trainer.stop()
+    status, seconds = ended
+    assert status == 3
+    assert 0.05 < seconds < 60
+    assert (tmp_path / "output").read_text() == f"{tmp_path}\n"
+
+
+def test_a_trainer_can_be_stopped(tmp_path):
+    with (tmp_path / "output").open("w") as output:
+        trainer = train.Trainer(["python", "-c", "import time; time.sleep(60)"], tmp_path, output)
+        assert trainer.poll() is None
+        trainer.stop()
+
+
+class Fork:
+    """`train.Trainer`, but a fork of the tests' server."""
+
+    def __init__(self, words, folder, output):
+        _, *words = recipe.runnable(words)
+        self._process = support.server().start(words, output, output, support.ENVIRONMENT, folder)
+
+    def poll(self):
+        status = self._process.poll()
+        return None if status is None else (status, self._process.cpu_seconds)
+
+    def stop(self):
+        support.end(self._process)
+
+
+@pytest.mark.trainer
+def test_quick_demo_through_the_real_trainer(tmp_path, capsys, monkeypatch):
+    support.server()  # before threads ask for it
+    monkeypatch.setattr(train, "Trainer", Fork)
     parser = argparse.ArgumentParser()
     run.add_arguments(parser)
     out = tmp_path / "out"
@@ -104,8 +143,9 @@ def test_quick_demo_through_the_real_trainer(tmp_path, capsys):
 
     # The tokenizer is found by upstream from the folder that the commands run in.
     code = "import open_clip; print(open_clip.get_tokenizer('local-dir:base-0/models/base').vocab_size)"
-    found = subprocess.run([sys.executable, "-c", code], cwd=out, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "665"
+    monkeypatch.chdir(out)
+    (tmp_path / "code.py").write_text(code)
+    assert support.python(tmp_path / "code.py").stdout.strip() == "665"
 
     # A demo that was stopped in its second base, between two stages: it does what is missing and no more.
     shutil.rmtree(out / "base-1" / "models" / "degla-seed0")
@@ -118,8 +158,6 @@ def test_quick_demo_through_the_real_trainer(tmp_path, capsys):
 
 
 def test_a_failing_trainer_is_one_sentence(tmp_path):
-    from open_clip_ext.demo import train
-
     train.untrained(tmp_path / "m", 0)
     words = recipe.command(
         recipe.QUICK, name="x", model="m", data="no-such-folder",
