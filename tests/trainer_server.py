@@ -151,8 +151,8 @@ def serve(connection: socket.socket) -> dict[str, Any]:
         ready, _, _ = select.select([connection.fileno(), *running], [], [])
         for ended in running.keys() & set(ready):
             pid, status = running.pop(ended)
-            _, ended, used = os.wait4(pid, 0)
-            os.write(status, b"%d %f\n" % (os.waitstatus_to_exitcode(ended), used.ru_utime + used.ru_stime))
+            _, how, used = os.wait4(pid, 0)
+            os.write(status, b"%d %f\n" % (os.waitstatus_to_exitcode(how), used.ru_utime + used.ru_stime))
             os.close(status)
             os.close(ended)
         if connection.fileno() not in ready:
