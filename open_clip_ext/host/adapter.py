@@ -241,7 +241,12 @@ class Adapter(abc.ABC):
                 args = training.args
                 scaled = training.scaler is not None
                 self.run.begin(
-                    training.model, training.optimizer, scaled=scaled, calls_per_step=args.accum_freq
+                    training.model,
+                    training.optimizer,
+                    scaled=scaled,
+                    calls_per_step=args.accum_freq,
+                    batch_size=args.batch_size,
+                    itemsize=4 if args.precision == "fp32" else 2,
                 )
                 self.checkpoints = checkpoint.MidEpochCheckpoints(
                     functools.partial(self.checkpoint, training),

@@ -26,17 +26,19 @@ Term = TypeVar("Term", bound=Callable[[Any, Batch], Tensor])
 @overload
 def term(weight: Term) -> Term: ...
 @overload
-def term(weight: str = "") -> Callable[[Term], Term]: ...
-def term(weight: Any = "") -> Any:
+def term(weight: str = "", *, dense: bool = False) -> Callable[[Term], Term]: ...
+def term(weight: Any = "", *, dense: bool = False) -> Any:
     """Mark a method as a term of its loss: it takes a `Batch`, gives a scalar, and is named `*_loss`.
 
     Args:
         weight: the option that weights it. Where that is 0, the method is not called, and the term is 0.
             `@term` alone marks a term without a weight.
+        dense: it looks at the dense tokens of both towers, `Batch.dense`.
     """
 
     def mark(method: Any) -> Any:
         method.term_weight = "" if callable(weight) else weight
+        method.term_is_dense = dense
         return method
 
     return mark(weight) if callable(weight) else mark
@@ -77,6 +79,7 @@ class Loss(Declared):
 
     * `configure(companions)` once, with the counts this run really uses;
     * `make_teacher(model)` once;
+    * `wants_dense()` once: whether forward is to get the dense tokens of both towers;
     * `commit()` after every optimizer step that took place, for state moved by training: forward
       runs several times per step under accumulation, and a step may be skipped;
     * `idle_options()`, the options that have no effect beside the others, each with the reason.
@@ -95,6 +98,8 @@ class Loss(Declared):
     teacher: ClassVar[Teacher | None] = None
     # The weight of each term, those of the bases first.
     weights: ClassVar[Mapping[str, str]] = {}
+    # Those of them that look at dense tokens.
+    dense_terms: ClassVar[frozenset[str]] = frozenset()
 
     local_loss: bool = option(default=False)
     gather_with_grad: bool = option(default=False)
@@ -106,6 +111,8 @@ class Loss(Declared):
         super().__init_subclass__()
         attributes = [item for base in reversed(cls.__mro__) for item in vars(base).items()]
         cls.weights = {name: m.term_weight for name, m in attributes if hasattr(m, "term_weight")}
+        dense = {name: m.term_is_dense for name, m in attributes if hasattr(m, "term_is_dense")}
+        cls.dense_terms = frozenset(name for name in dense if dense[name])
         for name, weight in cls.weights.items():
             if not name.endswith("_loss"):
                 raise TypeError(f"{cls.__name__}.{name} is a term: its name must end in _loss")
@@ -144,7 +151,9 @@ class Loss(Declared):
             output_dict: return the weighted terms by name.
             **named: `{kind}_text_features [b, K, D]` and `{kind}_valid [b, K]` of each kind in turn, where
                 no mask means that all exist; then `teacher_image_features [b, D]`, `teacher_text_features
-                [b, D]` and `teacher_{kind}_text_features [b, K, D]`, which get no gradient.
+                [b, D]` and `teacher_{kind}_text_features [b, K, D]`, which get no gradient; where a term is
+                marked as dense, `image_tokens [b, P, D]`, `text_tokens [b, L, D]`, `{kind}_text_tokens
+                [b, K, L, D]` and bool masks of words, `text_token_mask [b, L]` and `{kind}_text_token_mask`.
 
         Raises:
             TypeError: an argument is none of these.
@@ -153,6 +162,12 @@ class Loss(Declared):
         names = [f"{kind}_{part}" for kind in self.companions for part in ("text_features", "valid")]
         names += ["teacher_image_features", "teacher_text_features"]
         names += [f"teacher_{kind}_text_features" for kind in self.companions]
+        if self.dense_terms:
+            texts = ["text", *(f"{kind}_text" for kind in self.companions)]
+            names += [
+                "image_tokens",
+                *(f"{text}_{part}" for text in texts for part in ("tokens", "token_mask")),
+            ]
         given = {**dict(zip(names, tensors, strict=False)), **named}
         wrong = sorted(set(given) - set(names))
         if wrong or len(given) < len(tensors) + len(named):
@@ -184,6 +199,11 @@ class Loss(Declared):
                 raise TypeError(f"{type(self).__name__}.{name} returned {what}, expected a scalar tensor")
             found[name] = factor * value
         return found
+
+    def wants_dense(self) -> bool:
+        """Whether a term whose weight is not 0 looks at dense tokens."""
+        weights = (self.weights[name] for name in self.dense_terms)
+        return any(not weight or getattr(self, weight) for weight in weights)
 
     def make_teacher(self, model: nn.Module) -> nn.Module | None:
         """The teacher that the class declares; None if it declares none, or nothing looks at it."""
@@ -293,7 +313,7 @@ def check_shapes(
         image_features: `[B, D]`, sets B and D.
         text_features: `[B, D]`.
         logit_scale: one element.
-        tensors: companions, their masks, and the teacher's features, by their names in forward.
+        tensors: companions, their masks, the teacher's features and dense tokens, by their names in forward.
         kinds: of companions.
         counts: K of the kinds for which it is known; of the others, their features set it.
     """
@@ -317,6 +337,11 @@ def check_shapes(
         expect("logit_scale", logit_scale)
     for name in ("teacher_image_features", "teacher_text_features"):
         expect(name, tensors.get(name), b, d)
+    expect("image_tokens", tensors.get("image_tokens"), b, "P", d)
+    words = tensors.get("text_tokens")
+    expect("text_tokens", words, b, "L", d)
+    length: int | str = "L" if words is None else words.shape[1]
+    expect("text_token_mask", tensors.get("text_token_mask"), b, length)
     for kind in kinds:
         features = tensors.get(f"{kind}_text_features")
         k: int | str = counts.get(kind, "K")
@@ -324,3 +349,5 @@ def check_shapes(
         k = k if features is None else features.shape[1]
         expect(f"{kind}_valid", tensors.get(f"{kind}_valid"), b, k)
         expect(f"teacher_{kind}_text_features", tensors.get(f"teacher_{kind}_text_features"), b, k, d)
+        expect(f"{kind}_text_tokens", tensors.get(f"{kind}_text_tokens"), b, k, length, d)
+        expect(f"{kind}_text_token_mask", tensors.get(f"{kind}_text_token_mask"), b, k, length)

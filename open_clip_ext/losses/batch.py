@@ -1,8 +1,8 @@
 """A batch as the terms of a loss see it: a tensor is upcast and gathered when it is first asked for.
 
-Where more would enter: companion images, dense tokens (of `own` rows, never gathered) and identities of
-samples are further names in `Loss.forward` and methods of `Rows`; a logit bias stands beside the scale. Kinds
-that belong together place by place are a matter of the collate, and any teacher of `make_teacher`.
+Where more would enter: companion images and identities of samples are further names in `Loss.forward` and
+methods of `Rows`; a logit bias stands beside the scale. Kinds that belong together place by place are a
+matter of the collate, and any teacher of `make_teacher`.
 """
 
 from __future__ import annotations
@@ -77,6 +77,26 @@ class Rows:
         return Samples(*self.tensors(kind), first=self.first)
 
 
+class Dense:
+    """Dense tokens of this rank's samples, fp32 or fp64; they are never gathered."""
+
+    def __init__(self, own: Tensors) -> None:
+        self._own = own
+
+    @property
+    def patches(self) -> Tensor:
+        """Patches of the images `[b, P, D]`, not normalized."""
+        return self._own("image_tokens")
+
+    def words(self, kind: str = "") -> tuple[Tensor, Tensor]:
+        """Tokens of the captions `[b, L, D]`, not normalized, and which belong to the text `[b, L]`.
+
+        Of a kind of companions, `[b, K, L, D]` and `[b, K, L]`. The start and end of a text belong to it.
+        """
+        text = f"{kind}_text" if kind else "text"
+        return self._own(f"{text}_tokens"), self._own(f"{text}_token_mask")
+
+
 class View:
     """The samples of a batch as one model sees them.
 
@@ -106,6 +126,7 @@ class Batch(View):
 
     Attributes:
         scale: the logit scale.
+        dense: dense tokens of the rank's own samples, where a term is marked to need them.
         teacher: the same samples as the teacher sees them; gets no gradient.
     """
 
@@ -124,12 +145,18 @@ class Batch(View):
                 return torch.ones_like(features[..., 0], dtype=torch.bool)
             if x is None:
                 raise ValueError(f"{name} is missing, and a term with a weight above 0 needs it")
-            if name.endswith("_valid"):
+            if name.endswith(("_valid", "_mask")):
                 return x.bool()
             return fp32(x.detach() if name.startswith("teacher_") else x)
 
         own = Tensors(find)
         everywhere = Tensors(lambda name: gather(own(name)))
         super().__init__(own, everywhere, first)
+        self._gather = gather if first is None else None
         self.scale = fp32(logit_scale)
+        self.dense = Dense(own)
         self.teacher = View(own, everywhere, first, "teacher_")
+
+    def of_rows(self, x: Tensor) -> Tensor:
+        """What a term made of the rank's own samples, `[b, ...]`, as it is of all `rows`."""
+        return x if self._gather is None else self._gather(x)

@@ -16,17 +16,21 @@ from torch import Tensor, nn
 
 from open_clip_ext.data import present
 from open_clip_ext.errors import InputError
+from open_clip_ext.model.dense import DenseTokens
 from open_clip_ext.model.override import override, state_of
 
 STATE = "_open_clip_ext"
 
 
 class Extension:
-    """What an extended model carries: its companion kinds and its teacher, which is no part of it."""
+    """What an extended model carries: its companion kinds, and its teacher, which is no part of it."""
 
-    def __init__(self, companions: Mapping[str, int], teacher: nn.Module | None) -> None:
+    def __init__(
+        self, companions: Mapping[str, int], teacher: nn.Module | None, dense: DenseTokens | None
+    ) -> None:
         self.companions = dict(companions)
         self.teacher = teacher
+        self.dense = dense
         self.kept: deque[tuple[Tensor, dict[str, Tensor]]] = deque()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
@@ -48,7 +52,12 @@ class Extension:
         return output
 
 
-def extend_forward(model: nn.Module, companions: Mapping[str, int], teacher: nn.Module | None = None) -> None:
+def extend_forward(
+    model: nn.Module,
+    companions: Mapping[str, int],
+    teacher: nn.Module | None = None,
+    dense: DenseTokens | None = None,
+) -> None:
     """Make `model`, an open_clip CLIP, take companion texts in the order of `companions`; in place.
 
     Texts `[B, 1+C, L]` then give, beside upstream's outputs for the captions,
@@ -57,16 +66,23 @@ def extend_forward(model: nn.Module, companions: Mapping[str, int], teacher: nn.
         {kind}_valid         [B, n]      bool: which exist
 
     and with a teacher, in training mode, `teacher_image_features`, `teacher_text_features` and
-    `teacher_{kind}_text_features`, fp32 arithmetic under the caller's autocast. Texts `[B, L]` in
-    evaluation, and `encode_*`, go the stock way. Every tensor has B as its first axis, because
-    upstream concatenates them under accumulation; InputError names one of the model's that has not.
+    `teacher_{kind}_text_features`, fp32 arithmetic under the caller's autocast; with `dense`, in training
+    mode,
+
+        image_tokens             [B, P, D]      patches, not normalized
+        text_tokens              [B, L', D]     words of the captions, and `text_token_mask [B, L']`
+        {kind}_text_tokens       [B, n, L', D]  words of the companions, and `{kind}_text_token_mask`
+
+    Texts `[B, L]` in evaluation, and `encode_*`, go the stock way. Every tensor has B as its first axis,
+    because upstream concatenates them under accumulation; InputError names one of the model's that has not.
     """
     base = type(model)
 
     def forward(self: Any, image: Tensor | None = None, text: Tensor | None = None) -> Any:
         extension = extension_of(self)
         teaching = extension.teacher is not None and self.training
-        if text is None or (text.ndim == 2 and not teaching):
+        dense = extension.dense if self.training else None
+        if text is None or (text.ndim == 2 and not teaching and dense is None):
             return base.forward(self, image, text)
 
         texts = text if text.ndim == 3 else text[:, None]
@@ -74,7 +90,13 @@ def extend_forward(model: nn.Module, companions: Mapping[str, int], teacher: nn.
         exists[:, 0] = True  # so that the tower runs on every rank, whatever the captions are
         rows = texts[exists]
 
-        output: dict[str, Tensor] = base.forward(self, image, rows)
+        output: dict[str, Tensor]
+        if dense is None or image is None:
+            output = base.forward(self, image, rows)
+        else:
+            output = base.forward(self) | dense(image, rows)
+            for name in ("text_tokens", "text_token_mask"):
+                output |= _split(output[name], exists, extension.companions, name)
         output |= _split(output["text_features"], exists, extension.companions)
         output |= {f"{kind}_valid": valid for kind, valid in _kinds(exists[:, 1:], extension.companions)}
         if teaching:
@@ -86,7 +108,7 @@ def extend_forward(model: nn.Module, companions: Mapping[str, int], teacher: nn.
             _check_batch_axis(output, len(texts))
         return output
 
-    override(model, STATE, Extension(companions, teacher), forward=forward)
+    override(model, STATE, Extension(companions, teacher, dense), forward=forward)
 
 
 def extension_of(model: nn.Module) -> Extension:
@@ -114,14 +136,17 @@ def _check_batch_axis(output: Mapping[str, Tensor], batch: int) -> None:
             )
 
 
-def _split(rows: Tensor, exists: Tensor, companions: Mapping[str, int]) -> dict[str, Tensor]:
-    """Features `[N, D]` of the N texts that exist as one tensor per kind of text.
+def _split(
+    rows: Tensor, exists: Tensor, companions: Mapping[str, int], name: str = "text_features"
+) -> dict[str, Tensor]:
+    """What is known of the N texts that exist, `[N, ...]`, as one tensor per kind of text.
 
     The others get zeros.
     """
-    features = rows.new_zeros(*exists.shape, rows.shape[-1]).masked_scatter(exists[..., None], rows)
-    kinds = _kinds(features[:, 1:], companions)
-    return {"text_features": features[:, 0]} | {f"{kind}_text_features": part for kind, part in kinds}
+    axes = rows.shape[1:]
+    found = rows.new_zeros(*exists.shape, *axes).masked_scatter(exists[(..., *[None] * len(axes))], rows)
+    kinds = _kinds(found[:, 1:], companions)
+    return {name: found[:, 0]} | {f"{kind}_{name}": part for kind, part in kinds}
 
 
 def _kinds(companions_axis: Tensor, companions: Mapping[str, int]) -> list[tuple[str, Tensor]]:

@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
@@ -62,11 +63,18 @@ def trim(model: nn.Module, evaluation: bool = False) -> str | None:
     return None
 
 
+def tower_of(model: nn.Module) -> TrimmableText | None:
+    """What runs the texts of a model that `trim` changed; None if it did not."""
+    return vars(model).get(STATE)
+
+
 @torch.compiler.disable(recursive=False)  # type: ignore[no-untyped-call, untyped-decorator]
 def encode(
     tower: TrimmableText, text: Tensor, normalize: bool = False, group_cost: int | None = None
 ) -> Tensor:
     """Features `[N, D]` of token ids `text [N, L]`, run in groups of similar length.
+
+    From a tower that pools nothing, features `[N, width, D]` of all tokens; the narrower ones end in zeros.
 
     The grouping depends on the data, so `--torchcompile` compiles only the run of a single group.
     """
@@ -79,7 +87,8 @@ def encode(
     # A plain loop: a comprehension would be compiled again for every number of groups.
     for (width, _), part in zip(groups, parts, strict=True):
         # Contiguous: otherwise the compiler specialises on where in `text` the rows lie.
-        features.append(tower.run(part[:, :width].contiguous(), normalize))
+        found = tower.run(part[:, :width].contiguous(), normalize)
+        features.append(found if found.ndim == 2 else F.pad(found, (0, 0, 0, groups[-1][0] - width)))
     return torch.cat(features)[order.argsort()]
 
 
@@ -112,9 +121,9 @@ class TrimmableText(nn.Module):
         self.model = model
         self.stock = type(model).encode_text
         # CLIP has the parts of its text tower as its own attributes, two of them under other names.
-        self.place, prefix = ("model", "text_") if isinstance(model, CLIP) else ("model.text", "")
-        self.pool_type = getattr(self.text, f"{prefix}pool_type", "argmax")
-        self.eos_id: Any = getattr(self.text, f"{prefix}eos_id", None)
+        self.place, self.prefix = ("model", "text_") if isinstance(model, CLIP) else ("model.text", "")
+        self.pool_type = getattr(self.text, f"{self.prefix}pool_type", "argmax")
+        self.eos_id: Any = getattr(self.text, f"{self.prefix}eos_id", None)
 
     @property
     def text(self) -> Any:

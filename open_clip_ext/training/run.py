@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from open_clip_ext import __version__
 from open_clip_ext.errors import InputError, TrainingError, exit_on_error
+from open_clip_ext.model.dense import DenseTokens
 from open_clip_ext.model.forward import extend_forward, extension_of, unwrap
 from open_clip_ext.model.text_trimming import trim
 from open_clip_ext.training import kinds, ranks
@@ -110,7 +111,16 @@ class Run:
         loss.register_forward_hook(self._watch)
         return loss
 
-    def begin(self, model: nn.Module, optimizer: Optimizer, *, scaled: bool, calls_per_step: int) -> None:
+    def begin(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        scaled: bool,
+        calls_per_step: int,
+        batch_size: int = 1,
+        itemsize: int = 4,
+    ) -> None:
         """Arm the model as upstream wrapped it, build the teacher, and hook into the optimizer.
 
         Args:
@@ -118,6 +128,8 @@ class Run:
             optimizer: upstream's; our state rides in its state dict.
             scaled: whether a GradScaler may skip steps.
             calls_per_step: how often the loss is called for one optimizer step (`--accum-freq`).
+            batch_size: images in a call of the model.
+            itemsize: bytes of a number of its output.
         """
         self.model = unwrap(model)
         if getattr(self.model, "logit_bias", None) is not None:
@@ -130,7 +142,8 @@ class Run:
         self.teacher = self.loss.make_teacher(self.model) if hasattr(self.loss, "make_teacher") else None
         if not self.settings.pad_text:
             self._trim()
-        extend_forward(self.model, self.settings.companions, self.teacher)
+        dense = self._dense(calls_per_step, batch_size, itemsize)
+        extend_forward(self.model, self.settings.companions, self.teacher, dense)
         self._load()
         optimizer.register_step_post_hook(self._stepped)
         optimizer.register_state_dict_post_hook(self._save)
@@ -176,6 +189,21 @@ class Run:
         if reason is not None:
             # How long that is, the tokenizer knows: to a Hugging Face tower it is what it could take.
             logging.info(f"open_clip_ext: texts stay at full length: {reason}")
+
+    def _dense(self, calls_per_step: int, batch_size: int, itemsize: int) -> DenseTokens | None:
+        """The dense tokens of both towers, where the loss asks for them."""
+        if not getattr(self.loss, "wants_dense", bool)():
+            return None
+        try:
+            dense = DenseTokens(self.model, same_width=calls_per_step > 1)
+        except InputError as error:
+            raise InputError(
+                f"--loss {self.settings.loss}: {error}; choose a --model of transformers whose tokens are "
+                "projected, or set the weights of the terms that compare tokens to 0"
+            ) from error
+        texts = 1 + sum(self.settings.companions.values())
+        logging.info(f"open_clip_ext: {dense.memory(batch_size * calls_per_step, texts, itemsize)}")
+        return dense
 
     def _load(self) -> None:
         state = self._restored

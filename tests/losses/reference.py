@@ -17,6 +17,8 @@ KINDS = {
     "foil": ("foil", "foil_m", "foil_t"),
     "masked": ("masked", "masked_m", "masked_t"),
 }
+# Where the words of captions and of a kind of companions lie, and which of them count.
+WORDS = {"text": ("words", "words_m"), "neg_text": ("neg_words", "neg_words_m")}
 OTHER_KINDS = [names for kind, names in KINDS.items() if kind != "neg"]
 
 
@@ -40,6 +42,8 @@ def random_set(b, seed=0, k=4, d=16):
         setattr(x, features, unit(draw(b * k, d)).view(b, k, d))
         setattr(x, mask, m.clone())
         setattr(x, taught, unit(draw(b * k, d)).view(b, k, d))
+    x.patches, x.words, x.neg_words = draw(b, 5, d), draw(b, 6, d), draw(b, k, 6, d)
+    x.words_m, x.neg_words_m = (torch.ones(y.shape[:-1], dtype=torch.bool) for y in (x.words, x.neg_words))
     return x
 
 
@@ -112,6 +116,10 @@ def arguments(loss, x):
         features, mask, teacher_features = (getattr(x, name) for name in KINDS[kind])
         args |= {f"{kind}_text_features": features, f"{kind}_valid": mask}
         taught[f"teacher_{kind}_text_features"] = teacher_features
+    if getattr(loss, "dense_terms", ()) and hasattr(x, "patches"):
+        args["image_tokens"] = x.patches
+        for text, (tokens, mask) in WORDS.items():
+            args |= {f"{text}_tokens": getattr(x, tokens), f"{text}_token_mask": getattr(x, mask)}
     return args | (taught if getattr(loss, "teacher", None) else {})
 
 
@@ -131,10 +139,13 @@ def features(b=5, k=3, d=7, seed=3, grad=True):
     generator = torch.Generator().manual_seed(seed)
     for _, mask, _ in KINDS.values():
         setattr(x, mask, torch.rand(b, k, generator=generator) < 0.6)
+    for _, mask in WORDS.values():
+        lengths = torch.randint(2, 7, getattr(x, mask).shape[:-1], generator=generator)
+        setattr(x, mask, torch.arange(6) < lengths[..., None])
     x.s = torch.tensor(7.0, dtype=torch.float64, requires_grad=grad)
     if grad:
         leaves(x)
-        for name, *_ in OTHER_KINDS:
+        for name in ("patches", "words", "neg_words", *(name for name, *_ in OTHER_KINDS)):
             getattr(x, name).requires_grad_()
     return x
 

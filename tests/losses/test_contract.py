@@ -9,7 +9,7 @@ import typing
 import pytest
 import torch
 from our_losses import CLASSES, VARIANTS, loss_of
-from reference import KINDS, arguments, close, features, live
+from reference import KINDS, WORDS, arguments, close, features, live
 from support import assert_same
 
 from open_clip_ext.losses import CECLIPLoss, DeGLALoss
@@ -62,7 +62,7 @@ def test_arithmetic_is_fp32_under_autocast(cls, dtype):
         k: x.to(dtype) if torch.is_tensor(x) and x.is_floating_point() else x
         for k, x in arguments(cls, features(grad=False)).items()
     }
-    full = {k: x.float() if k != "neg_valid" and x is not None else x for k, x in half.items()}
+    full = {k: x.float() if torch.is_tensor(x) and x.is_floating_point() else x for k, x in half.items()}
     with torch.autocast("cpu", dtype):
         value = cls()(**half)
     assert value.dtype == torch.float32
@@ -79,7 +79,7 @@ def test_gradients_come_back_in_the_dtype_of_the_features(cls):
     x = features(grad=False)
     x.v = x.v.bfloat16().requires_grad_()
     args = arguments(cls, x)
-    args = {k: y.bfloat16() if k not in ("neg_valid", "image_features") else y for k, y in args.items()}
+    args = {k: y.bfloat16() if y.is_floating_point() else y for k, y in args.items()}
     cls()(**args).backward()
     assert x.v.grad.dtype == torch.bfloat16
     assert x.v.grad.isfinite().all()
@@ -101,6 +101,10 @@ def test_what_is_stored_in_place_of_a_missing_companion_changes_nothing(name):
         for kind, mask, _ in KINDS.values():
             y = getattr(x, kind).detach().masked_fill(~getattr(x, mask)[..., None], content)
             setattr(x, kind, y.requires_grad_())
+        for tokens, mask in WORDS.values():
+            y = getattr(x, tokens).detach().masked_fill(~getattr(x, mask)[..., None], content)
+            setattr(x, tokens, y.masked_fill(~x.m[..., None, None], content) if y.ndim == 4 else y)
+            getattr(x, tokens).requires_grad_()
         value = VARIANTS[name]()(**arguments(loss_of(name), x))
         return [value, *torch.autograd.grad(value, list(live(x).values()), allow_unused=True)]
 
@@ -157,6 +161,11 @@ def test_options_of_a_plain_loss_leave_none_idle(cls):
         ("teacher_image_features", (5, 6), "(5, 6), expected (5, 7)"),
         ("teacher_text_features", (20, 7), "(20, 7), expected (5, 7)"),
         ("teacher_neg_text_features", (15, 7), "(15, 7), expected (5, 3, 7)"),
+        ("image_tokens", (5, 4, 6), "(5, 4, 6), expected (5, P, 7), P >= 1"),
+        ("text_tokens", (5, 6), "(5, 6), expected (5, L, 7), L >= 1"),
+        ("text_token_mask", (5, 5), "(5, 5), expected (5, 6)"),
+        ("neg_text_tokens", (5, 3, 5, 7), "(5, 3, 5, 7), expected (5, 3, 6, 7)"),
+        ("neg_text_token_mask", (15, 6), "(15, 6), expected (5, 3, 6)"),
     ],
 )
 def test_a_wrong_shape_is_named_with_the_one_expected(name, shape, message):

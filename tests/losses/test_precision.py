@@ -100,8 +100,15 @@ def evaluate(name):
     others = [near(t[:, None].expand(8, 4, 64), 0.5) for _ in OTHER_KINDS]
     for (features, mask, taught), y in zip(OTHER_KINDS, others, strict=True):
         vars(x).update({features: y, mask: None, taught: None})
+    words, neg_words = near(t[:, None].expand(8, 6, 64), 0.5), near(n[:, :, None].expand(8, 4, 6, 64), 0.5)
+    x.patches, x.words, x.neg_words = near(v[:, None].expand(8, 5, 64), 0.5), words, neg_words
+    x.words_m, x.neg_words_m = (torch.ones(y.shape[:-1], dtype=torch.bool) for y in (words, neg_words))
     args = arguments(loss_of(name), x)
-    leaves = [y.requires_grad_() for y in (v, t, n, *others) if any(y is given for given in args.values())]
+    leaves = [
+        y.requires_grad_()
+        for y in (v, t, n, x.patches, words, neg_words, *others)
+        if any(y is given for given in args.values())
+    ]
     value = VARIANTS[name]()(**args)
     return value, torch.autograd.grad(value, leaves)
 
