@@ -142,6 +142,18 @@ def test_a_model_with_a_logit_bias(tmp_path, stop, flags):
     assert "has a logit bias (SigLIP)" in stop(*flags, "--model", model, "--loss", "negclip")
 
 
+def test_a_tower_without_dense_tokens(tmp_path, stop, flags):
+    tower = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16, "head_width": 8, "patch_size": None}
+    flags += ["--model", support.write_model(tmp_path / "resnet", vision_cfg=tower), "--loss", "fsc-clip"]
+    assert stop(*flags) == (
+        "--loss fsc-clip: this model gives no dense tokens: its image tower ModifiedResNet has none, or not "
+        "in the space of its features; choose a --model of transformers whose tokens are projected, or set "
+        "the weights of the terms that compare tokens to 0"
+    )
+    run = train_here(tmp_path, *flags, "--loss-cfg", "local_weight=0", name="without")
+    assert len(run.values("scr_loss")) == 4
+
+
 def test_an_option_that_another_one_switches_off(stop, flags):
     sentence = stop(*flags, "--loss", "degla", "--loss-cfg", "tgc_weight=0", "tgc=released")
     assert sentence == "--loss-cfg tgc: it has no effect because tgc_weight is 0; leave it out"

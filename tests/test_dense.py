@@ -9,6 +9,7 @@ import pytest
 import support
 import torch
 import torch.nn.functional as F
+from support import train_here
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.model.dense import DenseTokens
@@ -152,6 +153,43 @@ def test_dropped_patches_give_no_tokens_and_checkpointed_blocks_the_same(tmp_pat
         (tokens["image_tokens"].sum() + tokens["neg_text_tokens"].sum()).backward()
         gradients.append([p.grad for p in model.parameters() if p.grad is not None])
     torch.testing.assert_close(*gradients)
+
+
+def test_compiled_they_are_the_same(tmp_path):
+    clip = extended(create(tmp_path))
+    torch._dynamo.reset()
+    compiled = torch.compile(clip, backend="eager")
+    for lengths in (((5, 11, 3), (7, 0, 9), (12, 4, 6)), ((2, 40, 3), (1, 0, 0), (30, 9, 6))):
+        torch.testing.assert_close(compiled(*batch(lengths)), clip(*batch(lengths)))
+
+
+@pytest.mark.trainer
+@pytest.mark.parametrize(
+    ("extra", "stated"),
+    [
+        (("--precision", "amp_bf16"), "images [8, 16, 32] 0.0 MiB, texts [8, 4, 16, 32] at most 0.0 MiB"),
+        (
+            ("--grad-checkpointing", "--accum-freq", 2, "--force-patch-dropout", 0.5),
+            "images [16, 8, 32] 0.0 MiB, texts [16, 4, 16, 32] 0.1 MiB",
+        ),
+        (("--pad-text", "--precision", "bf16", "--lock-image"), "texts [8, 4, 16, 32] 0.0 MiB"),
+        (("--lock-text", "--lock-text-freeze-layer-norm", "--force-custom-text"), "at most 0.1 MiB"),
+    ],
+    ids=lambda x: "" if isinstance(x, str) else " ".join(map(str, x)).replace("--", ""),
+)
+def test_upstreams_options_work_and_the_memory_is_stated(tmp_path, model, csv_data, extra, stated):
+    flags = ["--model", model, "--train-data", csv_data, "--csv-separator", ",", "--val-data", csv_data]
+    run = train_here(tmp_path, *flags, "--loss", "fsc-clip", *extra)
+    assert run.output.count("open_clip_ext: dense tokens of a batch: ") == 1
+    assert stated in run.output
+    assert all(0 < value < 10 for value in run.values("local_scr_loss"))
+    assert "image_to_text_R@1:" in run.output
+
+
+@pytest.mark.trainer
+def test_nothing_is_said_where_no_loss_asks(tmp_path, model, csv_data):
+    flags = ["--model", model, "--train-data", csv_data, "--csv-separator", ",", "--loss", "fsc-clip"]
+    assert "dense" not in train_here(tmp_path, *flags, "--loss-cfg", "local_weight=0").output
 
 
 def test_captions_alone_have_tokens_too(tmp_path):

@@ -45,6 +45,8 @@ class DenseTokens:
         self.trimmed = trimmed is not None
         self.tower = text_trimming.TrimmableText(model) if trimmed is None else trimmed
 
+    # Only the towers are compiled: what pools nothing for a while breaks a graph anyway.
+    @torch.compiler.disable(recursive=False)  # type: ignore[no-untyped-call, untyped-decorator]
     def __call__(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
         """Features and tokens of images `[B, 3, H, W]` and token ids `[N, L]`.
 

@@ -71,6 +71,7 @@ PUBLISHED = [
     (AHNPLLoss, "image", "paper", "arXiv 2505.15576: within each modality"),
     (CSCLIPLoss, "unit_weight", 0.5, "arXiv 2602.23906 and kargibora/CS-CLIP@183aca8"),
     (FSCCLIPLoss, "scr_weight", 0.5, f"{FSC_CLIP}, COCO; CC3M: 1.0"),
+    (FSCCLIPLoss, "local_weight", 0.2, f"{FSC_CLIP}, ViT-B-32; ViT-B-16, ViT-L-14: 0.5"),
     (FSCCLIPLoss, "focal", 2.0, FSC_CLIP),
     (FSCCLIPLoss, "label_smoothing", 0.02, FSC_CLIP),
     (CLAPStyleLoss, "style_weight", 1.0, "ours: CLAP has no other term beside it"),

@@ -324,6 +324,14 @@ def test_bytes_sent_per_sample_are_those_of_the_docs(monkeypatch, name, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_dense_tokens_are_never_gathered(monkeypatch, mode):
+    b, k = 3, 4
+    names = "fsc-clip", "fsc-clip local_weight=0"
+    with_tokens, without = (sent(monkeypatch, name, b, k, 16, **MODES[mode]) for name in names)
+    assert with_tokens - without == (0 if "local" in mode else 8 * b * (1 + k))
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_reference_values_of_two_ranks(ranks, mode):
     for name, value in REFERENCE.items():
         totals = [sum(r["reference", name, mode]["terms"].values()) for r in ranks]
