@@ -58,7 +58,8 @@ class FSCCLIPLoss(Loss):
         words = torch.cat([t[:, None], n], 1)
         mask = torch.cat([t_mask[:, None], n_mask & x.own.exists("neg")[..., None]], 1)
         own = functional.local_similarity(x.dense.patches, words[:, :, 1:], mask[:, :, 1:], x.scale)
-        similarity, slope = map(x.of_rows, own)
+        similarity, slope = x.of_rows(torch.stack(own, -1)).unbind(-1)
+        # So that the scale gets its whole gradient on every rank, as from the other terms.
         logits = similarity + (x.scale - x.scale.detach()) * slope
         valid, exists = x.rows.exists("neg"), x.columns.exists("neg")
         return functional.calibrated_choice(logits, self.focal, self.label_smoothing, valid, exists=exists)

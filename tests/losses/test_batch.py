@@ -74,11 +74,11 @@ def test_a_missing_tensor_is_named():
 
 
 def seen(monkeypatch, loss, args):
-    """The tensors that a loss gathers, by the names of its arguments."""
+    """The tensors that a loss gathers, by the names of its arguments; what its terms made has none."""
     gathered = []
 
     def watch(x):
-        gathered.append(next(name for name, y in args.items() if y.data_ptr() == x.data_ptr()))
+        gathered.extend(name for name, y in args.items() if y.data_ptr() == x.data_ptr())
         return x
 
     monkeypatch.setattr(loss, "gather", watch)
@@ -96,6 +96,7 @@ def test_no_tensor_is_gathered_twice(monkeypatch, name):
     gathered = seen(monkeypatch, loss, arguments(loss, features()))
     assert len(gathered) == len(set(gathered))
     assert {"image_features", "text_features"} <= set(gathered)
+    assert not any("token" in name for name in gathered)
 
 
 def test_a_tensor_is_upcast_once_and_the_teacher_s_gets_no_gradient():
@@ -110,9 +111,11 @@ def test_a_tensor_is_upcast_once_and_the_teacher_s_gets_no_gradient():
     assert (x.rows.first, x.columns.first, x.teacher.columns.first) == (0, 4, 4)
     assert x.columns.image.requires_grad
     assert not x.teacher.rows.image.requires_grad
+    assert x.of_rows(x.own.image) is x.own.image
 
 
 def test_without_local_loss_the_rows_are_those_of_all_ranks():
     x = Batch({"text_features": torch.ones(2, 3)}, torch.ones(()), gather=lambda y: torch.cat([y, y]))
     assert (len(x.own.text), len(x.rows.text)) == (2, 4)
     assert x.rows.text is x.columns.text
+    assert len(x.of_rows(x.own.text)) == 4
