@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from open_clip_ext.losses import functional
     from open_clip_ext.losses.ahnpl import AHNPLLoss
+    from open_clip_ext.losses.c2lip import C2LIPLoss
     from open_clip_ext.losses.ce_clip import CECLIPLoss
     from open_clip_ext.losses.clap_style import CLAPStyleLoss
     from open_clip_ext.losses.clip import CLIPLoss
     from open_clip_ext.losses.con_clip import CoNCLIPLoss
     from open_clip_ext.losses.cs_clip import CSCLIPLoss
+    from open_clip_ext.losses.dac import DACLoss
     from open_clip_ext.losses.degla import DeGLALoss
     from open_clip_ext.losses.fsc_clip import FSCCLIPLoss
     from open_clip_ext.losses.hard_positives import HardPositivesLoss
@@ -31,11 +33,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AHNPLLoss",
+    "C2LIPLoss",
     "CECLIPLoss",
     "CLAPStyleLoss",
     "CLIPLoss",
     "CSCLIPLoss",
     "CoNCLIPLoss",
+    "DACLoss",
     "DeGLALoss",
     "FSCCLIPLoss",
     "HardPositivesLoss",
@@ -52,11 +56,13 @@ __all__ = [
 
 MODULES = {
     "AHNPLLoss": "ahnpl",
+    "C2LIPLoss": "c2lip",
     "CECLIPLoss": "ce_clip",
     "CLAPStyleLoss": "clap_style",
     "CLIPLoss": "clip",
     "CoNCLIPLoss": "con_clip",
     "CSCLIPLoss": "cs_clip",
+    "DACLoss": "dac",
     "DeGLALoss": "degla",
     "FSCCLIPLoss": "fsc_clip",
     "HardPositivesLoss": "hard_positives",

@@ -96,6 +96,8 @@ class Loss(Declared):
     aligned: ClassVar[tuple[tuple[str, ...], ...]] = ()
     paper: ClassVar[str] = ""
     teacher: ClassVar[Teacher | None] = None
+    # Whether a term reads `Batch.bias`; where not, a model with a logit bias is refused.
+    takes_bias: ClassVar[bool] = False
     # The weight of each term, those of the bases first.
     weights: ClassVar[Mapping[str, str]] = {}
     # Those of them that look at dense tokens.
@@ -139,6 +141,7 @@ class Loss(Declared):
         logit_scale: Tensor,
         *tensors: Tensor | None,
         output_dict: bool = False,
+        logit_bias: Tensor | None = None,
         **named: Tensor | None,
     ) -> Tensor | dict[str, Tensor]:
         """Score a batch in fp32 without TF32 and autocast, or in fp64 if it comes in fp64.
@@ -149,6 +152,7 @@ class Loss(Declared):
             logit_scale: one element.
             *tensors: by place, what may also come by name.
             output_dict: return the weighted terms by name.
+            logit_bias: one element, of a model that has one (SigLIP).
             **named: `{kind}_text_features [b, K, D]` and `{kind}_valid [b, K]` of each kind in turn, where
                 no mask means that all exist; then `teacher_image_features [b, D]`, `teacher_text_features
                 [b, D]` and `teacher_{kind}_text_features [b, K, D]`, which get no gradient; where a term is
@@ -156,7 +160,7 @@ class Loss(Declared):
                 [b, K, L, D]` and bool masks of words, `text_token_mask [b, L]` and `{kind}_text_token_mask`.
 
         Raises:
-            TypeError: an argument is none of these.
+            TypeError: an argument is none of these, or a logit bias that no term reads.
             ValueError: a shape does not fit, or a tensor is missing that a term needs.
         """
         names = [f"{kind}_{part}" for kind in self.companions for part in ("text_features", "valid")]
@@ -173,12 +177,18 @@ class Loss(Declared):
         if wrong or len(given) < len(tensors) + len(named):
             what = ", ".join(wrong) or f"{len(tensors)} by place, {len(named)} by name"
             raise TypeError(f"{type(self).__name__} takes {', '.join(names)}, got {what}")
-        check_shapes(image_features, text_features, logit_scale, given, self.companions, self.known_counts())
+        if logit_bias is not None and not self.takes_bias:
+            raise TypeError(
+                f"{type(self).__name__} takes no logit_bias: its softmax would not change by one; give it a "
+                "model without (CLIP), or choose a loss that takes one"
+            )
+        scalars = {"logit_scale": logit_scale, "logit_bias": logit_bias}
+        check_shapes(image_features, text_features, scalars, given, self.companions, self.known_counts())
         given |= {"image_features": image_features, "text_features": text_features}
         split = self.local_loss and self.world_size > 1
         first = self.rank * len(image_features) if split else None
         with torch.autocast(image_features.device.type, enabled=False), without_tf32():
-            terms = self.terms(Batch(given, logit_scale, self.gather, first))
+            terms = self.terms(Batch(given, logit_scale, self.gather, first, logit_bias))
             return terms if output_dict else torch.stack(list(terms.values())).sum()
 
     def terms(self, x: Batch) -> dict[str, Tensor]:
@@ -302,7 +312,7 @@ def in_fp32(forward: Callable[P, R]) -> Callable[P, R]:
 def check_shapes(
     image_features: Tensor,
     text_features: Tensor,
-    logit_scale: Tensor | float,
+    scalars: Mapping[str, Tensor | float | None],
     tensors: Mapping[str, Tensor | None],
     kinds: Iterable[str],
     counts: Mapping[str, int],
@@ -312,7 +322,7 @@ def check_shapes(
     Args:
         image_features: `[B, D]`, sets B and D.
         text_features: `[B, D]`.
-        logit_scale: one element.
+        scalars: of one element each, by their names in forward.
         tensors: companions, their masks, the teacher's features and dense tokens, by their names in forward.
         kinds: of companions.
         counts: K of the kinds for which it is known; of the others, their features set it.
@@ -333,8 +343,9 @@ def check_shapes(
     expect("image_features", image_features, "B", "D")
     b, d = image_features.shape
     expect("text_features", text_features, b, d)
-    if isinstance(logit_scale, Tensor) and logit_scale.numel() != 1:
-        expect("logit_scale", logit_scale)
+    for name, scalar in scalars.items():
+        if isinstance(scalar, Tensor) and scalar.numel() != 1:
+            expect(name, scalar)
     for name in ("teacher_image_features", "teacher_text_features"):
         expect(name, tensors.get(name), b, d)
     expect("image_tokens", tensors.get("image_tokens"), b, "P", d)

@@ -1,8 +1,8 @@
 """A batch as the terms of a loss see it: a tensor is upcast and gathered when it is first asked for.
 
 Where more would enter: companion images and identities of samples are further names in `Loss.forward` and
-methods of `Rows`; a logit bias stands beside the scale. Kinds that belong together place by place are a
-matter of the collate, and any teacher of `make_teacher`.
+methods of `Rows`. Kinds that belong together place by place are a matter of the collate, and any teacher of
+`make_teacher`.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class View:
 
 
 class Batch(View):
-    """What the terms of a loss are given: the student's view, the teacher's, and the logit scale.
+    """What the terms of a loss are given: the student's view, the teacher's, the logit scale and bias.
 
     Every rank must ask for the same tensors in the same order, as terms do that depend on options alone.
 
@@ -123,9 +123,11 @@ class Batch(View):
         gather: brings a tensor of this rank together with those of all ranks.
         first: number of this rank's first sample among all, if it gives the loss of its own samples
             alone; None if it gives that of all.
+        logit_bias: one element; None if the model has none.
 
     Attributes:
         scale: the logit scale.
+        bias: the logit bias, if the model has one.
         dense: dense tokens of the rank's own samples, where a term is marked to need them.
         teacher: the same samples as the teacher sees them; gets no gradient.
     """
@@ -136,6 +138,7 @@ class Batch(View):
         logit_scale: Tensor,
         gather: Callable[[Tensor], Tensor],
         first: int | None = None,
+        logit_bias: Tensor | None = None,
     ) -> None:
         def find(name: str) -> Tensor:
             x = tensors.get(name)
@@ -153,7 +156,7 @@ class Batch(View):
         everywhere = Tensors(lambda name: gather(own(name)))
         super().__init__(own, everywhere, first)
         self._gather = gather if first is None else None
-        self.scale = fp32(logit_scale)
+        self.scale, self.bias = fp32(logit_scale), fp32(logit_bias)
         self.dense = Dense(own)
         self.teacher = View(own, everywhere, first, "teacher_")
 

@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from open_clip_ext.losses.blockwise import sum_over_blocks
 from open_clip_ext.losses.chunked_cross_entropy import cross_entropy_of_product
 from open_clip_ext.losses.chunked_list_mle import Lists, list_mle_of_products
 
@@ -390,6 +391,101 @@ def keep_apart(t: Tensor, p: Tensor, margin: float = 0.0, valid: Tensor | None =
     mask and in the default.
     """
     return (F.relu(_dot_own(t, p, valid) + margin) * _weights(p, valid)).sum()
+
+
+def bag_clip(
+    v: Tensor, p: Tensor, s: Tensor, valid: Tensor | None = None, *, columns: Samples | None = None
+) -> Tensor:
+    """Contrastive loss of images and bags of captions: some of its bag is close to an image, not each.
+
+        L = mean_i [ logsumexp({x_ijm}_jm, {x_jim}_jm) - logsumexp_m x_iim ]        x_ijm = s v_i.p_jm
+
+    The first set is image i with the bags of all samples, the second its bag with all images; x_iim is in
+    both. 0 for a sample without any. Arguments as in `to_positives`.
+
+    Source: DAC, arXiv 2305.19595; SivanDoveh/DAC@ca23611 `src/open_clip/loss.py`, as MIL-NCE, arXiv
+    1912.06430. Differs in the mask.
+    """
+    columns = columns or Samples(v, v, p, valid)
+    texts, exists = _all_negatives(columns)
+    exists = exists | ~exists.any()
+    m, own = _mask(p, valid), _existing(p, valid)
+    has = m.any(1)
+    m = m | ~has[:, None]  # of a row that does not count, finite numbers
+
+    def score(rows: slice) -> Tensor:
+        every = (s * v[rows] @ texts.T).masked_fill(~exists, -torch.inf).logsumexp(1)
+        others = (s * own[rows] @ columns.image.T).masked_fill(~m[rows, :, None], -torch.inf)
+        right = (s * _dot_own(v[rows], own[rows], None)).masked_fill(~m[rows], -torch.inf)
+        loss = torch.logaddexp(every, others.flatten(1).logsumexp(1)) - right.logsumexp(1)
+        return torch.where(has[rows], loss, 0.0).sum()
+
+    return sum_over_blocks(score, len(v), 2 * len(texts)) / len(v)
+
+
+def image_grounded_bag(
+    v: Tensor,
+    p: Tensor,
+    n: Tensor,
+    s: Tensor,
+    valid: Tensor | None = None,
+    negatives_valid: Tensor | None = None,
+) -> Tensor:
+    """Each image chooses between its bag of captions and its own negatives, whichever of the bag it is.
+
+        L = mean_i [ logsumexp({s v_i.p_im}_m, {s v_i.n_ik}_k) - logsumexp_m s v_i.p_im ]
+
+    0 for a sample without captions, or without negatives. Arguments as in `image_grounded_positives`.
+
+    Source: DAC, arXiv 2305.19595; SivanDoveh/DAC@ca23611 `src/open_clip/loss.py`. Differs in the mask, and in
+    that there may be any number of negatives, where theirs has one for each caption.
+    """
+    m = _mask(p, valid)
+    has = m.any(1)
+    bag = (s * _dot_own(v, p, valid)).masked_fill(~m & has[:, None], -torch.inf)
+    negatives = (s * _dot_own(v, n, negatives_valid)).masked_fill(~_mask(n, negatives_valid), -torch.inf)
+    loss = torch.cat([bag, negatives], 1).logsumexp(1) - bag.logsumexp(1)
+    return torch.where(has, loss, 0.0).mean()
+
+
+def sigmoid_contrast(
+    v: Tensor,
+    c: Tensor,
+    s: Tensor,
+    bias: Tensor | float,
+    valid: Tensor | None = None,
+    *,
+    columns: Samples | None = None,
+) -> Tensor:
+    """Images and texts, each pair by itself: whether they belong together.
+
+        L = 1/N sum_ijk m_jk -log sigmoid(y_ij (s v_i.c_jk + b))        y_ij: 1 where i = j, else -1
+
+    N is the number of texts that exist; 0 if there is none.
+
+    Args:
+        v: images.
+        c: `[B, K, D]`, true texts of each.
+        s: logit scale.
+        bias: b, one element.
+        valid: `[B, K]`, which texts exist.
+        columns: the whole batch, with the texts as its negatives.
+
+    Source: with captions, SigLIP, arXiv 2303.15343; with phrases, C2LIP, arXiv 2603.25722,
+    SamsungLabs/concept_centric_clip@9d02526 `src/open_clip/loss.py`. Differs in the mask.
+    """
+    columns = columns or Samples(v, v, c, valid)
+    texts, exists = _all_negatives(columns)
+    own, owner = _own_column(v, columns), torch.arange(len(texts), device=v.device) // c.shape[1]
+
+    def score(rows: slice) -> Tensor:
+        logits = s * v[rows] @ texts.T + bias
+        right = torch.where(own[rows, None] == owner, logits, -logits)
+        return -(F.logsigmoid(right) * exists).sum()
+
+    # A rank that scores its own rows has a share of the sum, and the mean over ranks is to be the sum.
+    share = len(columns.image) / len(v) / exists.sum().clamp(min=1).to(v)
+    return sum_over_blocks(score, len(v), len(texts)) * share
 
 
 def cross_modal_order(v: Tensor, t: Tensor, s: Tensor, *, columns: Samples | None = None) -> Tensor:

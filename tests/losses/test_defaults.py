@@ -10,11 +10,13 @@ from our_losses import CLASSES
 
 from open_clip_ext.losses import (
     AHNPLLoss,
+    C2LIPLoss,
     CECLIPLoss,
     CLAPStyleLoss,
     CLIPLoss,
     CoNCLIPLoss,
     CSCLIPLoss,
+    DACLoss,
     DeGLALoss,
     FSCCLIPLoss,
     HardPositivesLoss,
@@ -38,6 +40,8 @@ RANK_CLIP = "Jam1ezhang/RankCLIP@841d171"
 OMNI_NEG = "Jingqi-Xu/Omni-NegCLIP"
 AHNPL = "nynu-BDAI/AHNPL@6f35f47"
 HIMO_CLIP = "UnicomAI/HiMo-CLIP@f235e97"
+DAC = "SivanDoveh/DAC@ca23611"
+C2LIP = "SamsungLabs/concept_centric_clip@9d02526"
 FSC_CLIP = "ytaek-oh/fsc-clip@604015d"
 PUBLISHED = [
     (CECLIPLoss, "cmr_weight", 0.2, f"{CE_CLIP}@c7b8dd7, scripts"),
@@ -80,6 +84,11 @@ PUBLISHED = [
     (HiMoCLIPLoss, "ratio", 0.85, HIMO_CLIP),
     (HiMoCLIPLoss, "basis", "live", HIMO_CLIP),
     (HiMoCLIPLoss, "label_smoothing", 0.1, HIMO_CLIP),
+    (DACLoss, "igc_weight", 1.0, f"{DAC}, src/training/params.py: --neg_w"),
+    (DACLoss, "mil_weight", 1.0, f"{DAC}, src/open_clip/loss.py"),
+    (DACLoss, "own_weight", 1.0, f"{DAC}, src/open_clip/loss.py"),
+    (C2LIPLoss, "npc_weight", 1.0, f"{C2LIP}, scripts: --npc-loss-scale"),
+    (C2LIPLoss, "bias", -10.0, f"{C2LIP}, model_configs/ViT-B-16-SigLIP.json: init_logit_bias"),
     (EMATeacher, "decay", 0.9996, f"{DEGLA}, src/training/train.py"),
     (EMATeacher, "checkpoint", None, "as teacher_checkpoint"),
     (functional.clip, "label_smoothing", 0.0, "CLIP has none"),
@@ -107,6 +116,8 @@ COMPANIONS = [
     (CLAPStyleLoss, {"pos": 1}, "YichaoCai1/CLAP@d91a680: one augmented prompt"),
     (ParaCLIPLoss, {"pos": 2}, "arXiv 2402.15120: two-step paraphrasing"),
     (MACCOLoss, {"masked": 1}, "hiker-lw/MACCO@a8f08fa"),
+    (DACLoss, {"neg": 10, "pos": 10}, f"{DAC}, README: --mil_batch 10, with a negative for each"),
+    (C2LIPLoss, {"phrase": 4}, f"ours: {C2LIP} takes all noun phrases of a caption"),
     (CSCLIPLoss, {"neg": 1, "phrase": 2, "foil": 2}, "kargibora/CS-CLIP@183aca8"),
 ]
 
