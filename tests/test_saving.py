@@ -81,6 +81,7 @@ OPTIONS = {
     "patch dropout": ("--force-patch-dropout", 0.5),
     "most recent": ("--save-most-recent", "--save-frequency", 0),
     "delete previous": ("--delete-previous-checkpoint",),
+    "generations": ("--generations", "every=4", "keep=0.5", "pause=2"),
 }
 
 

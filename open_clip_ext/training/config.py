@@ -16,6 +16,7 @@ from open_clip_ext.errors import InputError
 from open_clip_ext.negatives.store import Store
 from open_clip_ext.training import kinds
 from open_clip_ext.training.flags import FLAGS
+from open_clip_ext.training.generations import Schedule, parse
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Settings:
         store: the negatives store that the data's captions are looked up in, if they carry none.
         skip_broken_images: whether a CSV run goes on without pictures that cannot be read.
         aligned: groups of kinds that belong together place by place.
+        generations: when the text tower goes back towards its start; None for never.
     """
 
     loss: str
@@ -47,6 +49,7 @@ class Settings:
     store: Store | None = None
     skip_broken_images: bool = False
     aligned: tuple[tuple[str, ...], ...] = ()
+    generations: Schedule | None = None
 
     def build_loss(self, **distributed: Any) -> nn.Module:
         """A fresh loss module that knows how many companions it gets."""
@@ -69,6 +72,8 @@ class Settings:
             "options": dict(self.options),
             "companions": dict(self.companions),
         }
+        if self.generations is not None:
+            identity["generations"] = str(self.generations)
         if self.store is not None:  # not its path, which may be a node's own
             makers = {maker.name: maker.version for maker in self.store.generators()}
             identity["negatives"] = {"captions": len(self.store), "generators": makers}
@@ -139,6 +144,7 @@ def resolve_flags(args: argparse.Namespace) -> Settings | None:
     aligned = tuple(map(tuple, getattr(loss, "aligned", ())))
     kinds.require_equal_counts(args.loss, companions, aligned)
     sources = kinds.resolve_keys(args, loss.companions)
+    generations = None if args.generations is None else parse(args.generations)
     if args.negatives is not None and not companions:
         raise InputError(
             f"--negatives has no effect with --loss {args.loss}, which uses no negatives; leave it out"
@@ -166,6 +172,7 @@ def resolve_flags(args: argparse.Namespace) -> Settings | None:
     args.pad_text = bool(args.pad_text)
     args.save_every_steps = args.save_every_steps or 0
     args.skip_broken_images = bool(args.skip_broken_images)
+    args.generations = "" if generations is None else str(generations)
     # Without the folder: data are copied to another one for each job.
     origin = {"model": os.path.basename(args.model), "data": os.path.basename(args.train_data or "")}
     return Settings(
@@ -180,4 +187,5 @@ def resolve_flags(args: argparse.Namespace) -> Settings | None:
         store,
         args.skip_broken_images,
         aligned,
+        generations,
     )

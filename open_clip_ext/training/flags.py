@@ -18,6 +18,7 @@ FLAGS = (
     "pad_text",
     "save_every_steps",
     "skip_broken_images",
+    "generations",
 )
 
 
@@ -83,6 +84,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="Train on without pictures of a CSV that cannot be read: the next row takes the place, and they "
         "are counted (default: stop at the first one; shards always skip theirs).",
+    )
+    group.add_argument(
+        "--generations",
+        metavar="KEY=VALUE",
+        nargs="+",
+        help="An experiment after iterated learning: `every=STEPS keep=SHARE pause=STEPS` takes the text "
+        "tower back to its starting weights after every so many steps, but for a share that it keeps "
+        "(default: 0), and pauses the image tower for some steps after it (default: 0).",
     )
     group = parser.add_argument_group("open_clip_ext", "benchmarks in evaluation (open-clip-ext eval list)")
     group.add_argument(

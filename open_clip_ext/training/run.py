@@ -18,6 +18,7 @@ from open_clip_ext.model.forward import extend_forward, extension_of, unwrap
 from open_clip_ext.model.text_trimming import trim
 from open_clip_ext.training import kinds, ranks
 from open_clip_ext.training.config import Settings
+from open_clip_ext.training.generations import Generations
 
 # Key in `checkpoint["optimizer"]`, and the format of what lies there.
 STATE_KEY = "open_clip_ext"
@@ -38,6 +39,7 @@ class Run:
         self.loss: Any = None
         self.teacher: Any = None
         self.model: Any = None
+        self.generations: Generations | None = None
         self._restored: Mapping[str, Any] | None = None
         # Calls of the loss since the last step, and how many there may be before the next one.
         self._loss_calls = 0
@@ -80,8 +82,13 @@ class Run:
                 f"{path}: a run with companions {state['companions']}, resumed with "
                 f"{wanted['companions']}; {_same_counts(state['companions'], wanted['companions'], path)}"
             )
-        # Versions before 0.2 wrote neither.
-        state = {"origin": self.settings.origin, "position": None, **state}
+        # Versions before 0.2 wrote none of these.
+        state = {"origin": self.settings.origin, "position": None, "generation_start": None, **state}
+        was, now = (x.get("generations", "none") for x in (state, wanted))
+        if was != now:
+            raise InputError(
+                f"{path}: a run with --generations {was}, resumed with {now}; give the same, or {_anew(path)}"
+            )
         self._same("model", state["origin"], path)
         if latest or state["position"]:
             self._same("data", state["origin"], path)
@@ -140,11 +147,14 @@ class Run:
         self._patience = math.inf if scaled else calls_per_step
         # Before arming, or the copy would carry the arms along.
         self.teacher = self.loss.make_teacher(self.model) if hasattr(self.loss, "make_teacher") else None
+        if self.settings.generations is not None:
+            self.generations = Generations(self.settings.generations, self.model)
         if not self.settings.pad_text:
             self._trim()
         dense = self._dense(calls_per_step, batch_size, itemsize)
         extend_forward(self.model, self.settings.companions, self.teacher, dense)
         self._load()
+        optimizer.register_step_pre_hook(self._stepping)
         optimizer.register_step_post_hook(self._stepped)
         optimizer.register_state_dict_post_hook(self._save)
 
@@ -157,9 +167,10 @@ class Run:
         identity = self.settings.identity()
         options = " ".join(f"{key}={value}" for key, value in identity["options"].items()) or "defaults"
         counts = " ".join(f"{kind}={count}" for kind, count in identity["companions"].items()) or "none"
+        generations = f" generations: {self.settings.generations}" if self.settings.generations else ""
         return (
             f"open_clip_ext {__version__}: loss={identity['loss']} options: {options} "
-            f"companions: {counts}{_made_by(identity.get('negatives'))} steps: {self.steps}"
+            f"companions: {counts}{_made_by(identity.get('negatives'))}{generations} steps: {self.steps}"
         )
 
     def begin_epoch(self) -> None:
@@ -180,6 +191,7 @@ class Run:
             "steps": self.steps,
             "loss_state": self.loss.state_dict(),
             "teacher": None if self.teacher is None else self.teacher.module.state_dict(),
+            "generation_start": None if self.generations is None else self.generations.start,
         }
 
     def _trim(self) -> None:
@@ -214,9 +226,16 @@ class Run:
         self.loss.load_state_dict(state["loss_state"])
         if self.teacher is not None and state["teacher"] is not None:
             self.teacher.module.load_state_dict(state["teacher"])
+        if self.generations is not None:
+            self.generations.start = dict(state["generation_start"])
         self.steps = state["steps"]
         self._restored = None  # a second copy of the teacher's weights
         logging.info(f"open_clip_ext: resumed loss and teacher state at step {self.steps}")
+
+    def _stepping(self, optimizer: Optimizer, *_: Any) -> None:
+        """Before each step, and those that a fused optimizer skips by itself."""
+        if self.generations is not None:
+            self.generations.before_step(self.steps)
 
     def _stepped(self, optimizer: Optimizer, *_: Any) -> None:
         """After each real step; a GradScaler that found inf or nan does not call the optimizer."""
@@ -229,6 +248,8 @@ class Run:
             self.teacher.update(self.model)
         if hasattr(self.loss, "commit"):
             self.loss.commit()
+        if self.generations is not None:  # the teacher has seen what the step left
+            self.generations.after_step(self.steps, optimizer)
 
     def _save(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
         return {**state_dict, STATE_KEY: self.state()}
