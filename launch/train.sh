@@ -1,15 +1,30 @@
-# shellcheck shell=bash disable=SC2154  # the recipes set the variables
-# The common part of the recipes in this folder: sourced after their settings, with the flags of the call as arguments.
+# shellcheck shell=bash disable=SC2154  # the settings of a recipe set the variables
+# The common part of the recipes: sourced with RECIPE, a file in settings/, and the flags of the call as arguments.
 # Under SLURM it trains on all nodes of the job and requeues it, elsewhere on the GPUs of this machine.
 # docs/clusters.md explains each setting. NCCL variables are left to the site.
 
+stop() { echo "open_clip_ext: $(uname -n): $*" >&2; exit 2; }
+settings=$(dirname "${BASH_SOURCE[0]}")/settings
+[[ -f $settings/$RECIPE.sh ]] || stop "$RECIPE: no such recipe in $settings"
+# shellcheck source=launch/settings/degla.sh
+source "$settings/$RECIPE.sh"
+
+: "${MODEL:=ViT-B-32-quickgelu}"                # -quickgelu: OpenAI's weights need it
+: "${PRETRAINED=openai}"                        # a tag or a checkpoint file; empty: from scratch
+: "${TRAIN_DATA:?set TRAIN_DATA to a CSV with the columns filepath and title, or to webdataset shards}"
+: "${NEGATIVES:=}"                              # a store of `open-clip-ext negatives`; empty: companions are in the data
+: "${COMPANIONS:=}" "${COMPANION_KEYS:=}"       # KIND=COUNT ..., KIND=COLUMN ...
+: "${DATASET_TYPE:=auto}" "${CSV_SEPARATOR:=,}" "${TRAIN_NUM_SAMPLES:=}"
+: "${ACCUM:=1}"                                 # GLOBAL_BATCH is fixed, whatever the number of GPUs
+: "${PRECISION:=amp}" "${SEED:=42}" "${WORKERS:=8}"
+: "${LOSS:=$RECIPE}" "${LOSS_CFG:=}" "${EXTRA_FLAGS:=}"
+: "${NAME:=$RECIPE}"                            # the same name resumes
 : "${LOGS:=logs}"                               # on a file system that every node sees
 : "${SAVE_EVERY:=200}"                          # steps between checkpoints within an epoch
 : "${MAX_RESTARTS:=5}"                          # for any reason, then the job ends
 : "${GRACE:=240}"                               # seconds to save before the time limit
 : "${TRAINER:=-m -- open_clip_train.main}"      # what torchrun starts; `-m -- open_clip_ext` where start-up files are not read
 
-stop() { echo "open_clip_ext: $(uname -n): $*" >&2; exit 2; }
 refused() { # checked whatever the status: upstream exits with 0 over some flags
   [[ ! -f $OPEN_CLIP_EXT_REFUSED ]] || stop "no restart, the same input would fail again: $(<"$OPEN_CLIP_EXT_REFUSED")"
   # torchrun reports failed ranks as status 1, so these mean that the call of torchrun itself is wrong.
@@ -33,15 +48,16 @@ per_step=$((nodes * processes * ACCUM))
 ((GLOBAL_BATCH % per_step == 0)) ||
   stop "a global batch of $GLOBAL_BATCH cannot be split over $nodes x $processes GPUs and ACCUM=$ACCUM; change one of them"
 
-# shellcheck disable=SC2206  # LOSS_CFG is a list of KEY=VALUE
+# shellcheck disable=SC2206  # some are lists of words
 flags=(
-  --model "$MODEL" --pretrained "$PRETRAINED"
+  --model "$MODEL" ${PRETRAINED:+--pretrained "$PRETRAINED"}
   --train-data "$TRAIN_DATA" --dataset-type "$DATASET_TYPE" --csv-separator "$CSV_SEPARATOR"
-  --loss "$LOSS" --num-negatives "$NUM_NEGATIVES" ${NEGATIVES:+--negatives "$NEGATIVES"} ${LOSS_CFG:+--loss-cfg $LOSS_CFG}
+  --loss "$LOSS" ${LOSS_CFG:+--loss-cfg $LOSS_CFG} ${COMPANIONS:+--companions $COMPANIONS}
+  ${COMPANION_KEYS:+--companion-keys $COMPANION_KEYS} ${NEGATIVES:+--negatives "$NEGATIVES"}
   --batch-size $((GLOBAL_BATCH / per_step)) --accum-freq "$ACCUM" --epochs "$EPOCHS"
   --lr "$LR" --wd "$WD" --warmup "$WARMUP" --precision "$PRECISION" --seed "$SEED" --workers "$WORKERS"
   --local-loss --gather-with-grad ${TRAIN_NUM_SAMPLES:+--train-num-samples "$TRAIN_NUM_SAMPLES"}
-  --logs "$LOGS" --name "$NAME" --save-most-recent --save-every-steps "$SAVE_EVERY" --resume latest "$@"
+  --logs "$LOGS" --name "$NAME" --save-most-recent --save-every-steps "$SAVE_EVERY" --resume latest $EXTRA_FLAGS "$@"
 )
 
 # One task per node. A node without the plugin must stop the job, not train plain CLIP.

@@ -16,6 +16,7 @@ import reference
 import straightforward
 import torch
 
+from open_clip_ext import registry
 from open_clip_ext.losses import DeGLALoss
 from open_clip_ext.teacher import EMATeacher
 
@@ -43,6 +44,10 @@ def test_a_quick_run_writes_every_figure(tmp_path):
         assert key.replace("_", " ") in done.stdout
     assert figures["quick"] is True
     assert {"step", "loss", "ema", "tokenizer", "startup", "machine"} <= set(figures)
+    assert [row["loss"] for row in figures["every_loss"]] == list(registry.entries())
+    for row in figures["every_loss"]:
+        assert row["texts"] == 1 + sum(registry.load(row["loss"]).companions.values())
+        assert 0 < row["cost_least"] <= row["cost"] <= row["cost_greatest"]
     assert {row["loss"] for row in figures["step"]["variants"]} == {"clip", "negclip", "ce-clip", "degla"}
     for row in figures["step"]["variants"]:
         (parts,) = row["rounds"]

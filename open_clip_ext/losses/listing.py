@@ -26,6 +26,12 @@ def main(args: argparse.Namespace) -> int:
         print(f"{name}\n  from        {entry.value} ({entry.dist.name if entry.dist else 'unknown'})")
         print(f"  paper       {getattr(loss, 'paper', '') or '-'}")
         print(f"  companions  {companions or 'none'}")
+        for group in getattr(loss, "aligned", ()):
+            print(f"  together    {' '.join(group)}")
+        if getattr(loss, "teacher", None):
+            print("  teacher     a moving average of the model")
+        if getattr(loss, "takes_bias", False):
+            print("  logit bias  of the model, if it has one")
         for option in registry.options(loss).values():
             said = registry.describe(option.hint) + _limits(loss, option.name)
             print(f"  {option.name + '=' + str(option.default):<26}  {said}")

@@ -61,6 +61,7 @@ def main() -> None:
     figures["tokenizer"] = tokenizer(args.quick, args.captions)
     figures["encoding"] = encoding(args)
     figures["startup"] = startup(args.quick)
+    figures["every_loss"] = every_loss(args)
     figures["step"] = step_on_gpu(args) if on_gpu and not args.quick else step(args)
 
     largest = figures["loss"][-1]
@@ -127,6 +128,14 @@ def encoding(args: argparse.Namespace) -> dict:
     )  # fmt: skip
     table("scoring SugarCrepe", list(found), [list(found.values())])
     return found
+
+
+def every_loss(args: argparse.Namespace) -> list[dict]:
+    pairs = 1 if args.quick else 3
+    rows = fresh.call("every_loss", "compare", tiny=args.quick, batch=args.batch, pairs=pairs)
+    title = f"a step of every loss against one of clip, ViT-S-32, B = {args.batch}"
+    table(title, list(rows[0]), [list(row.values()) for row in rows])
+    return rows
 
 
 def startup(quick: bool) -> dict:

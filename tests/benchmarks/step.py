@@ -36,12 +36,12 @@ def variants() -> list[dict]:
     return [*made, {"loss": "degla", "pad": True, "plain": True}]
 
 
-def create(tiny: bool) -> torch.nn.Module:
-    """ViT-B-32 with random weights, or something that runs in no time."""
+def create(tiny: bool, name: str = "ViT-B-32") -> torch.nn.Module:
+    """A model with random weights, or something that runs in no time."""
     torch.manual_seed(0)
     if not tiny:
         logging.disable(logging.WARNING)  # upstream warns of random weights
-        return open_clip.create_model("ViT-B-32", pretrained=None, output_dict=True)
+        return open_clip.create_model(name, pretrained=None, output_dict=True)
     vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
     text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
     return open_clip.CLIP(embed_dim=32, vision_cfg=vision, text_cfg=text, output_dict=True)

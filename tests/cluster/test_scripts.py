@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shutil
@@ -10,10 +11,17 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from open_clip_train import params
+
+from open_clip_ext import registry
+from open_clip_ext.host import flags
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
-RECIPES = ("degla", "ce-clip", "negclip")
+SCRIPTS = sorted(path for path in LAUNCH.rglob("*") if path.is_file())
+RECIPES = sorted(path.stem for path in LAUNCH.glob("settings/*.sh"))
+JOBS = ("degla", "ce-clip", "negclip", "loss")  # a job script each; `loss` takes any recipe
+TABLE = (ROOT / "docs" / "losses.md").read_text().splitlines()
 # Each notes its arguments in a file of its name; srun becomes the command of node 0.
 STANDINS = {
     "srun": 'while [[ $1 == -* ]]; do shift; done; SLURM_NODEID=0 exec "$@"',
@@ -60,8 +68,11 @@ def launch(tmp_path):
             "SLURM_JOB_NODELIST": "node[1-2]",
         } | ({"SLURM_GPUS_ON_NODE": gpus} if gpus else {})  # fmt: skip
         command = [str(part) for part in command or ("degla",)]
-        if command[0] in RECIPES:
+        if command[0] in JOBS:
             command[0] = str(LAUNCH / f"{command[0]}.slurm")
+        elif command[0] in RECIPES:
+            settings = {"RECIPE": command[0]} | settings
+            command[0] = str(LAUNCH / "loss.slurm")
         process = subprocess.Popen(
             ["bash", *command],
             cwd=tmp_path,
@@ -86,25 +97,24 @@ def launch(tmp_path):
 # --- the text ---
 
 
-@pytest.mark.parametrize("path", sorted(LAUNCH.iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_bash_reads_the_script(path):
     subprocess.run(["bash", "-n", path], check=True)
 
 
 @pytest.mark.skipif(not shutil.which("shellcheck"), reason="shellcheck is not installed")
 def test_shellcheck_finds_nothing():
-    paths = sorted(LAUNCH.iterdir())
-    done = subprocess.run(["shellcheck", "-x", *paths], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(["shellcheck", "-x", *SCRIPTS], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("path", sorted(LAUNCH.iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_no_path_of_a_machine_is_in_it(path):
     code = [line for line in path.read_text().splitlines() if not re.match(r"#($|[^!S])", line)]
     assert not re.findall(r"(?<![\w.}])/(?!usr/bin/env|dev/null)\w+/\w+", "\n".join(code))
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", JOBS)
 def test_directives(recipe):
     directives = re.findall(r"^#SBATCH (--\S+)$", (LAUNCH / f"{recipe}.slurm").read_text(), re.MULTILINE)
     for wanted in ("--ntasks-per-node=1", "--signal=B:USR1@300", "--requeue", "--open-mode=append"):
@@ -118,16 +128,16 @@ def test_directives(recipe):
 @pytest.mark.parametrize(
     ("recipe", "lr", "wd", "negatives", "options"),
     [
-        ("degla", "1e-6", "0.1", "4", ["distill_weight=0.005"]),
-        ("ce-clip", "5e-6", "0.1", "4", ["cmr_weight=0.2", "imc_weight=0.2", "threshold_cap=10"]),
-        ("negclip", "1e-6", "0.2", "1", []),
+        ("degla", "1e-6", "0.1", "neg=4", ["distill_weight=0.005"]),
+        ("ce-clip", "5e-6", "0.1", "neg=4", ["cmr_weight=0.2", "imc_weight=0.2", "threshold_cap=10"]),
+        ("negclip", "1e-6", "0.2", "neg=1", []),
     ],
 )
 def test_a_recipe_has_the_paper_s_settings(launch, recipe, lr, wd, negatives, options):
     run = launch(recipe, "--wandb-notes", "mine")
     assert run.status == 0, run.output
     words = run.called("torchrun")
-    assert [run.flag(name) for name in ("--loss", "--lr", "--wd", "--num-negatives")] == [
+    assert [run.flag(name) for name in ("--loss", "--lr", "--wd", "--companions")] == [
         recipe,
         lr,
         wd,
@@ -147,6 +157,54 @@ def test_a_recipe_has_the_paper_s_settings(launch, recipe, lr, wd, negatives, op
     assert "--save-most-recent" in words
     assert run.flag("--resume") == "latest"
     assert words[-2:] == ["--wandb-notes", "mine"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_trainer_takes_the_flags_of_a_recipe(launch, recipe):
+    """Each has the name of a loss; its settings have a source, and stand in the table of docs/losses.md."""
+    run = launch(recipe, gpus=1, **({"WARMUP": 9} if recipe == "cs-clip" else {}))
+    assert run.status == 0, run.output
+    words = run.called("torchrun")
+    args, settings, _ = flags.parse(
+        inspect.unwrap(params.parse_args), words[words.index("open_clip_train.main") + 1 :], {}
+    )
+    assert (settings.loss, args.name) == (recipe, recipe)
+    text = (LAUNCH / "settings" / f"{recipe}.sh").read_text()
+    named = re.findall(r"(\w+)=\d", "".join(re.findall(r"COMPANIONS:=([^}]*)", text)))
+    assert named == list(registry.load(recipe).companions)
+    assert "arXiv" in text
+    assert re.search(r"[\w-]+/[\w-]+@[0-9a-f]{7}|README|Omni-NegCLIP", text)
+    warmup = "3 epochs" if recipe == "cs-clip" else f"{args.warmup:,}"
+    published = f"| {args.batch_size} | {args.lr:g} | {args.wd:g} | {warmup} | {args.epochs} |"
+    published = published.replace("e-0", "e-")
+    assert any(line.startswith(f"| `{recipe}` {published}") for line in TABLE)
+
+
+def test_companions_and_their_columns_can_be_set(launch):
+    run = launch("tsvlc", gpus=1, COMPANIONS="neg=2 pos=3", COMPANION_KEYS="neg=hard pos=again")
+    words = run.called("torchrun")
+    at = words.index("--companions")
+    assert words[at : at + 6] == [
+        *("--companions", "neg=2", "pos=3", "--companion-keys", "neg=hard", "pos=again"),
+    ]
+
+
+def test_a_loss_without_companions_gets_none(launch):
+    words = launch("rank-clip", gpus=1).called("torchrun")
+    assert not {"--companions", "--companion-keys", "--loss-cfg", "--pretrained"} & set(words)
+
+
+def test_a_job_of_any_loss_names_its_recipe(launch):
+    assert "set RECIPE to the name of a file in launch/settings" in launch("loss").output
+    run = launch("loss", RECIPE="deglo")
+    assert run.status == 2
+    assert "deglo: no such recipe in " in run.output
+
+
+def test_a_warm_up_in_epochs_has_to_be_said(launch):
+    run = launch("cs-clip", gpus=1)
+    assert run.status != 0
+    assert "set WARMUP to the steps of 3 epochs" in run.output
 
 
 def test_torchrun_starts_the_trainer_on_every_node(launch):

@@ -1,0 +1,70 @@
+"""A training step of every registered loss against one of `clip`, with the companions that it declares."""
+
+from __future__ import annotations
+
+import logging
+
+import captions
+import measure
+import open_clip
+import torch
+from step import create
+
+from open_clip_ext import registry
+from open_clip_ext.data import CompanionCollate
+from open_clip_ext.training.config import Settings
+from open_clip_ext.training.run import Run
+
+MODEL = "ViT-S-32"
+
+
+class Steps:
+    """A student that is trained as a run does it: trimmed texts, the loss, its teacher, AdamW."""
+
+    def __init__(self, name: str, tiny: bool, batch: int) -> None:
+        loss = registry.load(name)
+        counts, aligned = dict(loss.companions), getattr(loss, "aligned", ())
+        self.model = create(tiny, MODEL).to(measure.DEVICE)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6)
+        run = Run(Settings(name, loss, {}, counts, {}, {}, aligned=aligned))
+        self.loss = run.build_loss(measure.DEVICE)
+        run.begin(self.model, self.optimizer, scaled=False, calls_per_step=1)
+        texts, edited = captions.made(batch, sum(counts.values()))
+        collate = CompanionCollate(open_clip.get_tokenizer("ViT-B-32"), counts, aligned=aligned)
+        ends = [sum(list(counts.values())[: i + 1]) for i in range(len(counts))]
+        kinds = [
+            {kind: row[end - counts[kind] : end] for kind, end in zip(counts, ends, strict=True)}
+            for row in edited
+        ]
+        self.texts = collate.texts(texts, kinds).to(measure.DEVICE)
+        side = self.model.visual.image_size[0]
+        self.images = torch.randn(batch, 3, side, side, device=measure.DEVICE)
+
+    def step(self) -> None:
+        out = self.model(self.images, self.texts)
+        sum(self.loss(**out, output_dict=True).values()).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def compare(tiny: bool, batch: int, pairs: int) -> list[dict]:
+    """For each loss its texts per sample, and how many times the step of `clip` its step takes."""
+    logging.disable(logging.WARNING)
+    clip = Steps("clip", tiny, batch)
+    clip.step()
+    rows = []
+    for name in registry.entries():
+        other = Steps(name, tiny, batch)
+        other.step()
+        found = measure.in_turns(clip.step, other.step, pairs, name)
+        rows.append(
+            {
+                "loss": name,
+                "texts": other.texts.shape[1] if other.texts.ndim == 3 else 1,
+                "cost": 1 / found["speedup"],
+                "cost_least": 1 / found["speedup_greatest"],
+                "cost_greatest": 1 / found["speedup_least"],
+            }
+        )
+        del other
+    return rows
