@@ -28,7 +28,7 @@ class C2LIPLoss(Loss):
     """
 
     paper = "Pham et al., CVPR 2026, arXiv 2603.25722"
-    companions: ClassVar[Mapping[str, int]] = {"phrase": 4}
+    companions: ClassVar[Mapping[str, int]] = {"phrase": 2}
     takes_bias = True
     npc_weight: float = option(default=1.0, least=0)
     # SigLIP's initial one; without effect where the model has its own.

@@ -29,7 +29,7 @@ class DACLoss(HardNegativeLoss):
     """
 
     paper = "Doveh et al., NeurIPS 2023, arXiv 2305.19595"
-    companions: ClassVar[Mapping[str, int]] = {"neg": 10, "pos": 10}
+    companions: ClassVar[Mapping[str, int]] = {"neg": 4, "pos": 2}
     igc_weight: float = option(default=1.0, least=0)
     mil_weight: float = option(default=1.0, least=0)
     own_weight: float = option(default=1.0, least=0)

@@ -116,8 +116,8 @@ COMPANIONS = [
     (CLAPStyleLoss, {"pos": 1}, "YichaoCai1/CLAP@d91a680: one augmented prompt"),
     (ParaCLIPLoss, {"pos": 2}, "arXiv 2402.15120: two-step paraphrasing"),
     (MACCOLoss, {"masked": 1}, "hiker-lw/MACCO@a8f08fa"),
-    (DACLoss, {"neg": 10, "pos": 10}, f"{DAC}, README: --mil_batch 10, with a negative for each"),
-    (C2LIPLoss, {"phrase": 4}, f"ours: {C2LIP} takes all noun phrases of a caption"),
+    (DACLoss, {"neg": 4, "pos": 2}, f"ours, as many as the others have: {DAC} takes ten of each"),
+    (C2LIPLoss, {"phrase": 2}, f"ours: {C2LIP} takes all noun phrases of a caption"),
     (CSCLIPLoss, {"neg": 1, "phrase": 2, "foil": 2}, "kargibora/CS-CLIP@183aca8"),
 ]
 
