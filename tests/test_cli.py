@@ -18,12 +18,8 @@ def test_every_loss_is_listed_with_its_options(capsys):
     printed = capsys.readouterr().out
     for expected in ("\ndegla\n", "distill_weight=0.005", "companions  neg=4", "CVPR 2024"):
         assert expected in "\n" + printed
-    for line in (
-        "together    phrase foil",
-        "teacher     a moving average of the model",
-        "logit bias  of the",
-    ):
-        assert printed.count(f"\n  {line}") == 1
+    for line in ("together    phrase foil", "teacher     a moving average of the model", "logit bias  of"):
+        assert f"\n  {line}" in printed
 
 
 def test_help_waits_for_no_loss_and_not_for_torch():
