@@ -30,6 +30,8 @@ def main(args: argparse.Namespace) -> int:
             print(f"  together    {' '.join(group)}")
         if getattr(loss, "teacher", None):
             print("  teacher     a moving average of the model")
+        if getattr(loss, "dense_terms", None):
+            print("  tokens      patches of images and words of texts")
         if getattr(loss, "takes_bias", False):
             print("  logit bias  of the model, if it has one")
         for option in registry.options(loss).values():

@@ -141,7 +141,7 @@ class Run:
         self.model = unwrap(model)
         if getattr(self.model, "logit_bias", None) is not None:
             raise InputError(
-                "this model has a logit bias (SigLIP), which no loss here takes; choose a CLIP --model"
+                "this model has a logit bias (SigLIP), which is not trained here yet; choose a CLIP --model"
             )
         # An optimizer that runs no hooks cannot be told from one whose steps a scaler skips.
         self._patience = math.inf if scaled else calls_per_step
