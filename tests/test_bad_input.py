@@ -101,6 +101,7 @@ def flags(csv_data):
         (["--negatives", "x"], "--negatives has no effect without --loss; add --loss NAME"),
         (["--num-negatives", 2], "--num-negatives has no effect without --loss; add --loss NAME"),
         (["--loss-cfg", "a=1"], "--loss-cfg has no effect without --loss; add --loss NAME"),
+        (["--generations", "every=2"], "--generations has no effect without --loss; add --loss NAME"),
         (
             ["--loss", "degla", "--siglip"],
             "--siglip cannot go with --loss: its sigmoid loss takes the place of --loss",
