@@ -77,6 +77,8 @@ def main(args: argparse.Namespace) -> int:
     if hasattr(generator, "proposals"):
         generator.proposals = args.per_type + 1  # one to spare
     source = _read(args)
+    if hasattr(generator, "survey"):
+        generator.survey(source.pictures())
     gate = _gate(generator, args)
     out = (
         args.out
@@ -136,6 +138,13 @@ class Source:
         """Further captions of the same pictures."""
         named = (other for image in self.images[caption] for other in self.captions[image])
         return [other for other in (*named, *self.listed.get(caption, ())) if other != caption]
+
+    def pictures(self) -> Iterator[list[str]]:
+        """The captions of each picture; a caption whose picture has no name, with those of its list."""
+        yield from self.captions.values()
+        for caption, images in self.images.items():
+            if not images:
+                yield [caption, *self.listed.get(caption, ())]
 
     def part(self, shard: tuple[int, int] | None, limit: int | None) -> list[str]:
         """The captions to do: those of a shard, which depends on the text alone."""

@@ -12,6 +12,9 @@ from typing import Any, Protocol
 GROUP = "open_clip_ext.negatives"
 NEGATIVE = "neg"
 POSITIVE = "pos"
+PHRASE = "phrase"
+FOIL = "foil"
+ABSENCE = "absence"
 KIND = re.compile(r"[a-z][a-z0-9_]{0,15}")
 
 
@@ -22,9 +25,9 @@ class Candidate:
     Attributes:
         type: what was done to the caption, such as "swap_noun"; one of the generator's `types`.
         text: the text.
-        kind: what it is to the caption: "neg" changes the meaning (a hard negative), "pos" keeps it;
-            or another of the generator's `kinds`, such as "phrase" (a part of what the caption says)
-            or "foil" (a phrase changed).
+        kind: what it is to the caption: "neg" changes the meaning (a hard negative), "pos" keeps it,
+            "phrase" is a part of what the caption says, "foil" such a part changed, "absence" the caption
+            and what is not in the picture; or another of the generator's `kinds`.
         reason: why it must not be trained on, as a short code such as "same_lemma"; empty if it may.
         of: another text of the same caption that this one belongs to, such as a foil's phrase; empty
             if it belongs to the caption itself.
@@ -62,6 +65,8 @@ class Generator(Protocol):
     `batch_size: int`, how many captions it wants at once (default 256);
     `proposals: int`, set to one more than the `--per-type` that the user asks for;
     `proven: bool`, set to whether the store has a valid text of it from an earlier run;
+    `survey(pictures: Iterable[Sequence[str]])`, called once before everything else with the captions of
+    each picture of the whole file, whatever the shard; `identity` must tell what it has learned from them;
     `status() -> str`, shown beside the progress bar; `close()`, called at the end; `cheap = True` if
     a batch is stored as a whole, since a kill in its middle costs little.
 

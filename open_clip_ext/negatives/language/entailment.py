@@ -13,6 +13,7 @@ from functools import cached_property, lru_cache
 from operator import ne
 from typing import Any, Literal
 
+from open_clip_ext.negatives.language.denial import NEGATIONS
 from open_clip_ext.negatives.language.lexicon import Lexicon
 from open_clip_ext.negatives.language.phrases import (
     ADJECTIVE,
@@ -44,7 +45,6 @@ POSTURES = frozenset(("stand", "sit", "lie", "be", "walk", "pose"))
 SIGNS = ("PUNCT", "CCONJ", "PART")
 ALL = "all"  # of several, joined by "and"
 SILENT = frozenset(("there", "be"))
-NEGATIONS = frozenset(("no", "not", "n't", "'t", "without", "never", "nobody", "nothing", "none"))
 LIVING = ("person", "animal")
 PLACES = ("place", "room", "building")
 

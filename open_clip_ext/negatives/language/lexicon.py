@@ -46,6 +46,10 @@ class Lexicon:
         """Other words for `word`, of the caption words alone, in a fixed order."""
         return sorted(self._same.get((pos, word), set()) - {word})
 
+    def words(self, pos: str) -> list[str]:
+        """Every word of a class in the list, in a fixed order."""
+        return sorted(word for its, word in self._same if its == pos)
+
     def _others(self, word: str, pos: str) -> list[str]:
         """Words of the same family as `word`, which what it names is not, in a fixed order."""
         family = self._families.get((pos, word), {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # A word with its hyphens, the tail of a contraction ("'s"), or any other visible character.
 # The first alternative is for speed alone: the second would find the same plain words.
@@ -87,6 +87,14 @@ def lowered(caption: str, tokens: Sequence[Token], span: Span) -> str:
     if tokens[span[0]].pos == "PROPN" or text[1:2].isupper():
         return text
     return text[:1].lower() + text[1:]
+
+
+def part(caption: str, tokens: Sequence[Token], span: Span) -> tuple[str, list[Token]]:
+    """The text of a span, as `lowered` gives it, and its tokens by their places in it."""
+    text, start = lowered(caption, tokens, span), tokens[span[0]].start
+    found = [replace(t, start=t.start - start, end=t.end - start) for t in tokens[slice(*span)]]
+    found[0] = replace(found[0], text=text[: found[0].end])
+    return text, found
 
 
 def begins(tokens: Sequence[Token], at: int) -> bool:

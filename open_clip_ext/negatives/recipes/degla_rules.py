@@ -6,10 +6,9 @@ The types are the paper's; its authors' prompts, examples and script were not re
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from open_clip_ext.negatives.language import words
-from open_clip_ext.negatives.language.inflection import inflected
 from open_clip_ext.negatives.language.phrases import Phrase
 from open_clip_ext.negatives.language.words import Token
 from open_clip_ext.negatives.recipes.rules import common, head, noun_phrases
@@ -34,9 +33,11 @@ class DeGLARules(Swap):
         yield from self.swaps("swap_noun", caption, tokens, self.noun_pairs(tokens, nouns), rng)
         yield from self.swaps("swap_adj", caption, tokens, self.adjective_pairs(tokens, nouns), rng)
         adjectives = (i for i, token in enumerate(tokens) if token.pos == "ADJ")
-        yield from self.replaced("replace_adj", caption, tokens, adjectives, rng)
         single = (p.last - 1 for p in nouns if common(tokens, p) and head(tokens, p)[0] == p.last - 1)
-        yield from self.replaced("replace_noun", caption, tokens, single, rng)
+        there = {token.lemma for token in tokens}
+        for type, places in (("replace_adj", adjectives), ("replace_noun", single)):
+            for text in self.replaced(caption, tokens, places, there, rng):
+                yield Candidate(type, text)
 
     def reshuffled(
         self, caption: str, tokens: Sequence[Token], nouns: Sequence[Phrase], rng: random.Random
@@ -51,18 +52,3 @@ class DeGLARules(Swap):
             turned = chosen[1:] + chosen[:1] if rng.random() < 0.5 else chosen[-1:] + chosen[:-1]
             changes = {nouns[to].span: texts[of] for to, of in zip(chosen, turned, strict=True)}
             yield Candidate("reshuffle", words.edit(caption, tokens, changes))
-
-    def replaced(
-        self, type: str, caption: str, tokens: Sequence[Token], places: Iterable[int], rng: random.Random
-    ) -> Iterator[Candidate]:
-        """One word at a time exchanged for another of its family that the caption has not."""
-        there = {token.lemma for token in tokens}
-        options = [
-            (i, other)
-            for i in places
-            for other in self.lexicon.others(tokens[i].lemma, tokens[i].pos)
-            if other not in there
-        ]
-        for i, other in rng.sample(options, min(len(options), self.proposals)):
-            if text := inflected(other, tokens[i].tag):
-                yield Candidate(type, words.edit(caption, tokens, {(i, i + 1): text}))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import Any, ClassVar
 
 from open_clip_ext.negatives.language import words
+from open_clip_ext.negatives.language.inflection import inflected
 from open_clip_ext.negatives.language.lexicon import Lexicon
 from open_clip_ext.negatives.language.phrases import NOUN_PHRASE, Phrase, phrases
 from open_clip_ext.negatives.language.taggers import tagger as find_tagger
@@ -65,6 +66,25 @@ class Rules:
         for one, other in rng.sample(pairs, min(len(pairs), self.proposals)) if len(pairs) > 1 else pairs:
             yield Candidate(type, words.swap(caption, tokens, one, other))
 
+    def replaced(
+        self,
+        text: str,
+        tokens: Sequence[Token],
+        places: Iterable[int],
+        there: Container[str],
+        rng: random.Random,
+    ) -> Iterator[str]:
+        """One word at a time exchanged for another of its family that is not among those `there`."""
+        options = [
+            (i, other)
+            for i in places
+            for other in self.lexicon.others(tokens[i].lemma, tokens[i].pos)
+            if other not in there
+        ]
+        for i, other in rng.sample(options, min(len(options), self.proposals)):
+            if form := inflected(other, tokens[i].tag):
+                yield words.edit(text, tokens, {(i, i + 1): form})
+
     def noun_pairs(self, tokens: Sequence[Token], found: Sequence[Phrase]) -> Iterator[tuple[Span, Span]]:
         """Nouns of two phrases, both singular or both plural, of which neither is a sort of the other."""
         for one, other in combinations([head(tokens, p) for p in found if common(tokens, p)], 2):
@@ -85,6 +105,13 @@ def noun_phrases(tokens: Sequence[Token]) -> list[Phrase]:
 def common(tokens: Sequence[Token], phrase: Phrase) -> bool:
     """Whether the head of a noun phrase is no name."""
     return tokens[phrase.last - 1].pos == "NOUN"
+
+
+def sound(tokens: Sequence[Token], phrase: Phrase) -> bool:
+    """Whether a noun phrase has no verb in it that was taken for a noun: "a man jumps", "two girls dance"."""
+    its = tokens[phrase.first : phrase.last]
+    one = its[0].lemma in ("a", "an") and its[1:2] != [] and its[1].lemma not in ("few", "dozen", "couple")
+    return not (one and its[-1].plural) and not any(token.plural for token in its[:-1])
 
 
 def head(tokens: Sequence[Token], phrase: Phrase) -> Span:
