@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
-from open_clip_ext.negatives.recipes.degla_llm import DeGLA
+from open_clip_ext.negatives.recipes.by_model import DeGLA
 from open_clip_ext.negatives.records import Candidate
 
 CAPTIONS = [f"a dog runs past house {i}" for i in range(24)]

@@ -18,7 +18,7 @@ from open_clip_ext.negatives.gate import Gate
 from open_clip_ext.negatives.language.entailment import EntailmentChecker
 from open_clip_ext.negatives.language.lexicon import Lexicon
 from open_clip_ext.negatives.language.taggers import tagger
-from open_clip_ext.negatives.recipes.degla_llm import DeGLA, read_prompts
+from open_clip_ext.negatives.recipes.by_model import DeGLA
 from open_clip_ext.negatives.records import Candidate
 
 
@@ -319,7 +319,7 @@ def test_the_status_counts_tokens_money_and_repeats():
 
 
 def examples(type: str) -> list[tuple[str, str]]:
-    return re.findall(rf"^caption: (.*)\n{type}: (.*)$", read_prompts(), re.MULTILINE)
+    return re.findall(rf"^caption: (.*)\n{type}: (.*)$", DeGLA.instructions(), re.MULTILINE)
 
 
 def words(text: str) -> list[str]:
@@ -356,7 +356,7 @@ def test_the_instructions_are_the_files_and_come_first():
     with serve() as endpoint:
         run(endpoint, CAPTIONS[:2])
     for request in endpoint.requests:
-        assert request["messages"][0] == {"role": "system", "content": read_prompts()}
+        assert request["messages"][0] == {"role": "system", "content": DeGLA.instructions()}
 
 
 def test_prompts_and_page_are_in_the_wheel(wheel):

@@ -10,7 +10,7 @@ from endpoint import Reply, caption_of, edits, good, serve
 from support_llm import CAPTIONS, degla, everything, run
 
 from open_clip_ext.errors import InputError, TrainingError
-from open_clip_ext.negatives.recipes.degla_llm import DeGLA
+from open_clip_ext.negatives.recipes.by_model import DeGLA
 from open_clip_ext.negatives.records import Candidate
 
 # --- trouble that passes, and that does not

@@ -16,7 +16,7 @@ from support import ENVIRONMENT
 from tiny_llm import serve_llm, write_llm
 
 from open_clip_ext.cli import main
-from open_clip_ext.negatives.recipes.degla_llm import DeGLA, read_prompts
+from open_clip_ext.negatives.recipes.by_model import DeGLA
 from open_clip_ext.negatives.records import Text
 from open_clip_ext.negatives.store import Store
 
@@ -65,7 +65,7 @@ def served(tmp_path_factory):
         for caption in KNOWN
     ]
     words = [*CAPTIONS, *(edits(**answer(caption)) for caption in CAPTIONS)]
-    random = write_llm(folder / "random", [read_prompts(), *words])
+    random = write_llm(folder / "random", [DeGLA.instructions(), *words])
     taught = write_llm(folder / "taught", words, talks)
     with serve_llm(folder / "log") as url:
         yield Served(url, random, taught, prompts)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from open_clip_ext import plugins
-from open_clip_ext.negatives.recipes.degla_llm import DeGLA
+from open_clip_ext.negatives.recipes.by_model import DeGLA
 
 DOCS = Path(__file__).parents[2] / "docs"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from open_clip_ext.errors import InputError, TrainingError
 from open_clip_ext.negatives.gate import REASONS, Gate
 from open_clip_ext.negatives.llm.endpoint import Endpoint, Fault
 from open_clip_ext.negatives.llm.replies import SHOWN, Answer
-from open_clip_ext.negatives.records import Candidate, draw, normalise
+from open_clip_ext.negatives.records import NEGATIVE, Candidate, draw, normalise
 
 # Captions in a row without a single edit that end a run: when the server has not accepted a request yet,
 # when there has been no edit yet, and later, when a model that is often of no use must not end it.
@@ -35,11 +35,26 @@ class Outcome:
     fault: Fault | None = None
 
 
-def answer_form(types: Sequence[str]) -> Any:
-    """The form of an answer, a pydantic model: one key for each type, a string or null, nothing else."""
+@dataclass(frozen=True)
+class Part:
+    """What a key of an answer holds.
+
+    Attributes:
+        type: of the text.
+        kind: of the text.
+        of: the key of the text that it belongs to; empty if it belongs to the caption itself.
+    """
+
+    type: str
+    kind: str = NEGATIVE
+    of: str = ""
+
+
+def answer_form(keys: Sequence[str]) -> Any:
+    """The form of an answer, a pydantic model: each key a string or null, nothing else."""
     from pydantic import ConfigDict, create_model
 
-    fields: dict[str, Any] = dict.fromkeys(types, (str | None, ...))
+    fields: dict[str, Any] = dict.fromkeys(keys, (str | None, ...))
     return create_model("Edits", __config__=ConfigDict(extra="forbid", strict=True), **fields)
 
 
@@ -50,6 +65,7 @@ class Dialogue:
         endpoint: where the model is asked.
         instructions: what it is told first.
         form: of an answer; see `answer_form`.
+        parts: what its keys hold.
         recipe: name of the recipe, on which the seeds of the requests depend.
         seed: of the sampling.
         retries: how often it is asked again about a caption.
@@ -59,12 +75,20 @@ class Dialogue:
     """
 
     def __init__(
-        self, endpoint: Endpoint, instructions: str, form: Any, *, recipe: str, seed: int, retries: int
+        self,
+        endpoint: Endpoint,
+        instructions: str,
+        form: Any,
+        parts: Mapping[str, Part],
+        *,
+        recipe: str,
+        seed: int,
+        retries: int,
     ) -> None:
         self.endpoint = endpoint
         self.instructions = instructions
         self.form = form
-        self.types = tuple(form.model_fields)
+        self.parts = parts
         self.recipe, self.seed, self.retries = recipe, seed, retries
         self.repeats = 0
         # Without a judge of meaning it looks at the words alone, and asks no tagger.
@@ -83,7 +107,7 @@ class Dialogue:
         ]
         # 31 bits: servers differ in what they take for an integer.
         seed = draw(self.seed, self.recipe, caption).getrandbits(31)
-        best: dict[str, Candidate] | None = None
+        best: dict[str, str] | None = None
         for attempt in range(self.retries + 1):
             self.repeats += attempt > 0
             try:
@@ -102,9 +126,8 @@ class Dialogue:
                 wrong = str(error)
             else:
                 # What was good before stays: an answer may correct one edit and spoil another.
-                faults = self._faults(caption, best or {})
-                best = found | {type: edit for type, edit in (best or {}).items() if type not in faults}
-                wrong = "; ".join(f"{type}: {fault}" for type, fault in self._faults(caption, best).items())
+                best = self._better(caption, best or {}, found)
+                wrong = "; ".join(f"{key}: {fault}" for key, fault in self._faults(caption, best).items())
             if not wrong:
                 break
             messages = [
@@ -115,18 +138,42 @@ class Dialogue:
         if best is None:
             look = f"the answers are not of the form asked for ({wrong})"
             return Outcome(self._rejected("no_answer"), self.endpoint.fault(answer, look))
-        edits = [best[type] for type in self.types if type in best]
+        edits = list(self._candidates(best).values())
         if any(edit.text.strip() for edit in edits):
             return Outcome(edits)
         return Outcome(edits, self.endpoint.fault(answer, "every edit in the answers is null"))
 
-    def _faults(self, caption: str, edits: dict[str, Candidate]) -> dict[str, str]:
-        """What is wrong with the words of edits, for the model to read, by type."""
-        checked = self._gate.check(caption, (), list(edits.values()))
-        return {edit.type: REASONS.get(edit.reason, edit.reason) for edit in checked if edit.reason}
+    def _candidates(self, texts: Mapping[str, str]) -> dict[str, Candidate]:
+        """The candidates of texts by their keys, in order; not those that belong to one that is missing."""
+        return {
+            key: Candidate(part.type, texts[key], part.kind, of=texts[part.of] if part.of else "")
+            for key, part in self.parts.items()
+            if key in texts and (not part.of or texts.get(part.of, "").strip())
+        }
 
-    def _read(self, answer: Answer) -> dict[str, Candidate]:
-        """The candidates of an answer by type. Raises Unusable."""
+    def _faults(self, caption: str, texts: Mapping[str, str]) -> dict[str, str]:
+        """What is wrong with the words of texts, for the model to read, by key."""
+        edits = self._candidates(texts)
+        checked = self._gate.check(caption, (), list(edits.values()))
+        found = zip(edits, checked, strict=True)
+        return {key: REASONS.get(edit.reason, edit.reason) for key, edit in found if edit.reason}
+
+    def _better(self, caption: str, texts: Mapping[str, str], newer: Mapping[str, str]) -> dict[str, str]:
+        """What is good of the texts so far, and newer ones in the place of what is not.
+
+        A text and those that belong to it stay or go together.
+        """
+
+        def unit(key: str) -> str:
+            return self.parts[key].of or key
+
+        spoilt = {unit(key) for key in self._faults(caption, texts)}
+        kept = {key: text for key, text in texts.items() if unit(key) not in spoilt}
+        units = set(map(unit, kept))
+        return kept | {key: text for key, text in newer.items() if unit(key) not in units}
+
+    def _read(self, answer: Answer) -> dict[str, str]:
+        """The texts of an answer by key. Raises Unusable."""
         from pydantic import ValidationError
 
         # A model that thinks aloud, or puts the object into a fence.
@@ -143,11 +190,13 @@ class Dialogue:
                 f"{'.'.join(map(str, one['loc'])) or 'the object'}: {one['msg']}" for one in error.errors()
             )
             raise Unusable(found[:SHOWN]) from error
-        return {type: Candidate(type, edits[type]) for type in self.types if edits[type] is not None}
+        return {key: edits[key] for key in self.parts if edits[key] is not None}
 
     def _rejected(self, reason: str) -> list[Candidate]:
         """The places of a caption that got nothing."""
-        return [Candidate(type, "", reason=reason) for type in self.types]
+        return [
+            Candidate(part.type, "", part.kind, reason) for part in self.parts.values() if not part.of
+        ]
 
 
 class Rewriter:

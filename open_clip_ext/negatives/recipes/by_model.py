@@ -1,26 +1,30 @@
-"""The recipe `degla`: the five types of negatives of DeGLA, written by a language model.
+"""The recipes `degla`, `negation-llm`, `phrases-llm` and `positives-llm`: texts by a language model.
 
-The paper (Hu et al., ACM MM 2025, arXiv:2504.16801) describes the five types and names the model; its
-prompts were not released (xiaoxing2001/DeGLA@1c5e960), so those in `prompts/` are ours.
+A recipe is a folder of prompts and what the keys of an answer hold. All prompts are ours. DeGLA's paper (Hu
+et al., ACM MM 2025, arXiv:2504.16801) describes its five types and names the model; its prompts were not
+released (xiaoxing2001/DeGLA@1c5e960).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.negatives.llm.endpoint import Endpoint, extra_fields, response_formats
-from open_clip_ext.negatives.llm.rewriter import Dialogue, Rewriter, answer_form
-from open_clip_ext.negatives.records import Candidate
+from open_clip_ext.negatives.llm.rewriter import Dialogue, Part, Rewriter, answer_form
+from open_clip_ext.negatives.recipes.degla_rules import DeGLARules
+from open_clip_ext.negatives.recipes.negation import Negation
+from open_clip_ext.negatives.recipes.positives import Positives
+from open_clip_ext.negatives.records import ABSENCE, FOIL, NEGATIVE, PHRASE, POSITIVE, Candidate
 
 
-class DeGLA:
-    """The five types of DeGLA by a language model behind an OpenAI-compatible endpoint.
+class ByModel:
+    """A recipe whose texts a language model behind an OpenAI-compatible endpoint writes.
 
     The key for the endpoint, if it wants one, is read from OPENAI_API_KEY.
 
@@ -47,9 +51,16 @@ class DeGLA:
     Raises InputError if an option is wrong, or a model has to be named.
     """
 
-    version = "1"
-    types = ("reshuffle", "swap_noun", "swap_adj", "replace_adj", "replace_noun")
+    name: ClassVar[str]
+    version: ClassVar[str] = "1"
+    parts: ClassVar[Mapping[str, Part]]  # by their keys in an answer; each key has a prompt
+    types: ClassVar[tuple[str, ...]]
+    kinds: ClassVar[tuple[str, ...]]
     proven = False  # whether an earlier run had an edit
+
+    def __init_subclass__(cls) -> None:
+        cls.types = tuple(dict.fromkeys(part.type for part in cls.parts.values()))
+        cls.kinds = tuple(dict.fromkeys(part.kind for part in cls.parts.values()))
 
     def __init__(
         self,
@@ -75,11 +86,11 @@ class DeGLA:
                 raise InputError(f"--cfg {name}={value}: give at least {least}")
         if not base_url:
             raise InputError(
-                "the recipe degla needs an endpoint: --cfg base_url=http://HOST:PORT/v1 of any server that "
+                f"the recipe {self.name} needs an endpoint: --cfg base_url=http://HOST:PORT/v1 of any server that "
                 "speaks the OpenAI protocol (vLLM, llama.cpp, `transformers serve`, a hosted one)"
             )
-        _require_client()
-        instructions, form = read_prompts(prompts), answer_form(self.types)
+        _require_client(self.name)
+        instructions, form = self.instructions(prompts), answer_form(tuple(self.parts))
         self.endpoint = Endpoint(
             base_url,
             model=model,
@@ -91,12 +102,31 @@ class DeGLA:
             patience=patience,
         )
         self.dialogue = Dialogue(
-            self.endpoint, instructions, form, recipe="degla", seed=seed, retries=retries
+            self.endpoint, instructions, form, self.parts, recipe=self.name, seed=seed, retries=retries
         )
         self.rewriter = Rewriter(self.dialogue)
         self.prices = price_in, price_out
         # Enough that a worker waits for the slowest of a batch only seldom, and to notice a fruitless run.
         self.batch_size = 64 * max(concurrency, 4)
+
+    @classmethod
+    def instructions(cls, folder: str = "") -> str:
+        """The prompts in one: `task.md`, then a file for each type, from `folder` or the package.
+
+        Raises InputError if one cannot be read.
+        """
+        ours: Any = files(__package__) / "prompts" / cls.name.removesuffix("-llm")
+        place = Path(folder) if folder else ours
+        texts = []
+        for name in ("task", *cls.types):
+            try:
+                texts.append((place / f"{name}.md").read_text(encoding="utf-8").strip())
+            except (OSError, UnicodeDecodeError) as error:
+                raise InputError(
+                    f"--cfg prompts={folder}: {name}.md cannot be read there ({error}); copy {ours} and edit the "
+                    "copy"
+                ) from error
+        return "\n\n".join(filter(None, texts))
 
     def identity(self) -> dict[str, Any]:
         """Model, prompts and sampling; not where and how fast the model is asked."""
@@ -128,30 +158,47 @@ class DeGLA:
         self.rewriter.close()
 
 
-def read_prompts(folder: str = "") -> str:
-    """The instructions: `task.md`, then a file for each type, from `folder` or the package.
+class DeGLA(ByModel):
+    """The five types of negatives of DeGLA."""
 
-    Raises InputError if one cannot be read.
-    """
-    place: Any = Path(folder) if folder else files(__package__) / "prompts"
-    texts = []
-    for name in ("task", *DeGLA.types):
-        try:
-            texts.append((place / f"{name}.md").read_text(encoding="utf-8").strip())
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"--cfg prompts={folder}: {name}.md cannot be read there ({error}); "
-                f"copy {files(__package__) / 'prompts'} and edit the copy"
-            ) from error
-    return "\n\n".join(filter(None, texts))
+    name = "degla"
+    parts: ClassVar = {type: Part(type) for type in DeGLARules.types}
 
 
-def _require_client() -> None:
+class NegationByModel(ByModel):
+    """The recipe `negation`, by a model: what is there denied, and what is not."""
+
+    name = "negation-llm"
+    parts: ClassVar = {
+        type: Part(type, ABSENCE if type == "absent" else NEGATIVE) for type in Negation.types
+    }
+
+
+class PhrasesByModel(ByModel):
+    """The recipe `phrases`, by a model: an entity and a relation of a caption, each with a foil."""
+
+    name = "phrases-llm"
+    parts: ClassVar = {
+        "entity": Part("entity", PHRASE),
+        "entity_foil": Part("entity", FOIL, of="entity"),
+        "relation": Part("relation", PHRASE),
+        "relation_foil": Part("relation", FOIL, of="relation"),
+    }
+
+
+class PositivesByModel(ByModel):
+    """The recipe `positives`, by a model: the edits of the negatives, where they keep what is said."""
+
+    name = "positives-llm"
+    parts: ClassVar = {type: Part(type, POSITIVE) for type in Positives.types}
+
+
+def _require_client(recipe: str) -> None:
     try:
         import_module("openai")
     except ImportError as error:
         raise InputError(
-            'the recipe degla needs the package openai: run `pip install "open_clip_ext[negatives]"`'
+            f'the recipe {recipe} needs the package openai: run `pip install "open_clip_ext[negatives]"`'
         ) from error
 
 
