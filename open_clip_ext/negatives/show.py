@@ -17,14 +17,29 @@ from open_clip_ext.errors import InputError
 from open_clip_ext.files import write_text
 from open_clip_ext.negatives.gate import REASONS
 from open_clip_ext.negatives.language import word_diff
-from open_clip_ext.negatives.records import NEGATIVE, POSITIVE, Text
+from open_clip_ext.negatives.records import ABSENCE, FOIL, NEGATIVE, PHRASE, POSITIVE, Text
 from open_clip_ext.negatives.store import Store
 
 REJECTED = "rejected"
 # What a text does, by its status: its kind, or that it was rejected.
-LABELS = {NEGATIVE: "changes the meaning", POSITIVE: "keeps the meaning", REJECTED: "rejected"}
-SIGNS = {NEGATIVE: "\u2260", POSITIVE: "\u2248", REJECTED: "\u2715"}
-COLOURS = {NEGATIVE: "31", POSITIVE: "32", REJECTED: "2"}
+LABELS = {
+    NEGATIVE: "changes the meaning",
+    POSITIVE: "keeps the meaning",
+    ABSENCE: "denies what is not there",
+    PHRASE: "says a part",
+    FOIL: "changes a part",
+    REJECTED: "rejected",
+}
+SIGNS = {
+    NEGATIVE: "\u2260",
+    POSITIVE: "\u2248",
+    ABSENCE: "\u2205",
+    PHRASE: "\u2282",
+    FOIL: "\u2260",
+    REJECTED: "\u2715",
+}
+COLOURS = {NEGATIVE: "31", POSITIVE: "32", ABSENCE: "32", PHRASE: "32", FOIL: "31", REJECTED: "2"}
+BELONGS = "\u21b3 "  # before the type of a text that belongs to the one above it
 OTHER = "\u00b7"  # the sign of any other kind
 JOINER = "\u200d"  # inside many an emoji
 THUMBNAIL = (400, 304)  # pixels: twice the size on the page, for sharp screens
@@ -93,10 +108,11 @@ def draw(store: Store, count: int, seed: int, find: str = "") -> list[str]:
 
 def terminal(caption: str, texts: Sequence[Text], colour: bool) -> str:
     """A caption and its texts as lines; the changed words in colour, or in brackets."""
-    width = max((len(text.type) for text in texts), default=0)
+    types = [(BELONGS if text.of else "") + text.type for text in texts]
+    width = max(map(len, types), default=0)
     caption = _printable(caption)
     lines = [caption]
-    for text in texts:
+    for text, type in zip(texts, types, strict=True):
         status = _status(text)
         said = "".join(
             _marked(piece.text, colour, COLOURS.get(status, "1")) if piece.change == "new" else piece.text
@@ -104,7 +120,7 @@ def terminal(caption: str, texts: Sequence[Text], colour: bool) -> str:
             if piece.change != "gone"
         )
         note = f"  ({text.reason})" if text.reason else ""
-        lines.append(f"  {SIGNS.get(status, OTHER)} {text.type.ljust(width)}  {said.strip()}{note}")
+        lines.append(f"  {SIGNS.get(status, OTHER)} {type.ljust(width)}  {said.strip()}{note}")
     return "\n".join(lines)
 
 
@@ -175,10 +191,12 @@ def _row(caption: str, text: Text) -> dict[str, Any]:
     pieces = [
         {**piece._asdict(), "bare": piece.text.lstrip(), "space": piece.text[: -len(piece.text.lstrip())]}
         for piece in (word_diff.pieces(text.of or caption, text.text) if text.text else ())
+        if text.kind != PHRASE or piece.change != "gone"  # all but the phrase is gone
     ]
     return {
         "status": _status(text),
         "type": text.type,
+        "belongs": BELONGS if text.of else "",
         "generator": text.generator,
         "reason": text.reason,
         "why": REASONS.get(text.reason, ""),

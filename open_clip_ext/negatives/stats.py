@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_ext.negatives.language import word_diff
-from open_clip_ext.negatives.records import NEGATIVE, POSITIVE, Text
+from open_clip_ext.negatives.records import ABSENCE, FOIL, NEGATIVE, PHRASE, POSITIVE, Text
 from open_clip_ext.negatives.store import Store
 from open_clip_ext.tables import aligned
 
-NAMES = {NEGATIVE: "negatives", POSITIVE: "positives"}
+NAMES = {NEGATIVE: "negatives", POSITIVE: "positives", ABSENCE: "absences", PHRASE: "phrases", FOIL: "foils"}
 TITLES = {
     NEGATIVE: "Negatives: texts that change the meaning",
     POSITIVE: "Positives: texts that keep it",
+    ABSENCE: "Absences: captions that also deny what is not there",
+    PHRASE: "Phrases: parts of what a caption says",
+    FOIL: "Foils: phrases, changed; the edits are those of the phrase",
 }
 
 

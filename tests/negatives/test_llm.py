@@ -362,5 +362,5 @@ def test_the_instructions_are_the_files_and_come_first():
 def test_prompts_and_page_are_in_the_wheel(wheel):
     with zipfile.ZipFile(wheel) as opened:
         names = opened.namelist()
-    wanted = [f"recipes/prompts/{name}.md" for name in ("task", *DeGLA.types)] + ["show.html"]
+    wanted = [f"recipes/prompts/degla/{name}.md" for name in ("task", *DeGLA.types)] + ["show.html"]
     assert {f"open_clip_ext/negatives/{name}" for name in wanted} <= set(names)

@@ -16,7 +16,7 @@ from open_clip_ext.errors import InputError
 from open_clip_ext.negatives.make import Source
 from open_clip_ext.negatives.store import Store
 
-OURS = ("ce-clip", "degla", "degla-rules", "positives", "swap")
+OURS = ("ce-clip", "degla", "degla-rules", "negation", "phrases", "positives", "swap")
 SHOUT = '''
 import time
 from collections.abc import Iterator, Sequence
@@ -303,16 +303,20 @@ def test_a_recipe_of_other_kinds(tmp_path, capsys):
     ]
     assert cli.main(["negatives", "show", str(tmp_path / "s"), "--find", "dog"]) == 0
     shown = capsys.readouterr().out.splitlines()
-    assert shown == ["A dog runs on grass", "  \u00b7 half  A dog runs", "  \u00b7 half  [no] A dog runs"]
+    assert shown == [
+        "A dog runs on grass",
+        "  \u2282 half    A dog runs",
+        "  \u2260 \u21b3 half  [no] A dog runs",
+    ]
     page = tmp_path / "page.html"
     assert cli.main(["negatives", "show", str(tmp_path / "s"), "--html", str(page)]) == 0
     assert '<li class="foil" data-status="foil" data-type="half">' in page.read_text()
     capsys.readouterr()
     assert cli.main(["negatives", "stats", str(tmp_path / "s")]) == 0
     printed = capsys.readouterr().out
-    assert "Texts of the kind foil" in printed
+    assert "Foils: phrases, changed" in printed
     assert "parts  half      2        100.0    4.0    1.0         0              0         0" in printed
-    assert "Captions by their number of texts of the kind foil" in printed
+    assert "Captions by their number of foils" in printed
     assert cli.main(["negatives", "stats", str(tmp_path / "s"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["other_kinds"] == {"phrase": {"1": 2}, "foil": {"1": 2}}
 

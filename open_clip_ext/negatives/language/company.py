@@ -18,7 +18,12 @@ MEMBERS = (
     *("doll", "football", "guitar", "book", "pizza", "apple", "carrot", "cake"),
 )
 # Of their families, but in captions mostly something else: "an orange shirt", "a tank top", "at the camera".
-UNSURE = frozenset(("orange", "can", "tank", "camera", "saw", "fan", "brush", "letter", "monitor", "drill"))
+UNSURE = frozenset(
+    (
+        *("orange", "can", "tank", "camera", "saw", "fan", "brush", "letter", "monitor", "drill", "remote"),
+        "cherry",
+    )
+)
 WORD = re.compile(r"[a-z-]+")
 
 

@@ -194,9 +194,7 @@ class Dialogue:
 
     def _rejected(self, reason: str) -> list[Candidate]:
         """The places of a caption that got nothing."""
-        return [
-            Candidate(part.type, "", part.kind, reason) for part in self.parts.values() if not part.of
-        ]
+        return [Candidate(part.type, "", part.kind, reason) for part in self.parts.values() if not part.of]
 
 
 class Rewriter:

@@ -86,8 +86,8 @@ class ByModel:
                 raise InputError(f"--cfg {name}={value}: give at least {least}")
         if not base_url:
             raise InputError(
-                f"the recipe {self.name} needs an endpoint: --cfg base_url=http://HOST:PORT/v1 of any server that "
-                "speaks the OpenAI protocol (vLLM, llama.cpp, `transformers serve`, a hosted one)"
+                f"the recipe {self.name} needs an endpoint: --cfg base_url=http://HOST:PORT/v1 of any server "
+                "that speaks the OpenAI protocol (vLLM, llama.cpp, `transformers serve`, a hosted one)"
             )
         _require_client(self.name)
         instructions, form = self.instructions(prompts), answer_form(tuple(self.parts))
@@ -123,8 +123,8 @@ class ByModel:
                 texts.append((place / f"{name}.md").read_text(encoding="utf-8").strip())
             except (OSError, UnicodeDecodeError) as error:
                 raise InputError(
-                    f"--cfg prompts={folder}: {name}.md cannot be read there ({error}); copy {ours} and edit the "
-                    "copy"
+                    f"--cfg prompts={folder}: {name}.md cannot be read there ({error}); copy {ours} and "
+                    "edit the copy"
                 ) from error
         return "\n\n".join(filter(None, texts))
 
@@ -169,9 +169,7 @@ class NegationByModel(ByModel):
     """The recipe `negation`, by a model: what is there denied, and what is not."""
 
     name = "negation-llm"
-    parts: ClassVar = {
-        type: Part(type, ABSENCE if type == "absent" else NEGATIVE) for type in Negation.types
-    }
+    parts: ClassVar = {type: Part(type, ABSENCE if type == "absent" else NEGATIVE) for type in Negation.types}
 
 
 class PhrasesByModel(ByModel):

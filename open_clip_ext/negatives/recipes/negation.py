@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 from open_clip_ext.negatives.language import words
@@ -27,11 +27,11 @@ PICTURES = frozenset(("picture", "photo", "photograph", "image", "view", "shot",
 AMOUNTS = frozenset(("lot", "couple", "bunch", "number", "variety", "pair"))  # "no lot of" is no English
 SPARE = 4  # things that are proposed as absent beyond those that are wanted: other captions may name some
 ABSENT = ("{}, but there is no {}", "{}, with no {} in sight")
-DO = {"VBZ": "does not", "VBP": "do not", "VBD": "did not"}
+DO = {"VBZ": "does not", "VBP": "do not", "VB": "do not"}
 
 
 class Negation(Rules):
-    """Denies the subject, another thing or a verb (kind `neg`), or adds that something is not there (`absence`).
+    """Denies the subject, another thing or a verb (`neg`), or adds that something is not there (`absence`).
 
     What is denied as absent is named by no caption of the picture, and comes with what the caption names
     in other pictures of the data.
@@ -69,7 +69,7 @@ class Negation(Rules):
             yield Candidate("absent", text, ABSENCE)
 
     def subject(self, caption: str, tokens: Sequence[Token], found: Sequence[Phrase]) -> Iterator[str]:
-        """ "There is no cat on a sofa", "A photo with no cat on a sofa", "No cat sits on a sofa"."""
+        """Such as: there is no cat on a sofa; a photo with no cat on a sofa; no cat sits on a sofa."""
         opening = 2 if [phrase.words for phrase in found[:2]] == ["there", "be"] else 0
         after = found[opening + 1].category if len(found) > opening + 1 else ""
         if len(found) <= opening or not _deniable(tokens, found[opening]) or after in (AND, COMMA):
@@ -82,7 +82,8 @@ class Negation(Rules):
         if head.lemma in PICTURES:
             of = found[2] if len(found) > 2 and found[1].words == "of" else None
             if of and _deniable(tokens, of) and not (len(found) > 3 and found[3].category in (AND, COMMA)):
-                yield f"{caption[: tokens[of.first - 1].start]}with {_no(caption, tokens, of)[tokens[of.first].start :]}"
+                start = tokens[of.first].start
+                yield f"{caption[: tokens[of.first - 1].start]}with {_no(caption, tokens, of)[start:]}"
             return
         at = _bare(tokens, phrase)
         rest = words.lowered(caption, tokens, (at, len(tokens)))
@@ -94,7 +95,7 @@ class Negation(Rules):
             yield text[0].upper() + text[1:] if caption[:1].isupper() else text
 
     def objects(self, caption: str, tokens: Sequence[Token], found: Sequence[Phrase]) -> Iterator[str]:
-        """ "A man with no hat", "a man wearing no hat", "a cat and no dog"."""
+        """Such as: a man with no hat; a man wearing no hat; a cat and no dog."""
         for at, (before, phrase) in enumerate(pairwise(found)):
             joins = before.category == AND and at > 0 and found[at - 1].category == NOUN_PHRASE
             has = before.category == VERB and before.words in HAVING
@@ -102,28 +103,36 @@ class Negation(Rules):
                 yield _no(caption, tokens, phrase)
 
     def verbs(self, caption: str, tokens: Sequence[Token], found: Sequence[Phrase]) -> Iterator[str]:
-        """ "A dog not running", "a dog does not run", "a dog is not on a mat"."""
+        """Such as: a dog not running; a dog does not run; a dog is not on a mat."""
         for before, phrase in pairwise(found):
             token = tokens[phrase.first]
             if phrase.category != VERB or before.category not in (NOUN_PHRASE, VERB):
                 continue
             if token.tag == "VBG":
                 yield words.edit(caption, tokens, {phrase.span: f"not {token.text}"})
-            elif token.pos == "VERB" and token.tag in DO and before.category == NOUN_PHRASE:
+            elif token.pos == "VERB" and token.tag in DO and self._agrees(tokens, before, token):
                 yield words.edit(caption, tokens, {phrase.span: f"{DO[token.tag]} {token.lemma}"})
             elif token.pos == "AUX" and (phrase.last == len(tokens) or tokens[phrase.last].pos != "VERB"):
                 yield words.edit(caption, tokens, {phrase.span: f"{token.text} not"})
 
+    def _agrees(self, tokens: Sequence[Token], subject: Phrase, verb: Token) -> bool:
+        """Whether a verb is finite, of what is before it, and its dictionary form is known."""
+        many = tokens[subject.last - 1].plural
+        if subject.category != NOUN_PHRASE or many == (verb.tag == "VBZ"):
+            return False
+        return many or verb.lemma != verb.text.lower()
+
     def absent(self, caption: str, tokens: Sequence[Token], rng: random.Random) -> list[str]:
         """Things that the caption does not name, drawn by how often they come with what it names."""
-        likely = {
-            thing: count
-            for thing, count in self._company.likely(caption).items()
-            if not names(self.lexicon, tokens, thing, loosely=True)
-        }
         # The smallest of exponential variables, each at the rate of its count: a draw without replacement.
+        likely = self._company.likely(caption)
         drawn = {thing: -math.log(1 - rng.random()) / count for thing, count in likely.items()}
-        return sorted(drawn, key=drawn.__getitem__)[: self.proposals + SPARE]
+        unnamed = (
+            thing
+            for thing in sorted(drawn, key=drawn.__getitem__)
+            if not names(self.lexicon, tokens, thing, loosely=True)
+        )
+        return list(islice(unnamed, self.proposals + SPARE))
 
 
 def _deniable(tokens: Sequence[Token], phrase: Phrase) -> bool:

@@ -24,7 +24,8 @@ PICTURES = frozenset(("picture", "photo", "photograph", "image", "view", "shot",
 # Heads of what is nothing to see by itself: "the side", "the background".
 NO_THING = PICTURES.union(
     ("side", "front", "back", "top", "bottom", "middle", "end", "edge", "corner", "way", "part", "kind"),
-    ("background", "foreground", "distance", "time", "day", "left", "right", "thing", "one", "other"),
+    ("background", "foreground", "distance", "left", "right", "thing", "one", "other"),
+    ("time", "day", "night", "morning", "afternoon", "evening", "summer", "winter", "spring", "autumn"),
 )
 # What follows these is no second thing of a relation; and "without" would tell a foil by itself.
 APART = BOUND | {"without"}

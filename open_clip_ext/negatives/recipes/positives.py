@@ -19,7 +19,7 @@ CLASSES = {"ADJ": "replace_adj", "NOUN": "replace_noun", "VERB": "replace_verb",
 LOOSE = frozenset(
     (
         *("in", "on", "at", "by", "into", "within", "inside", "onto", "upon", "as", "along", "down", "over"),
-        *("watch", "don", "do", "make", "someone", "somebody"),
+        *("watch", "don", "do", "make", "someone", "somebody", "people"),
     )
 )
 
@@ -60,7 +60,7 @@ class Positives(Rules):
     def synonyms(
         self, caption: str, tokens: Sequence[Token], found: Sequence[Phrase]
     ) -> dict[str, list[str]]:
-        """One adjective, noun, verb or relation exchanged for another word for it, in the same form, by type."""
+        """By type: an adjective, noun, verb or relation exchanged for another word for it, in its form."""
         texts: dict[str, list[str]] = {type: [] for type in CLASSES.values()}
         for phrase in found:
             if phrase.category == RELATION:
@@ -86,8 +86,11 @@ class Positives(Rules):
                 before, after = found[: at - 1], found[at + 2 :]
                 alone = not before or before[-1].category != RELATION or not after
                 more = AND in [phrase.category for phrase in (*before[-1:], *after[:1])]
-                if alone and not more and not _points_back(tokens[one.first : other.last]) and (
-                    not after or after[0].category != RELATION or self._place(tokens, after)
+                if (
+                    alone
+                    and not more
+                    and not _points_back(tokens[one.first : other.last])
+                    and (not after or after[0].category != RELATION or self._place(tokens, after))
                 ):
                     yield words.swap(caption, tokens, one.span, other.span)
 
