@@ -99,16 +99,20 @@ def test_a_foil_that_is_wrong_is_asked_for_again_with_its_phrase():
 
 
 @pytest.mark.parametrize(
-    ("made", "key", "text", "fault"),
+    ("made", "key", "text", "better", "fault"),
     [
-        (PhrasesByModel, "entity", "a brown dog", "a phrase or an absence with words that the caption has not"),
-        (NegationByModel, "absent", "there is no cat", "an absence without all words of the caption"),
-        (PositivesByModel, "swap_noun", "a mat", "more than twice or less than half as many words"),
+        (PhrasesByModel, "entity", "a brown dog", "a mat",
+         "a phrase or an absence with words that the caption has not"),
+        (NegationByModel, "absent", "there is no cat", f"{CAPTION}, but there is no cat",
+         "an absence without all words of the caption"),
+        (PositivesByModel, "swap_noun", "a mat", "on a mat a black dog runs",
+         "more than twice or less than half as many words"),
     ],
 )  # fmt: skip
-def test_what_the_words_alone_tell_goes_back_to_the_model(made, key, text, fault):
-    _, requests = answers(made, {key: text}, {})
+def test_what_the_words_alone_tell_goes_back_to_the_model(made, key, text, better, fault):
+    found, requests = answers(made, {key: text}, {key: better})
     assert requests[1]["messages"][-1]["content"].startswith(f"This cannot be used: {key}: {fault}. ")
+    assert [candidate.text for candidate in found] == [better]
 
 
 def test_a_model_of_no_use_leaves_one_place_for_each_text_of_a_caption():

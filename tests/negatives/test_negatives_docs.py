@@ -21,7 +21,7 @@ def test_the_options_of_degla_are_all_in_its_table():
 
 def test_the_prompts_are_where_the_page_copies_them_from():
     code, folder = re.search(
-        r"""cp -r "\$\(python -c '(.*)'\)(/\w+)" """, (DOCS / "negatives-llm.md").read_text()
+        r"""cp -r "\$\(python -c '(.*)'\)(/\w+/\w+)" """, (DOCS / "negatives-llm.md").read_text()
     ).groups()
     where = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert (Path(where.strip() + folder) / "task.md").is_file()
