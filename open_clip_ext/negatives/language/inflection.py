@@ -6,6 +6,8 @@ import re
 from functools import lru_cache
 from importlib.resources import files
 
+CLIPPED = frozenset(("auto", "hippo", "rhino", "photo", "limo"))  # of which TextBlob makes "autoes"
+
 
 @lru_cache(maxsize=1 << 16)
 def lemma(word: str, pos: str) -> str:
@@ -62,7 +64,8 @@ def inflected(word: str, tag: str) -> str:
     if tag == "NNS":
         from textblob.en.inflect import pluralize
 
-        return " ".join([*word.split()[:-1], str(pluralize(word.split()[-1]))])
+        *before, last = word.split()
+        return " ".join([*before, f"{last}s" if last in CLIPPED else str(pluralize(last))])
     if tag == "VBZ":
         ending = "es" if first.endswith(("s", "sh", "ch", "x", "z", "o")) else "s"
         stem, ending = (first[:-1], "ies") if re.search("[^aeiou]y$", first) else (first, ending)
