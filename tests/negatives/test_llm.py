@@ -18,7 +18,12 @@ from open_clip_ext.negatives.gate import Gate
 from open_clip_ext.negatives.language.entailment import EntailmentChecker
 from open_clip_ext.negatives.language.lexicon import Lexicon
 from open_clip_ext.negatives.language.taggers import tagger
-from open_clip_ext.negatives.recipes.by_model import DeGLA
+from open_clip_ext.negatives.recipes.by_model import (
+    DeGLA,
+    NegationByModel,
+    PhrasesByModel,
+    PositivesByModel,
+)
 from open_clip_ext.negatives.records import Candidate
 
 
@@ -362,5 +367,9 @@ def test_the_instructions_are_the_files_and_come_first():
 def test_prompts_and_page_are_in_the_wheel(wheel):
     with zipfile.ZipFile(wheel) as opened:
         names = opened.namelist()
-    wanted = [f"recipes/prompts/degla/{name}.md" for name in ("task", *DeGLA.types)] + ["show.html"]
+    wanted = ["show.html"] + [
+        f"recipes/prompts/{made.name.removesuffix('-llm')}/{name}.md"
+        for made in (DeGLA, NegationByModel, PhrasesByModel, PositivesByModel)
+        for name in ("task", *made.types)
+    ]
     assert {f"open_clip_ext/negatives/{name}" for name in wanted} <= set(names)
