@@ -139,12 +139,16 @@ class Source:
         named = (other for image in self.images[caption] for other in self.captions[image])
         return [other for other in (*named, *self.listed.get(caption, ())) if other != caption]
 
-    def pictures(self) -> Iterator[list[str]]:
-        """The captions of each picture; a caption whose picture has no name, with those of its list."""
+    def pictures(self) -> Iterator[Sequence[str]]:
+        """The captions of each picture; without a name, those of a list."""
         yield from self.captions.values()
+        lists = set()
         for caption, images in self.images.items():
-            if not images:
-                yield [caption, *self.listed.get(caption, ())]
+            if others := self.listed.get(caption):
+                lists.add(tuple(sorted({caption, *others})))
+            elif not images:
+                yield (caption,)
+        yield from sorted(lists)
 
     def part(self, shard: tuple[int, int] | None, limit: int | None) -> list[str]:
         """The captions to do: those of a shard, which depends on the text alone."""

@@ -13,6 +13,7 @@ from open_clip_ext.negatives.language.company import Company
 from open_clip_ext.negatives.language.denial import denied, names
 from open_clip_ext.negatives.language.lexicon import Lexicon
 from open_clip_ext.negatives.language.taggers import tagger
+from open_clip_ext.negatives.make import Source
 from open_clip_ext.negatives.recipes.negation import Negation
 from open_clip_ext.negatives.store import Store
 
@@ -199,6 +200,17 @@ def test_other_captions_of_the_picture_forbid_an_absence(tmp_path, capsys):
     absent = Store.open(tmp_path / "s").texts("a dog on a mat", "absence", rejected=True)
     assert {t.reason for t in absent if "frisbee" in t.text} == {"said_elsewhere"}
     assert not any("frisbee" in t.text for t in absent if t.valid)
+
+
+def test_a_picture_counts_once_whatever_the_file():
+    """By the name of the picture, by a list of captions, or one caption each."""
+    source = Source()
+    source.add("a dog", "1.jpg")
+    source.add("a ball", "1.jpg")
+    source.add("a cat", "", ["a sofa"])
+    source.add("a sofa", "", ["a cat"])
+    source.add("a bird", "")
+    assert sorted(map(sorted, source.pictures())) == [["a ball", "a dog"], ["a bird"], ["a cat", "a sofa"]]
 
 
 def test_shards_learn_from_the_whole_file(tmp_path, capsys):

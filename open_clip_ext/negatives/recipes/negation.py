@@ -17,13 +17,12 @@ from open_clip_ext.negatives.language.company import Company
 from open_clip_ext.negatives.language.denial import names, negated
 from open_clip_ext.negatives.language.phrases import AND, COMMA, NOUN_PHRASE, VERB, Phrase, phrases
 from open_clip_ext.negatives.language.words import Token
-from open_clip_ext.negatives.recipes.rules import Rules, common, sound
+from open_clip_ext.negatives.recipes.rules import PICTURES, Rules, common, sound
 from open_clip_ext.negatives.recipes.swap import FINITE, NO_PROPERTY
 from open_clip_ext.negatives.records import ABSENCE, NEGATIVE, Candidate
 
 HAVING = frozenset(("have", "hold", "wear", "carry"))
 RELATIVE = frozenset(("that", "which", "who", "while", "as"))
-PICTURES = frozenset(("picture", "photo", "photograph", "image", "view", "shot", "close-up", "closeup"))
 AMOUNTS = frozenset(("lot", "couple", "bunch", "number", "variety", "pair"))  # "no lot of" is no English
 SPARE = 4  # things that are proposed as absent beyond those that are wanted: other captions may name some
 ABSENT = ("{}, but there is no {}", "{}, with no {} in sight")
@@ -110,17 +109,10 @@ class Negation(Rules):
                 continue
             if token.tag == "VBG":
                 yield words.edit(caption, tokens, {phrase.span: f"not {token.text}"})
-            elif token.pos == "VERB" and token.tag in DO and self._agrees(tokens, before, token):
+            elif token.pos == "VERB" and token.tag in DO and _agrees(tokens, before, token):
                 yield words.edit(caption, tokens, {phrase.span: f"{DO[token.tag]} {token.lemma}"})
             elif token.pos == "AUX" and (phrase.last == len(tokens) or tokens[phrase.last].pos != "VERB"):
                 yield words.edit(caption, tokens, {phrase.span: f"{token.text} not"})
-
-    def _agrees(self, tokens: Sequence[Token], subject: Phrase, verb: Token) -> bool:
-        """Whether a verb is finite, of what is before it, and its dictionary form is known."""
-        many = tokens[subject.last - 1].plural
-        if subject.category != NOUN_PHRASE or many == (verb.tag == "VBZ"):
-            return False
-        return many or verb.lemma != verb.text.lower()
 
     def absent(self, caption: str, tokens: Sequence[Token], rng: random.Random) -> list[str]:
         """Things that the caption does not name, drawn by how often they come with what it names."""
@@ -133,6 +125,14 @@ class Negation(Rules):
             if not names(self.lexicon, tokens, thing, loosely=True)
         )
         return list(islice(unnamed, self.proposals + SPARE))
+
+
+def _agrees(tokens: Sequence[Token], subject: Phrase, verb: Token) -> bool:
+    """Whether a verb is finite, of what is before it, and its dictionary form is known."""
+    many = tokens[subject.last - 1].plural
+    if subject.category != NOUN_PHRASE or many == (verb.tag == "VBZ"):
+        return False
+    return many or verb.lemma != verb.text.lower()
 
 
 def _deniable(tokens: Sequence[Token], phrase: Phrase) -> bool:

@@ -15,12 +15,11 @@ from open_clip_ext.negatives.language.entailment import SILENT
 from open_clip_ext.negatives.language.inflection import inflected
 from open_clip_ext.negatives.language.phrases import AND, NOUN_PHRASE, OTHER, RELATION, VERB, Phrase, phrases
 from open_clip_ext.negatives.language.words import Span, Token
-from open_clip_ext.negatives.recipes.rules import Rules, common, head, sound
+from open_clip_ext.negatives.recipes.rules import PICTURES, Rules, common, head, sound
 from open_clip_ext.negatives.recipes.swap import BOUND, NO_PROPERTY
 from open_clip_ext.negatives.records import FOIL, PHRASE, Candidate
 
 FOILS = 4  # proposed for a phrase; the gate takes the first that is good
-PICTURES = frozenset(("picture", "photo", "photograph", "image", "view", "shot", "close-up", "closeup"))
 # Heads of what is nothing to see by itself: "the side", "the background".
 NO_THING = PICTURES.union(
     ("side", "front", "back", "top", "bottom", "middle", "end", "edge", "corner", "way", "part", "kind"),

@@ -15,6 +15,9 @@ from open_clip_ext.negatives.language.taggers import tagger as find_tagger
 from open_clip_ext.negatives.language.words import Span, Token
 from open_clip_ext.negatives.records import NEGATIVE, Candidate, draw
 
+# What a caption says that it is: "a picture of a cat".
+PICTURES = frozenset(("picture", "photo", "photograph", "image", "view", "shot", "close-up", "closeup"))
+
 
 class Rules:
     """A generator that proposes texts for one caption at a time.
