@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -21,11 +22,14 @@ from torch.utils.data import default_collate
 from open_clip_ext.texts import parse_texts as parse_texts
 
 Tokenizer = Callable[[list[str]], Tensor]
-# The companion texts of a caption by kind, each in its place; or a list of alternatives for a place.
+# The companions of a caption by kind, each in its place; or a list of alternatives for a place. Images are
+# names, of the kind `image_kind(kind)`.
 Companions = Mapping[str, Sequence[str | Sequence[str]]]
 # Companions that are drawn together: one of each kind of a group.
 Unit = tuple[str, ...]
 
+# What follows the kind in the name of a kind of images; no name of a kind of texts has a blank.
+IMAGE = " image"
 # Words whose ids a loader worker keeps: a few dozen MB at most.
 KNOWN_WORDS = 100_000
 
@@ -48,13 +52,17 @@ class CompanionCollate:
     not exist either. What sets it apart was cut off by the tokenizer, or is upper case alone. As that
     is known after the draw, no other one takes its place.
 
+    Companion images are drawn here, too, by name (`draw`). Those of a kind of texts belong to these place by
+    place, and are drawn with them. An image that does not exist takes no text with it, nor the reverse.
+
     Args:
         tokenizer: a list of strings to token ids `[N, L]` int64, as of `open_clip.get_tokenizer`.
         counts: how many companions of each kind a caption gets.
         seed: seed of the draw.
         aligned: groups of kinds that belong together place by place.
+        images: how many companion images of each kind a caption gets.
 
-    Raises ValueError if kinds of a group have different counts.
+    Raises ValueError if kinds of a group, or texts and images of a kind, have different counts.
     """
 
     def __init__(
@@ -63,6 +71,7 @@ class CompanionCollate:
         counts: Mapping[str, int],
         seed: int = 0,
         aligned: Sequence[Sequence[str]] = (),
+        images: Mapping[str, int] | None = None,
     ) -> None:
         self.tokenizer = by_word(tokenizer)
         self.counts = dict(counts)
@@ -71,8 +80,17 @@ class CompanionCollate:
         for group in self.groups:
             if len({self.counts[kind] for kind in group}) > 1:
                 raise ValueError(f"aligned kinds {', '.join(group)} need equal counts, got {self.counts}")
+        self.images = dict(images or {})
+        for kind, count in self.images.items():
+            if self.counts.get(kind, count) != count:
+                raise ValueError(f"{count} images of kind {kind} need as many texts, got {self.counts}")
         # Shared memory, because persistent loader workers outlive an epoch.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that is drawn for."""
+        return int(self._epoch.item())
 
     def set_epoch(self, epoch: int) -> None:
         """Draw anew, in workers that already run too."""
@@ -95,16 +113,38 @@ class CompanionCollate:
 
     def choose(self, caption: str, companions: Companions) -> list[str]:
         """The C companions that a caption gets, in the order of `counts`; "" for one that does not exist."""
-        chosen: dict[str, list[str]] = {}
-        for group in self.groups:
-            places = _units([companions.get(kind, ()) for kind in group])
-            units = self._draw("+".join(group), caption, places, self.counts[group[0]])
-            units += [("",) * len(group)] * (self.counts[group[0]] - len(units))
-            for place, kind in enumerate(group):
-                chosen[kind] = [unit[place] if _exists(unit) else "" for unit in units]
+        chosen = self.draw(caption, companions)
         return [text for kind in self.counts for text in chosen[kind]]
 
-    def _draw(self, name: str, caption: str, places: Sequence[Unit | list[Unit]], count: int) -> list[Unit]:
+    def draw(self, caption: str, companions: Companions) -> dict[str, list[str]]:
+        """The companions that a caption gets, by kind, the names of images among them; as `choose`.
+
+        Drawn once more from what it returns, they are the same.
+        """
+        chosen: dict[str, list[str]] = {}
+        for texts in [*self.groups, *((kind,) for kind in self.images if kind not in self.counts)]:
+            names = [image_kind(kind) for kind in texts if kind in self.images]
+            texts = tuple(kind for kind in texts if kind in self.counts)
+            group = (*texts, *names)
+            count = self.counts[texts[0]] if texts else self.images[group[0].removesuffix(IMAGE)]
+            exists = partial(_exists, texts=len(texts)) if names else _exists
+            places = _units([companions.get(kind, ()) for kind in group])
+            units = self._draw("+".join(group), caption, places, count, exists)
+            units += [("",) * len(group)] * (count - len(units))
+            for place, kind in enumerate(texts):
+                chosen[kind] = [unit[place] if _exists(unit[: len(texts)]) else "" for unit in units]
+            for place, kind in enumerate(names, start=len(texts)):
+                chosen[kind] = [unit[place] if exists(unit) else "" for unit in units]
+        return chosen
+
+    def _draw(
+        self,
+        name: str,
+        caption: str,
+        places: Sequence[Unit | list[Unit]],
+        count: int,
+        exists: Callable[[Unit], bool],
+    ) -> list[Unit]:
         """At most `count` of the units, in the order of their places."""
         draw = random.Random(f"{self.seed}/{self._epoch.item()}/{name}/{caption}") if places else None
         units: list[Unit] = []
@@ -112,13 +152,13 @@ class CompanionCollate:
         for place in places:
             if isinstance(place, list):
                 assert draw is not None
-                there = [unit for unit in place if _exists(unit)]
+                there = [unit for unit in place if exists(unit)]
                 place, *others = draw.sample(there, len(there)) or [("",)]
                 spare += others
             units.append(place)
         units += spare[: max(0, count - len(units))]
         if len(units) > count:
-            units = [unit for unit in units if _exists(unit)]
+            units = [unit for unit in units if exists(unit)]
             if len(units) > count:
                 assert draw is not None
                 # Sorted, so that types keep their order: CE-CLIP has a threshold for each place.
@@ -214,8 +254,16 @@ def present(texts: Tensor) -> Tensor:
     return (texts != 0).any(-1)
 
 
-def _exists(unit: Unit) -> bool:
-    return all(map(str.strip, unit))
+def image_kind(kind: str) -> str:
+    """What the companion images of a kind are called among the kinds of texts."""
+    return f"{kind}{IMAGE}"
+
+
+def _exists(unit: Unit, texts: int | None = None) -> bool:
+    """Whether all of a unit is there; or, beside so many texts, one of its images."""
+    if texts is not None and any(map(str.strip, unit[texts:])):
+        return True
+    return bool(unit[:texts]) and all(map(str.strip, unit[:texts]))
 
 
 def _units(lists: Sequence[Sequence[str | Sequence[str]]]) -> list[Unit | list[Unit]]:

@@ -22,8 +22,11 @@ __all__ = ["GROUP", "Option", "describe", "entries", "load", "options", "parse_o
 
 GROUP = "open_clip_ext.losses"
 FLAG = "--loss-cfg"
-# A kind of companions names tensors, `{kind}_text_features`. The teacher's begin with its own name.
-KIND = re.compile(r"(?!teacher(?:_|$))[A-Za-z0-9_]+", re.ASCII)
+# A kind of companions names tensors, `{kind}_text_features` or `{kind}_image_features`. The teacher's begin
+# with its own name, and `{kind}_image_valid` is the mask of images.
+KIND = re.compile(r"(?!teacher(?:_|$))(?!\w*_image$)[A-Za-z0-9_]+", re.ASCII)
+# The kinds of texts of a loss whose companions are pairs of samples.
+PAIRS = {"pair": 1, "pair_pos": 1, "pair_neg": 1}
 DISTRIBUTED_OPTIONS = ("local_loss", "gather_with_grad", "cache_labels", "rank", "world_size")
 
 
@@ -52,7 +55,16 @@ def missing_from_contract(loss: Any) -> str:
     companions = getattr(loss, "companions", None)
     if not isinstance(companions, Mapping):
         return "it needs a class attribute `companions`, a mapping such as {'neg': 4} or {}"
-    if reason := _wrong_companions(companions, getattr(loss, "aligned", ())):
+    images = getattr(loss, "companion_images", {})
+    if not isinstance(images, Mapping):
+        return "`companion_images` must be a mapping such as {'neg': 1}"
+    aligned = getattr(loss, "aligned", ())
+    for attribute, counts in (("companions", companions), ("companion_images", images)):
+        if reason := _wrong_counts(attribute, counts):
+            return reason
+    if getattr(loss, "pairs", False) and (companions, images) != (PAIRS, {"pair": 1}):
+        return f"with `pairs`, `companions` must be {PAIRS}, and `companion_images` {{'pair': 1}}"
+    if reason := _wrong_groups(companions, images, aligned):
         return reason
     init = inspect.signature(loss).parameters
     if not _accepts_any(init):
@@ -63,21 +75,29 @@ def missing_from_contract(loss: Any) -> str:
     if not _accepts_any(forward):
         wanted = ["image_features", "text_features", "logit_scale", "output_dict"]
         wanted += [f"{kind}_{part}" for kind in companions for part in ("text_features", "valid")]
+        wanted += [f"{kind}_image_{part}" for kind in images for part in ("features", "valid")]
         absent = [name for name in wanted if name not in forward]
         if absent:
             return f"forward must take {', '.join(absent)}"
     return ""
 
 
-def _wrong_companions(companions: Mapping[Any, Any], aligned: Any) -> str:
-    for kind, count in companions.items():
+def _wrong_counts(attribute: str, counts: Mapping[Any, Any]) -> str:
+    for kind, count in counts.items():
         if not (isinstance(kind, str) and KIND.fullmatch(kind)):
             return (
-                f"the kind {kind!r} in `companions` must be a name of letters, digits and underscores that "
-                "does not begin with teacher, as tensors are named after it"
+                f"the kind {kind!r} in `{attribute}` must be a name of letters, digits and underscores that "
+                "does not begin with teacher or end in _image, as tensors are named after it"
             )
-        if not (isinstance(count, int) and count >= 1):
-            return f"the count of kind {kind!r} in `companions` must be a whole number of at least 1"
+        if not (isinstance(count, int) and count >= 0):
+            return (
+                f"the count of kind {kind!r} in `{attribute}` must be a whole number: at least 1, or 0 for "
+                "companions that are there where they are asked for"
+            )
+    return ""
+
+
+def _wrong_groups(companions: Mapping[str, int], images: Mapping[str, int], aligned: Any) -> str:
     if not (isinstance(aligned, tuple | list) and all(isinstance(group, tuple | list) for group in aligned)):
         return "`aligned` must be a tuple of tuples of kinds, such as (('phrase', 'foil'),)"
     named = [kind for group in aligned for kind in group]
@@ -87,6 +107,9 @@ def _wrong_companions(companions: Mapping[Any, Any], aligned: Any) -> str:
         return "`aligned` must have at least two kinds in a group, and each kind in one place"
     if any(len({companions[kind] for kind in group}) > 1 for group in aligned):
         return "kinds in a group of `aligned` must have the same count in `companions`"
+    for kind, count in images.items():
+        if count and companions.get(kind, count) != count:
+            return f"`companion_images` must have as many of kind {kind!r} as `companions` has, or 0"
     return ""
 
 

@@ -72,9 +72,9 @@ def csv_data(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def every_kind(tmp_path_factory) -> Path:
     """The same with companions of all kinds that our losses want."""
-    from our_losses import KINDS
+    from our_losses import IMAGES, KINDS
 
-    return support.write_csv(tmp_path_factory.mktemp("kinds"), support.photos(32), kinds=KINDS)
+    return support.write_csv(tmp_path_factory.mktemp("kinds"), support.photos(32), kinds=KINDS, images=IMAGES)
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,37 @@ CLASSES = {
     if entry.dist is not None and entry.dist.name == "open_clip_ext"
 }
 # The kinds of companions that they want, next to negatives.
-KINDS = sorted({kind for loss in CLASSES.values() for kind in loss.companions} - {"neg"})
+# Data bring none to a loss whose companions are pairs of samples.
+WITH_DATA = [loss for loss in CLASSES.values() if not loss.pairs]
+KINDS = sorted({kind for loss in WITH_DATA for kind in loss.companions} - {"neg"})
+# Those of companion images.
+IMAGES = sorted({kind for loss in WITH_DATA for kind in loss.companion_images})
 TERMS = {name: list(loss.weights) for name, loss in CLASSES.items()}
+
+
+def asked_for(loss):
+    """The class with the companions that it takes where they are asked for."""
+    kinds = ("companions", "companion_images")
+    counts = {a: {kind: n or 1 for kind, n in getattr(loss, a).items()} for a in kinds}
+    return type(f"{loss.__name__}WithImages", (loss,), counts)
+
+
+def flags(name):
+    """What asks for them."""
+    loss = CLASSES[name]
+    images, texts = (
+        [f"{kind}=1" for kind, n in c.items() if not n] for c in (loss.companion_images, loss.companions)
+    )
+    return ("--loss", name, "--companion-images", *images, *(("--companions", *texts) if texts else ()))
+
+
+WITH_IMAGES = {
+    f"{name} with images": asked_for(loss)
+    for name, loss in CLASSES.items()
+    if 0 in loss.companion_images.values()
+}
+# The flags of each loss, once more with what it takes where it is asked for.
+RUNS = {name: ("--loss", name) for name in CLASSES} | {name: flags(name.split()[0]) for name in WITH_IMAGES}
 
 
 def options(loss) -> dict[str, plugins.Option]:
@@ -28,14 +57,20 @@ def other_choices(option: plugins.Option) -> list:
 
 
 # Every loss at its defaults, and with each other choice that one of its options has.
-VARIANTS = dict(CLASSES) | {
-    f"{name} {option.name}={choice}": partial(loss, **{option.name: choice})
-    for name, loss in CLASSES.items()
-    for option in registry.options(loss).values()
-    for choice in other_choices(option)
-}
+# Those whose companions do not depend on how a batch is split.
+SPLIT = [name for name in RUNS if not CLASSES[name.split()[0]].pairs]
+VARIANTS = (
+    CLASSES
+    | WITH_IMAGES
+    | {
+        f"{name} {option.name}={choice}": partial(loss, **{option.name: choice})
+        for name, loss in CLASSES.items()
+        for option in registry.options(loss).values()
+        for choice in other_choices(option)
+    }
+)
 
 
 def loss_of(variant: str):
     """The class of a variant, by the variant's name."""
-    return CLASSES[variant.split()[0]]
+    return WITH_IMAGES.get(variant, CLASSES[variant.split()[0]])

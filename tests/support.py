@@ -34,6 +34,12 @@ COLOURS = {
     "yellow": (230, 210, 40),
 }
 SHAPES = ("circle", "square", "triangle")
+TURNED = (
+    Image.Transpose.FLIP_LEFT_RIGHT,
+    Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.TRANSPOSE,
+)
 MODEL: dict[str, dict[str, Any]] = {
     "model_cfg": {
         "embed_dim": 32,
@@ -83,6 +89,10 @@ class Photo:
         }
         return known.get(kind, [f"{kind} of {self.caption}", f"{kind} of a {a} {s}"])
 
+    def companion_images(self) -> list[Image.Image]:
+        """Four of any kind: the image turned over, as the places of `TURNED` say."""
+        return [self.image.transpose(turned) for turned in TURNED]
+
 
 def photos(count: int, seed: int = 0, negatives: int = 4) -> list[Photo]:
     """Two coloured shapes side by side; each negative exchanges words of the caption."""
@@ -115,17 +125,24 @@ def write_csv(
     made: list[Photo],
     form: Callable[[list[str]], str] = json.dumps,
     kinds: Sequence[str] = (),
+    images: Sequence[str] = (),
 ) -> Path:
-    """A CSV with negatives, and companions of further kinds in columns named after them."""
+    """A CSV with negatives, and companions of further kinds in columns named after them.
+
+    Of the kinds in `images` there are images, too, but every fourth row has none.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "photos.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["filepath", "title", "negatives", *kinds])
+        writer.writerow(["filepath", "title", "negatives", *kinds, *(f"{kind}_image" for kind in images)])
         for i, photo in enumerate(made):
             photo.image.save(folder / f"{i}.png")
             texts = (form(photo.companions(kind)) for kind in ("neg", *kinds))
-            writer.writerow([folder / f"{i}.png", photo.caption, *texts])
+            names = [f"{folder}/{i}.{k}.png" for k in range(len(TURNED))] if images and i % 4 < 3 else []
+            for name, image in zip(names, photo.companion_images(), strict=False):
+                image.save(name)
+            writer.writerow([folder / f"{i}.png", photo.caption, *texts, *[json.dumps(names)] * len(images)])
     return path
 
 
@@ -135,15 +152,20 @@ def write_shards(
     shards: int = 2,
     inside_json: bool = False,
     kinds: Sequence[str] = (),
+    images: Sequence[str] = (),
 ) -> str:
-    """Webdataset shards; negatives and further kinds in fields of their own or inside the sample's json."""
+    """Webdataset shards; negatives and further kinds in fields of their own or inside the sample's json.
+
+    Of the kinds in `images` there are images, too, but every fourth sample of a shard has none.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for s in range(shards):
         with tarfile.open(folder / f"{s}.tar", "w") as tar:
             for i, photo in enumerate(made[s::shards]):
-                png = io.BytesIO()
-                photo.image.save(png, "png")
-                fields = {"png": png.getvalue(), "txt": photo.caption.encode()}
+                fields = {"png": png(photo.image), "txt": photo.caption.encode()}
+                for kind in images if i % 4 < 3 else ():
+                    others = enumerate(photo.companion_images())
+                    fields |= {f"{kind}_image.{k}.png": png(image) for k, image in others}
                 texts = {"negatives": photo.negatives, **{kind: photo.companions(kind) for kind in kinds}}
                 if inside_json:
                     fields["json"] = json.dumps(texts).encode()
@@ -152,6 +174,12 @@ def write_shards(
                 for name, content in fields.items():
                     add_file(tar, f"{i:05d}.{name}", content)
     return f"{folder}/{{0..{shards - 1}}}.tar"
+
+
+def png(image: Image.Image) -> bytes:
+    content = io.BytesIO()
+    image.save(content, "png")
+    return content.getvalue()
 
 
 def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> None:

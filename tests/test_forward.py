@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from open_clip_ext.errors import InputError
+from open_clip_ext.model.dense import DenseTokens
 from open_clip_ext.model.forward import extend_forward, extension_of, unwrap
 from open_clip_ext.teacher import EMATeacher
 
@@ -98,6 +99,76 @@ def test_a_missing_text_gets_no_gradient_even_where_the_tower_would_fail(batch, 
     extend_forward(clip, {"neg": K})
     clip(image, texts)["neg_text_features"].sum().backward()
     assert clip.token_embedding.weight.grad.isfinite().all()
+
+
+@pytest.fixture
+def pictures(batch):
+    """An image with three companions each; some are missing, of the last sample all."""
+    images = torch.rand(B, 4, 3, 32, 32)
+    images[0, 2] = images[2, 1:] = torch.nan
+    return images, [[True, False, True], [True, True, True], [False, False, False]]
+
+
+@pytest.mark.parametrize("texts", ["companion texts", "captions alone"])
+def test_image_features_are_those_of_each_image_by_itself(clip, batch, pictures, texts):
+    images, exist = pictures
+    _, text = batch
+    text, companions = (text, {"neg": K}) if texts == "companion texts" else (text[:, 0], {})
+    stock = copy.deepcopy(clip)
+    seen = []
+    clip.visual.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    extend_forward(clip, companions, images={"neg": 2, "hard": 1})
+    output = clip(images, text)
+    assert seen == [B + 5]  # what is missing costs nothing
+    plain = stock.encode_image(images[:, 0], normalize=True)
+    torch.testing.assert_close(output["image_features"], plain)
+    features = torch.cat([output["neg_image_features"], output["hard_image_features"]], dim=1)
+    valid = torch.cat([output["neg_image_valid"], output["hard_image_valid"]], dim=1)
+    assert valid.tolist() == exist
+    for b in range(B):
+        for m in range(3):
+            alone = stock.encode_image(images[b, 1 + m][None], normalize=True)[0]
+            expected = alone if exist[b][m] else torch.zeros_like(alone)
+            torch.testing.assert_close(features[b, m], expected)
+    assert ("neg_text_features" in output) == bool(companions)
+
+
+def test_dense_tokens_are_those_of_the_captions_images(clip, batch, pictures):
+    images, _ = pictures
+    dense = DenseTokens(clip)
+    extend_forward(clip, {"neg": K}, dense=dense, images={"neg": 3})
+    clip.train()
+    tokens = clip(images, batch[1])["image_tokens"]
+    torch.testing.assert_close(tokens, clip(images[:, 0], batch[1])["image_tokens"])
+
+
+def test_a_missing_image_gets_no_gradient(clip, batch, pictures):
+    images, _ = pictures
+    extend_forward(clip, {"neg": K}, images={"neg": 3})
+    clip(images, batch[1])["neg_image_features"].square().sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in clip.parameters())
+    assert clip.visual.proj.grad.abs().sum() > 0
+
+
+def test_a_picture_of_zeros_exists(clip, batch):
+    """After a transform with mean 0, black is."""
+    extend_forward(clip, {"neg": K}, images={"neg": 1})
+    assert clip(torch.zeros(B, 2, 3, 32, 32), batch[1])["neg_image_valid"].all()
+
+
+def test_the_teacher_sees_companion_images(clip, batch, pictures):
+    images, _ = pictures
+    teacher = EMATeacher(clip)
+    extend_forward(clip, {"neg": K}, teacher, images={"neg": 3})
+    clip.train()
+    output = clip(images, batch[1])
+    for name in ("image_features", "neg_image_features", "text_features", "neg_text_features"):
+        torch.testing.assert_close(output[f"teacher_{name}"], output[name].detach())
+    with torch.no_grad():
+        kept = clip(images, batch[1])["teacher_neg_image_features"]
+    assert clip(images, batch[1])["teacher_neg_image_features"].data_ptr() != 0
+    torch.testing.assert_close(kept, output["neg_image_features"].detach())
+    assert not extension_of(clip).kept
 
 
 def test_kinds_of_companions_are_named_by_the_loss_alone(clip, batch):

@@ -59,7 +59,7 @@ class Teachers(Loss):
 
 
 class NoCount(Loss):
-    companions = {"neg": 0}
+    companions = {"neg": -1}
 
 
 class Unequal(Loss):
@@ -273,14 +273,18 @@ def test_flags(stop, table, arguments, sentence):
         (
             "BadName",
             "the kind 'hard-neg' in `companions` must be a name of letters, digits and underscores that does "
-            "not begin with teacher, as tensors are named after it",
+            "not begin with teacher or end in _image, as tensors are named after it",
         ),
         (
             "Teachers",
             "the kind 'teacher_neg' in `companions` must be a name of letters, digits and underscores that "
-            "does not begin with teacher, as tensors are named after it",
+            "does not begin with teacher or end in _image, as tensors are named after it",
         ),
-        ("NoCount", "the count of kind 'neg' in `companions` must be a whole number of at least 1"),
+        (
+            "NoCount",
+            "the count of kind 'neg' in `companions` must be a whole number: at least 1, or 0 for companions "
+            "that are there where they are asked for",
+        ),
         ("Unequal", "kinds in a group of `aligned` must have the same count in `companions`"),
         ("Unknown", "`aligned` names phrase, foil, and `companions` must have each of these kinds"),
         ("Alone", "`aligned` must have at least two kinds in a group, and each kind in one place"),

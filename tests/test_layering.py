@@ -29,7 +29,7 @@ ALLOWED = {
     "plugins": ["errors"],
     "registry": ["errors", "plugins"],
     "negatives": ["negatives", "csv_files", "data", "errors", "files", "plugins", "tables", "texts"],
-    "training": ["training", "", "errors", "model", "negatives", "plugins", "registry", "teacher"],
+    "training": ["training", "", "data", "errors", "model", "negatives", "plugins", "registry", "teacher"],
     "host": [
         *("host", "", "csv_files", "data", "errors", "evaluation", "files", "model"),
         *("negatives", "precision", "teacher", "texts", "training"),

@@ -7,7 +7,7 @@ import time
 import open_clip
 import pytest
 import torch
-from our_losses import CLASSES
+from our_losses import CLASSES, RUNS
 from support import COMMON, assert_same, end, start, train, train_here
 
 pytestmark = pytest.mark.trainer
@@ -18,11 +18,12 @@ def flags(model, every_kind):
     return ["--model", model, "--train-data", every_kind, "--csv-separator", ","]
 
 
-@pytest.mark.parametrize("loss", CLASSES)
+@pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("precision", ["fp32", "amp"])
-def test_resumed_equals_unstopped(tmp_path, flags, loss, precision):
-    flags += ["--loss", loss, "--precision", precision, "--epochs", 3]
-    if "neg" in CLASSES[loss].companions:
+def test_resumed_equals_unstopped(tmp_path, flags, name, precision):
+    flags += [*RUNS[name], "--precision", precision, "--epochs", 3]
+    loss = CLASSES[name.split()[0]]
+    if "neg" in loss.companions and "neg" not in loss.companion_images:
         flags += ["--num-negatives", 3]
     unstopped = train_here(tmp_path, *flags, name="unstopped")
     stopped = unstopped.folder / "checkpoints" / "epoch_1.pt"

@@ -14,7 +14,7 @@ from pathlib import Path
 import open_clip
 import pytest
 import support
-from our_losses import CLASSES
+from our_losses import RUNS
 from support import COMMON, Finished, assert_same, end, start, train, train_here
 from trainer_server import Process
 
@@ -97,9 +97,9 @@ def test_stopped_run_goes_on_to_the_bit(tmp_path, flags, stop, extra):
     assert_goes_on(unstopped, train_here(tmp_path, *flags, "--resume", "latest"), last)
 
 
-@pytest.mark.parametrize("loss", CLASSES)
-def test_every_loss_goes_on(tmp_path, flags, stop, loss):
-    flags = [*flags, "--loss", loss]
+@pytest.mark.parametrize("name", RUNS)
+def test_every_loss_goes_on(tmp_path, flags, stop, name):
+    flags = [*flags, *RUNS[name]]
     unstopped = train_here(tmp_path, *flags, name="unstopped")
     stop(*flags, step=5)
     assert_goes_on(unstopped, train_here(tmp_path, *flags, "--resume", "latest"))

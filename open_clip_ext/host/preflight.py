@@ -66,9 +66,9 @@ def problems(
         if _is_webdataset(args, args.train_data):
             yield from _shards(args, world_size)
         else:
-            yield from _csv(args, "train_data", settings.sources if settings else {})
+            yield from _csv(args, "train_data", settings)
     if args.val_data and _is_csv(args, args.val_data):
-        yield from _csv(args, "val_data", {})
+        yield from _csv(args, "val_data", None)
     elif args.val_data and _is_webdataset(args, args.val_data):
         yield from _missing(args, "val_data")
     if args.train_num_samples is not None and args.train_num_samples < 1:
@@ -81,7 +81,7 @@ def problems(
         yield from _output(args)
 
 
-def _csv(args: argparse.Namespace, option: str, sources: Mapping[str, str]) -> Iterator[str]:
+def _csv(args: argparse.Namespace, option: str, settings: Settings | None) -> Iterator[str]:
     path, training = getattr(args, option), option == "train_data"
     flag = f"--{option.replace('_', '-')}"
     if not os.path.isfile(path):
@@ -91,11 +91,17 @@ def _csv(args: argparse.Namespace, option: str, sources: Mapping[str, str]) -> I
         yield f"{flag} {path}: its name does not tell what it is; give --dataset-type csv or webdataset"
         return
     try:
-        table = csv_data.read(path, args, sources)
+        table = csv_data.read(path, args, settings.keys if settings else {})
+        lists = {
+            kind: csv_data.image_lists(table[column], path)
+            for kind, column in (settings.image_sources if settings else {}).items()
+        }
     except InputError as error:
         yield str(error)
         return
     yield from _images(table, path, args, training)
+    for kind, rows in lists.items():
+        yield from _companion_images(kind, rows, path, args)
 
 
 def _is_csv(args: argparse.Namespace, path: str) -> bool:
@@ -123,6 +129,24 @@ def _images(table: Any, path: str, args: argparse.Namespace, training: bool) -> 
     )
 
 
+def _companion_images(
+    kind: str, rows: Sequence[Sequence[str]], path: str, args: argparse.Namespace
+) -> Iterator[str]:
+    named = [(row, name) for row, names in enumerate(rows, start=1) for name in names if name]
+    broken, looked = images.check([name for _, name in named], Path(path).parent)
+    if not broken or (args.skip_broken_images and 2 * len(broken) <= looked):
+        return
+    place, reason = next(iter(broken.items()))
+    row, name = named[place]
+    advice = f"repair them or empty their cells (--image-keys {kind}=NAME names another column)"
+    if 2 * len(broken) <= looked:
+        advice += ", or have them count as missing by --skip-broken-images"
+    yield (
+        f"{path}, data row {row}: {kind} image {name!r} {reason}; {len(broken)} of {looked} {kind} images "
+        f"looked at cannot be read; {advice}"
+    )
+
+
 def samples(args: argparse.Namespace, settings: Settings | None) -> Iterator[str]:
     """What is wrong with the first samples of the shards that a run would be trained on."""
     if settings is None or not (args.train_data and _is_webdataset(args, args.train_data)):
@@ -132,8 +156,9 @@ def samples(args: argparse.Namespace, settings: Settings | None) -> Iterator[str
     from open_clip_ext.host.loaders.samples import FirstSamples, PackSample
 
     try:
-        first = FirstSamples(args.train_data, PackSample(settings.sources), wds.decode("pilrgb"))
-        if settings.sources:
+        packer = PackSample(settings.sources, settings.image_sources)
+        first = FirstSamples(args.train_data, packer, wds.decode("pilrgb"))
+        if settings.keys:
             first.require(settings)
     except InputError as error:
         yield str(error)

@@ -47,6 +47,14 @@ REFUSED = {
 class TupleLayout(Layout):
     """A sample is `(image, text)`, a batch `images [B,3,H,W], texts`; a number comes third."""
 
+    def image(self, batch: Any) -> Any:
+        """The first entry."""
+        return batch[0]
+
+    def with_image(self, batch: Any, image: Any) -> tuple[Any, ...]:
+        """The others as they were."""
+        return image, *batch[1:]
+
     def text(self, batch: Any) -> Any:
         """The second entry."""
         return batch[1]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from open_clip_ext.losses.c2lip import C2LIPLoss
     from open_clip_ext.losses.ce_clip import CECLIPLoss
     from open_clip_ext.losses.clap_style import CLAPStyleLoss
+    from open_clip_ext.losses.clic import CLICLoss
     from open_clip_ext.losses.clip import CLIPLoss
     from open_clip_ext.losses.con_clip import CoNCLIPLoss
     from open_clip_ext.losses.cs_clip import CSCLIPLoss
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from open_clip_ext.losses.para_clip import ParaCLIPLoss
     from open_clip_ext.losses.rank_clip import RankCLIPLoss
     from open_clip_ext.losses.read import READLoss
+    from open_clip_ext.losses.triplet_clip import TripletCLIPLoss
     from open_clip_ext.losses.tsvlc import TSVLCLoss
 
 __all__ = [
@@ -36,6 +38,7 @@ __all__ = [
     "C2LIPLoss",
     "CECLIPLoss",
     "CLAPStyleLoss",
+    "CLICLoss",
     "CLIPLoss",
     "CSCLIPLoss",
     "CoNCLIPLoss",
@@ -51,6 +54,7 @@ __all__ = [
     "READLoss",
     "RankCLIPLoss",
     "TSVLCLoss",
+    "TripletCLIPLoss",
     "functional",
 ]
 
@@ -59,6 +63,7 @@ MODULES = {
     "C2LIPLoss": "c2lip",
     "CECLIPLoss": "ce_clip",
     "CLAPStyleLoss": "clap_style",
+    "CLICLoss": "clic",
     "CLIPLoss": "clip",
     "CoNCLIPLoss": "con_clip",
     "CSCLIPLoss": "cs_clip",
@@ -74,6 +79,7 @@ MODULES = {
     "RankCLIPLoss": "rank_clip",
     "READLoss": "read",
     "TSVLCLoss": "tsvlc",
+    "TripletCLIPLoss": "triplet_clip",
 }
 
 

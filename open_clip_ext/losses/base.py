@@ -67,9 +67,11 @@ class Loss(Declared):
 
     The host relies on this much:
 
-    * `companions`: kinds of companion texts wanted for each caption, with the default count of
-      each; `aligned`: groups of kinds that are drawn together, so that position k of one belongs to
-      position k of the others; and `paper`: one line of citation;
+    * `companions` and `companion_images`: kinds of companion texts and images wanted for each caption, with
+      the default count of each, 0 for what is there where it is asked for; images of a kind of texts are
+      theirs, place by place; `aligned`: groups of kinds that are drawn together, so that position k of one
+      belongs to position k of the others; `pairs`, whether its companions are made of two samples of a batch
+      (see CLIC); and `paper`: one line of citation;
     * `__init__` names every option as an annotated keyword with a default, next to the distributed
       arguments of `open_clip.ClipLoss`, and raises ValueError on a bad value; nothing in it requires
       a gradient, as upstream's optimizer would not know of it;
@@ -93,7 +95,9 @@ class Loss(Declared):
     """
 
     companions: ClassVar[Mapping[str, int]] = {}
+    companion_images: ClassVar[Mapping[str, int]] = {}
     aligned: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    pairs: ClassVar[bool] = False
     paper: ClassVar[str] = ""
     teacher: ClassVar[Teacher | None] = None
     # Whether a term reads `Batch.bias`; where not, a model with a logit bias is refused.
@@ -154,18 +158,23 @@ class Loss(Declared):
             output_dict: return the weighted terms by name.
             logit_bias: one element, of a model that has one (SigLIP).
             **named: `{kind}_text_features [b, K, D]` and `{kind}_valid [b, K]` of each kind in turn, where
-                no mask means that all exist; then `teacher_image_features [b, D]`, `teacher_text_features
-                [b, D]` and `teacher_{kind}_text_features [b, K, D]`, which get no gradient; where a term is
-                marked as dense, `image_tokens [b, P, D]`, `text_tokens [b, L, D]`, `{kind}_text_tokens
-                [b, K, L, D]` and bool masks of words, `text_token_mask [b, L]` and `{kind}_text_token_mask`.
+                no mask means that all exist; `{kind}_image_features [b, M, D]` and `{kind}_image_valid [b,
+                M]` of each kind of images; then `teacher_image_features [b, D]`, `teacher_text_features [b,
+                D]`, `teacher_{kind}_text_features [b, K, D]` and `teacher_{kind}_image_features [b, M, D]`,
+                which get no gradient; where a term is marked as dense, `image_tokens [b, P, D]`,
+                `text_tokens [b, L, D]`, `{kind}_text_tokens [b, K, L, D]` and bool masks of words,
+                `text_token_mask [b, L]` and `{kind}_text_token_mask`.
 
         Raises:
             TypeError: an argument is none of these, or a logit bias that no term reads.
             ValueError: a shape does not fit, or a tensor is missing that a term needs.
         """
         names = [f"{kind}_{part}" for kind in self.companions for part in ("text_features", "valid")]
+        images = [f"{kind}_image" for kind in self.companion_images]
+        names += [f"{kind}_{part}" for kind in images for part in ("features", "valid")]
         names += ["teacher_image_features", "teacher_text_features"]
         names += [f"teacher_{kind}_text_features" for kind in self.companions]
+        names += [f"teacher_{kind}_features" for kind in images]
         if self.dense_terms:
             texts = ["text", *(f"{kind}_text" for kind in self.companions)]
             names += [
@@ -183,7 +192,8 @@ class Loss(Declared):
                 "model without (CLIP), or choose a loss that takes one"
             )
         scalars = {"logit_scale": logit_scale, "logit_bias": logit_bias}
-        check_shapes(image_features, text_features, scalars, given, self.companions, self.known_counts())
+        counts = self.known_counts()
+        check_shapes(image_features, text_features, scalars, given, self.companions, counts, images)
         given |= {"image_features": image_features, "text_features": text_features}
         split = self.local_loss and self.world_size > 1
         first = self.rank * len(image_features) if split else None
@@ -316,6 +326,7 @@ def check_shapes(
     tensors: Mapping[str, Tensor | None],
     kinds: Iterable[str],
     counts: Mapping[str, int],
+    images: Iterable[str] = (),
 ) -> None:
     """Raise ValueError that names the first tensor whose shape does not fit.
 
@@ -324,8 +335,9 @@ def check_shapes(
         text_features: `[B, D]`.
         scalars: of one element each, by their names in forward.
         tensors: companions, their masks, the teacher's features and dense tokens, by their names in forward.
-        kinds: of companions.
+        kinds: of companion texts.
         counts: K of the kinds for which it is known; of the others, their features set it.
+        images: kinds of companion images, `{kind}_image`.
     """
 
     def expect(name: str, x: Tensor | None, *shape: int | str) -> None:
@@ -362,3 +374,9 @@ def check_shapes(
         expect(f"teacher_{kind}_text_features", tensors.get(f"teacher_{kind}_text_features"), b, k, d)
         expect(f"{kind}_text_tokens", tensors.get(f"{kind}_text_tokens"), b, k, length, d)
         expect(f"{kind}_text_token_mask", tensors.get(f"{kind}_text_token_mask"), b, k, length)
+    for kind in images:
+        features = tensors.get(f"{kind}_features")
+        expect(f"{kind}_features", features, b, "M", d)
+        m = "M" if features is None else features.shape[1]
+        expect(f"{kind}_valid", tensors.get(f"{kind}_valid"), b, m)
+        expect(f"teacher_{kind}_features", tensors.get(f"teacher_{kind}_features"), b, m, d)

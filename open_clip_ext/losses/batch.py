@@ -1,8 +1,7 @@
 """A batch as the terms of a loss see it: a tensor is upcast and gathered when it is first asked for.
 
-Where more would enter: companion images and identities of samples are further names in `Loss.forward` and
-methods of `Rows`. Kinds that belong together place by place are a matter of the collate, and any teacher of
-`make_teacher`.
+Where more would enter: identities of samples are further names in `Loss.forward` and methods of `Rows`. Kinds
+that belong together place by place are a matter of the collate, and any teacher of `make_teacher`.
 """
 
 from __future__ import annotations
@@ -66,6 +65,14 @@ class Rows:
         """Which companions of a kind there are `[B, K]`, bool."""
         return self._tensors(f"{kind}_valid")
 
+    def images(self, kind: str) -> Tensor:
+        """Companion images of a kind `[B, M, D]`."""
+        return self._tensors(f"{self._prefix}{kind}_image_features")
+
+    def images_exist(self, kind: str) -> Tensor:
+        """Which companion images of a kind there are `[B, M]`, bool."""
+        return self._tensors(f"{kind}_image_valid")
+
     def tensors(self, kind: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Images, captions, companions of a kind, and which of them exist."""
         return self.image, self.text, self.features(kind), self.exists(kind)
@@ -75,6 +82,10 @@ class Rows:
         if kind is None:
             return Samples(self.image, self.text, first=self.first)
         return Samples(*self.tensors(kind), first=self.first)
+
+    def of_images(self, kind: str) -> Samples:
+        """The same with images and texts exchanged: companion images of a kind as negatives of captions."""
+        return Samples(self.text, self.image, self.images(kind), self.images_exist(kind), self.first)
 
 
 class Dense:
@@ -144,7 +155,8 @@ class Batch(View):
             x = tensors.get(name)
             if x is None and name.endswith("_valid"):
                 # Always a tensor, so that no rank waits for a mask which another does not send.
-                features = own(f"{name.removesuffix('_valid')}_text_features")
+                kind = name.removesuffix("_valid")
+                features = own(f"{kind}_features" if kind.endswith("_image") else f"{kind}_text_features")
                 return torch.ones_like(features[..., 0], dtype=torch.bool)
             if x is None:
                 raise ValueError(f"{name} is missing, and a term with a weight above 0 needs it")
@@ -157,9 +169,18 @@ class Batch(View):
         super().__init__(own, everywhere, first)
         self._gather = gather if first is None else None
         self.scale, self.bias = fp32(logit_scale), fp32(logit_bias)
+        self._given = {name for name, x in tensors.items() if x is not None}
         self.dense = Dense(own)
         self.teacher = View(own, everywhere, first, "teacher_")
 
     def of_rows(self, x: Tensor) -> Tensor:
         """What a term made of the rank's own samples, `[b, ...]`, as it is of all `rows`."""
         return x if self._gather is None else self._gather(x)
+
+    def has(self, kind: str) -> bool:
+        """Whether texts of a kind that may be absent (count 0) come with this run; on every rank alike."""
+        return f"{kind}_text_features" in self._given
+
+    def has_images(self, kind: str) -> bool:
+        """The same of images."""
+        return f"{kind}_image_features" in self._given

@@ -1,28 +1,41 @@
-"""CoN-CLIP: NegCLIP's contrast with negated captions. Its text part."""
+"""CoN-CLIP: NegCLIP's contrast with negated captions, and with an image for each of them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import ClassVar
 
-from open_clip_ext.losses.base import HardNegativeLoss
+from torch import Tensor
+
+from open_clip_ext.losses import functional
+from open_clip_ext.losses.base import Batch, HardNegativeLoss, term
 
 
 class CoNCLIPLoss(HardNegativeLoss):
-    """CoN-CLIP's loss without negative images.
+    """CoN-CLIP's loss, without negative images and with them (`--companion-images neg=1`).
 
-        L = 1/2 [ mean_i CE(s v_i.[T ; N], i) + mean_i CE(s t_i.V, i) ]        n_i: the negated caption
+        without:  L = 1/2 [ mean_i CE(s v_i.[T ; N], i) + mean_i CE(s t_i.V, i) ]
+        with:     L = 1/3 [ mean_i CE(s v_i.[T ; N], i) + mean_i CE(s t_i.[V ; V-], i)
+                            + mean_i CE(s v-_i.[T ; N], n_i) ]
 
-    The equation is NegCLIP's. What makes it CoN-CLIP is the data, one negated caption for each caption, and
-    the locked image tower (`--lock-image`).
-
-    The paper's full loss has an image for each negated caption, too. Such companion images do not exist here
-    yet, so that version cannot be had.
+    n_i is the negated caption, v-_i an image that it is true of. The first equation is NegCLIP's. What makes
+    it CoN-CLIP is the data and the locked image tower (`--lock-image`).
 
     Source: Learn "No" to Say "Yes" Better, arXiv 2403.20312; jaisidhsingh/CoN-CLIP@503388a.
 
-    Differs: any K, missing negatives, and several processes.
+    Differs: any K, missing negatives and images, and several processes.
     """
 
     paper = "Singh et al., WACV 2025, arXiv 2403.20312"
     companions: ClassVar[Mapping[str, int]] = {"neg": 1}
+    companion_images: ClassVar[Mapping[str, int]] = {"neg": 0}
+
+    @term()
+    def contrastive_loss(self, x: Batch) -> Tensor:
+        """See `functional.hard_negative_clip` and `functional.negative_images_clip`."""
+        if not x.has_images("neg"):
+            return super().contrastive_loss(x)
+        columns = x.columns.of("neg"), x.columns.of_images("neg")
+        return functional.negative_images_clip(
+            x.rows.of("neg"), x.rows.of_images("neg"), x.scale, columns=columns
+        )

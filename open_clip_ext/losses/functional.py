@@ -23,6 +23,7 @@ own negatives are `[B, 1+K]`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -797,6 +798,102 @@ def masked_clip(
     return (there + cross_entropy_of_product(s * rows, columns.image, target, weight=weight)) / 2
 
 
+def negative_images_clip(
+    texts: Samples, images: Samples, s: Tensor, *, columns: tuple[Samples, Samples] | None = None
+) -> Tensor:
+    """Contrastive loss with negatives on both sides, in which a negative image finds its negative.
+
+        L = 1/3 [ mean_i CE(s v_i.[T ; N], i) + mean_i CE(s t_i.[V ; V-], i) + L_pair ]
+        L_pair = mean_ik CE(s v-_ik.[T ; N], n_ik)             of the pairs that exist
+
+    V- are all negative images of the batch, N all negatives.
+
+    Args:
+        texts: of samples, with their negatives.
+        images: the same with images and texts exchanged: `image` are captions, `text` images, `neg` negative
+            images `[B, K, D]`, each of which belongs to a negative place by place.
+        s: logit scale.
+        columns: both of the whole batch.
+
+    Source: CoN-CLIP, arXiv 2403.20312; jaisidhsingh/CoN-CLIP@503388a. Differs in that K is any number and
+    either side of a pair may be missing: what is there stays a column, and L_pair is 0 without any pair.
+    """
+    all_texts, all_images = columns or (texts, images)
+    target = _own_column(texts.image, all_texts)
+    there = cross_entropy_of_product(s * texts.image, *_listed(all_texts, target))
+    back = cross_entropy_of_product(s * texts.text, *_listed(all_images, target))
+    return (there + back + _negatives_find(images, texts, s, all_images, all_texts, captions=True)) / 3
+
+
+def negative_pairs_clip(
+    texts: Samples, images: Samples, s: Tensor, *, columns: tuple[Samples, Samples] | None = None
+) -> Tensor:
+    """`hard_negative_clip` of negative images and their negatives, with captions as negatives of these.
+
+        L = 1/2 [ mean_ik CE(s v-_ik.[T ; N], n_ik) + mean_ik CE(s n_ik.V-, v-_ik) ]     pairs that exist
+
+    Arguments as in `negative_images_clip`. 0 without any pair.
+
+    Source: TripletCLIP, arXiv 2411.02545; tripletclip/TripletCLIP@abbf81c. Differs in that K is any number
+    and either side of a pair may be missing: what is there stays a column.
+    """
+    all_texts, all_images = columns or (texts, images)
+    there = _negatives_find(images, texts, s, all_images, all_texts, captions=True)
+    back = _negatives_find(texts, images, s, all_texts, all_images, captions=False)
+    return (there + back) / 2
+
+
+def more_pairs_clip(
+    texts: Samples,
+    images: Samples,
+    s: Tensor,
+    negatives: Sequence[Samples],
+    *,
+    columns: tuple[Samples, Samples] | None = None,
+) -> Tensor:
+    """Contrastive loss of samples and of further pairs that came with them, and negatives.
+
+        L = 1/2 [ mean_r CE(s x_r.[Y ; N], r) + mean_r CE(s y_r.X, r) ]     x: V and V', y: T and T'
+
+    r runs over the samples, and over their further pairs v'_ik, t'_ik that exist.
+
+    Args:
+        texts: of samples, with their further captions as negatives.
+        images: the same with images and texts exchanged, as in `negative_images_clip`.
+        s: logit scale.
+        negatives: samples of the whole batch, with texts that are wrong columns for all images.
+        columns: both of the whole batch.
+
+    Source: NegCLIP with hard images, arXiv 2210.01936; vinid/neg_clip@e680f8e `ClipLoss`, whose batch has
+    them as further samples. Differs in that any may be missing: what is there of a pair stays a column.
+    """
+    all_texts, all_images = columns or (texts, images)
+    assert texts.neg is not None
+    k = texts.neg.shape[1]
+    (v, v_exist), (t, t_exist) = _all_texts(images), _all_texts(texts)
+    (every_v, every_v_exist), (every_t, every_t_exist) = _all_texts(all_images), _all_texts(all_texts)
+    own = _own_column(texts.image, all_texts)
+    target = torch.cat([own, len(all_texts.image) + _own_negatives(own, k)])
+    pairs, every_pair = v_exist & t_exist, every_v_exist & every_t_exist
+    wrong = [_all_negatives(samples) for samples in negatives]
+    columns_t = torch.cat([every_t, *(x for x, _ in wrong)])
+    columns_t_exist = torch.cat([every_t_exist, *(exist for _, exist in wrong)])
+    there = _find(v, target, columns_t, columns_t_exist, s, pairs, every_pair)
+    return (there + _find(t, target, every_v, every_v_exist, s, pairs, every_pair)) / 2
+
+
+def same_place(p: Tensor, valid: Tensor | None = None) -> Tensor:
+    """Squared distance of the first two true texts of each sample.
+
+        L = mean_i |p_i1 - p_i2|^2        0 for a sample that lacks one of them
+
+    Source: CLIC's term for both orders of two captions, arXiv 2505.24424, AmitPeleg/CLIC@dc845c7. Differs in
+    the mask.
+    """
+    both = _mask(p, valid)[:, :2].all(1)
+    return torch.where(both[:, None], p[:, 0] - p[:, 1], 0.0).square().sum(1).mean()
+
+
 def principal_part(x: Tensor, t: Tensor, ratio: float, basis: Literal["live", "constant"]) -> Tensor:
     """`x` without the directions in which the captions of a batch differ least.
 
@@ -867,6 +964,51 @@ def _all_texts(columns: Samples) -> tuple[Tensor, Tensor]:
     """All captions and then all negatives of the columns `[B*(1+K), D]`, and which exist."""
     negatives, exists = _all_negatives(columns)
     return torch.cat([columns.text, negatives]), torch.cat([exists.new_ones(len(columns.text)), exists])
+
+
+def _listed(columns: Samples, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Texts and negatives as columns, the target between them and their mask."""
+    texts, exists = _all_texts(columns)
+    return texts, target, exists
+
+
+def _own_negatives(own: Tensor, k: int) -> Tensor:
+    """The numbers among all negatives of those of samples `own [b]`, `[b*k]`."""
+    return (own[:, None] * k + torch.arange(k, device=own.device)).flatten()
+
+
+def _negatives_find(
+    rows: Samples, partners: Samples, s: Tensor, all_rows: Samples, all_partners: Samples, *, captions: bool
+) -> Tensor:
+    """Mean cross-entropy of negatives that look for their partners among all of these.
+
+    Args:
+        rows: with the negatives that look.
+        partners: of the same samples, with those that are looked for.
+        s: logit scale.
+        all_rows: of the whole batch.
+        all_partners: of the whole batch.
+        captions: whether the partners' own samples are columns, too.
+    """
+    x, valid = _all_negatives(rows)
+    _, with_partner = _all_negatives(partners)
+    _, every = _all_negatives(all_rows)
+    columns, exists = _all_negatives(all_partners)
+    target = _own_negatives(_own_column(rows.image, all_rows), len(x) // len(rows.image))
+    everywhere = every & exists
+    if captions:
+        columns, exists = _all_texts(all_partners)
+        target = target + len(all_partners.text)
+    return _find(x, target, columns, exists, s, valid & with_partner, everywhere)
+
+
+def _find(
+    x: Tensor, target: Tensor, columns: Tensor, exists: Tensor, s: Tensor, valid: Tensor, everywhere: Tensor
+) -> Tensor:
+    """Mean over the rows that exist of CE(s x.columns, target); 0 if none does."""
+    some = exists | ~exists.any()
+    target = torch.where(valid | ~exists.any(), target, exists.int().argmax())
+    return cross_entropy_of_product(s * x, columns, target, some, weight=_shares(valid, everywhere, x))
 
 
 def _shares(valid: Tensor, exists: Tensor, like: Tensor) -> Tensor:

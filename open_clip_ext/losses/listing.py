@@ -22,10 +22,11 @@ def main(args: argparse.Namespace) -> int:
         except InputError as error:
             print(f"{name}\n  {error}\n")
             continue
-        companions = " ".join(f"{kind}={n}" for kind, n in loss.companions.items())
         print(f"{name}\n  from        {entry.value} ({entry.dist.name if entry.dist else 'unknown'})")
         print(f"  paper       {getattr(loss, 'paper', '') or '-'}")
-        print(f"  companions  {companions or 'none'}")
+        print(f"  companions  {_counts(loss.companions)}")
+        if images := getattr(loss, "companion_images", {}):
+            print(f"  images      {_counts(images)}")
         for group in getattr(loss, "aligned", ()):
             print(f"  together    {' '.join(group)}")
         if getattr(loss, "teacher", None):
@@ -39,6 +40,13 @@ def main(args: argparse.Namespace) -> int:
             print(f"  {option.name + '=' + str(option.default):<26}  {said}")
         print()
     return 0
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    """How many companions of each kind, and which kinds there are where they are asked for."""
+    always = " ".join(f"{kind}={n}" for kind, n in counts.items() if n)
+    asked = " ".join(kind for kind, n in counts.items() if not n)
+    return ", ".join(filter(None, (always, f"if asked for: {asked}" if asked else ""))) or "none"
 
 
 def _limits(loss: Any, name: str) -> str:

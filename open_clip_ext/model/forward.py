@@ -1,8 +1,9 @@
-"""The student's forward pass with companion texts, and its teacher's beside it.
+"""The student's forward pass with companion texts and images, and its teacher's beside it.
 
-The one instance gets a `forward` that also takes `[B, 1+C, L]` texts (see `override`).
+The one instance gets a `forward` that also takes `[B, 1+C, L]` texts and `[B, 1+M, 3, H, W]` images (see
+`override`).
 
-Shapes: B samples, C companion texts per caption, L tokens, D embedding.
+Shapes: B samples, C companion texts and M companion images per caption, L tokens, D embedding.
 """
 
 from __future__ import annotations
@@ -26,16 +27,20 @@ class Extension:
     """What an extended model carries: its companion kinds, and its teacher, which is no part of it."""
 
     def __init__(
-        self, companions: Mapping[str, int], teacher: nn.Module | None, dense: DenseTokens | None
+        self,
+        companions: Mapping[str, int],
+        teacher: nn.Module | None,
+        dense: DenseTokens | None,
+        images: Mapping[str, int],
     ) -> None:
-        self.companions = dict(companions)
+        self.companions, self.images = dict(companions), dict(images)
         self.teacher = teacher
         self.dense = dense
         self.kept: deque[tuple[Tensor, dict[str, Tensor]]] = deque()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def teach(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
-        """The teacher's output, computed once per micro-batch.
+    def teach(self, image: Tensor, text: Tensor, batch: Tensor) -> dict[str, Tensor]:
+        """The teacher's output, computed once per micro-batch, which is known by the images of its `batch`.
 
         Under `--accum-freq` upstream passes each micro-batch twice, first without gradients: what
         is computed then is kept for the second pass, in order. The teacher does not move in
@@ -43,12 +48,12 @@ class Extension:
         """
         assert self.teacher is not None
         if torch.is_grad_enabled():
-            if self.kept and self.kept[0][0] is image:
+            if self.kept and self.kept[0][0] is batch:
                 return self.kept.popleft()[1]
             self.kept.clear()
             return self.teacher(image, text)  # type: ignore[no-any-return]
         output: dict[str, Tensor] = self.teacher(image, text)
-        self.kept.append((image, output))
+        self.kept.append((batch, output))
         return output
 
 
@@ -57,19 +62,23 @@ def extend_forward(
     companions: Mapping[str, int],
     teacher: nn.Module | None = None,
     dense: DenseTokens | None = None,
+    images: Mapping[str, int] | None = None,
 ) -> None:
-    """Make `model`, an open_clip CLIP, take companion texts in the order of `companions`; in place.
+    """Make `model`, an open_clip CLIP, take companions in the order of `companions` and `images`; in place.
 
-    Texts `[B, 1+C, L]` then give, beside upstream's outputs for the captions,
+    Texts `[B, 1+C, L]` and images `[B, 1+M, 3, H, W]` then give, beside upstream's outputs for the captions
+    and their images,
 
-        {kind}_text_features [B, n, D]   unit length; zeros where there is no such text
-        {kind}_valid         [B, n]      bool: which exist
+        {kind}_text_features  [B, n, D]   unit length; zeros where there is no such text
+        {kind}_valid          [B, n]      bool: which exist
+        {kind}_image_features [B, n, D]   unit length; zeros where there is no such image, which is all NaN
+        {kind}_image_valid    [B, n]      bool: which exist
 
-    and with a teacher, in training mode, `teacher_image_features`, `teacher_text_features` and
-    `teacher_{kind}_text_features`, fp32 arithmetic under the caller's autocast; with `dense`, in training
-    mode,
+    and with a teacher, in training mode, `teacher_image_features`, `teacher_text_features`,
+    `teacher_{kind}_text_features` and `teacher_{kind}_image_features`, fp32 arithmetic under the caller's
+    autocast; with `dense`, in training mode,
 
-        image_tokens             [B, P, D]      patches, not normalized
+        image_tokens             [B, P, D]      patches of the captions' images, not normalized
         text_tokens              [B, L', D]     words of the captions, and `text_token_mask [B, L']`
         {kind}_text_tokens       [B, n, L', D]  words of the companions, and `{kind}_text_token_mask`
 
@@ -78,17 +87,22 @@ def extend_forward(
     """
     base = type(model)
 
-    def forward(self: Any, image: Tensor | None = None, text: Tensor | None = None) -> Any:
+    def forward(self: Any, image: Any = None, text: Tensor | None = None) -> Any:
         extension = extension_of(self)
         teaching = extension.teacher is not None and self.training
         dense = extension.dense if self.training else None
-        if text is None or (text.ndim == 2 and not teaching and dense is None):
+        pictures = image is not None and image.ndim == 5
+        if text is None or (text.ndim == 2 and not teaching and not pictures and dense is None):
             return base.forward(self, image, text)
 
-        texts = text if text.ndim == 3 else text[:, None]
+        batch, texts = image, text if text.ndim == 3 else text[:, None]
         exists = present(texts)  # [B, 1+C]
         exists[:, 0] = True  # so that the tower runs on every rank, whatever the captions are
         rows = texts[exists]
+        if pictures:
+            seen = ~image[:, :, 0, 0, 0].isnan()  # [B, 1+M]
+            seen[:, 0] = True
+            image = image[seen]
 
         output: dict[str, Tensor]
         if dense is None or image is None:
@@ -99,16 +113,23 @@ def extend_forward(
                 output |= _split(output[name], exists, extension.companions, name)
         output |= _split(output["text_features"], exists, extension.companions)
         output |= {f"{kind}_valid": valid for kind, valid in _kinds(exists[:, 1:], extension.companions)}
+        if pictures:
+            output |= _split(output["image_features"], seen, extension.images, "image_features")
+            if "image_tokens" in output:  # companions' are not asked for
+                output["image_tokens"] = output["image_tokens"][seen.nonzero()[:, 1] == 0]
+            output |= {f"{kind}_image_valid": valid for kind, valid in _kinds(seen[:, 1:], extension.images)}
         if teaching:
-            taught = extension.teach(image, rows)
-            output["teacher_image_features"] = taught["image_features"]
-            features = _split(taught["text_features"], exists, extension.companions)
+            taught = extension.teach(image, rows, batch)
+            features = {"image_features": taught["image_features"]}
+            features |= _split(taught["text_features"], exists, extension.companions)
+            if pictures:
+                features |= _split(taught["image_features"], seen, extension.images, "image_features")
             output |= {f"teacher_{name}": tensor for name, tensor in features.items()}
         if self.training and not torch.is_grad_enabled():  # what upstream keeps, to concatenate it
             _check_batch_axis(output, len(texts))
         return output
 
-    override(model, STATE, Extension(companions, teacher, dense), forward=forward)
+    override(model, STATE, Extension(companions, teacher, dense, images or {}), forward=forward)
 
 
 def extension_of(model: nn.Module) -> Extension:
@@ -139,7 +160,7 @@ def _check_batch_axis(output: Mapping[str, Tensor], batch: int) -> None:
 def _split(
     rows: Tensor, exists: Tensor, companions: Mapping[str, int], name: str = "text_features"
 ) -> dict[str, Tensor]:
-    """What is known of the N texts that exist, `[N, ...]`, as one tensor per kind of text.
+    """What is known of the N texts or images that exist, `[N, ...]`, as one tensor per kind.
 
     The others get zeros.
     """

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from open_clip_ext import registry
+from open_clip_ext.data import image_kind
 from open_clip_ext.errors import InputError
 from open_clip_ext.negatives.store import Store
 from open_clip_ext.training import kinds
@@ -36,6 +37,9 @@ class Settings:
         skip_broken_images: whether a CSV run goes on without pictures that cannot be read.
         aligned: groups of kinds that belong together place by place.
         generations: when the text tower goes back towards its start; None for never.
+        images: kinds of companion images and how many of each a caption has in a batch.
+        image_sources: the data column or members that each of these is read from.
+        pairs: whether companions are pairs of samples of the batch, and none is read.
     """
 
     loss: str
@@ -50,15 +54,26 @@ class Settings:
     skip_broken_images: bool = False
     aligned: tuple[tuple[str, ...], ...] = ()
     generations: Schedule | None = None
+    images: Mapping[str, int] = field(default_factory=dict)
+    image_sources: Mapping[str, str] = field(default_factory=dict)
+    pairs: bool = False
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Where the data carry each kind of texts and images, these as `image_kind` calls them."""
+        images = {image_kind(kind): name for kind, name in self.image_sources.items()}
+        return {**self.sources, **images}
 
     def build_loss(self, **distributed: Any) -> nn.Module:
         """A fresh loss module that knows how many companions it gets."""
         try:
             loss: nn.Module = self.loss_class(**self.options, **distributed)
+            configure = getattr(loss, "configure", None)
+            if callable(configure):
+                configure(self.companions)
         except ValueError as error:
             raise InputError(f"--loss {self.loss}: {error}") from error
-        if callable(configure := getattr(loss, "configure", None)):
-            configure(self.companions)
+        if callable(configure):
             registry.check_parameters(self.loss, loss)
         return loss
 
@@ -74,6 +89,8 @@ class Settings:
         }
         if self.generations is not None:
             identity["generations"] = str(self.generations)
+        if self.images:
+            identity["companion_images"] = dict(self.images)
         if self.store is not None:  # not its path, which may be a node's own
             makers = {maker.name: maker.version for maker in self.store.generators()}
             identity["negatives"] = {"captions": len(self.store), "generators": makers}
@@ -140,15 +157,24 @@ def resolve_flags(args: argparse.Namespace) -> Settings | None:
         )
     loss = registry.load(args.loss)
     options = registry.parse_options(args.loss, loss, args.loss_cfg or ())
-    companions = kinds.resolve_counts(args, loss.companions)
+    pairs = getattr(loss, "pairs", False)
+    declared, taken = (
+        {} if pairs else getattr(loss, counts, {}) for counts in ("companions", "companion_images")
+    )
+    companions = kinds.resolve_counts(args, declared)
     aligned = tuple(map(tuple, getattr(loss, "aligned", ())))
-    kinds.require_equal_counts(args.loss, companions, aligned)
-    sources = kinds.resolve_keys(args, loss.companions)
     generations = None if args.generations is None else parse(args.generations)
-    if args.negatives is not None and not companions:
+    images = kinds.resolve_images(args, taken)
+    kinds.require_equal_counts(loss, args.loss, companions, images)
+    aligned = tuple(group for group in aligned if group[0] in companions)
+    sources = kinds.resolve_keys(args, declared, companions)
+    image_sources = kinds.resolve_image_keys(args, taken, images)
+    if args.negatives is not None and (pairs or not companions):
         raise InputError(
             f"--negatives has no effect with --loss {args.loss}, which uses no negatives; leave it out"
         )
+    if pairs:
+        companions, images = dict(loss.companions), dict(loss.companion_images)
     store = None
     if args.negatives is not None:
         if args.negatives_key is not None:
@@ -169,6 +195,8 @@ def resolve_flags(args: argparse.Namespace) -> Settings | None:
     args.num_negatives = companions.get(kinds.NEGATIVES, 0)
     args.companion_keys = " ".join(f"{kind}={name}" for kind, name in sources.items())
     args.negatives_key = sources.get(kinds.NEGATIVES, "negatives")
+    args.companion_images = " ".join(f"{kind}={count}" for kind, count in images.items())
+    args.image_keys = " ".join(f"{kind}={name}" for kind, name in image_sources.items())
     args.pad_text = bool(args.pad_text)
     args.save_every_steps = args.save_every_steps or 0
     args.skip_broken_images = bool(args.skip_broken_images)
@@ -188,4 +216,7 @@ def resolve_flags(args: argparse.Namespace) -> Settings | None:
         args.skip_broken_images,
         aligned,
         generations,
+        images,
+        image_sources,
+        pairs,
     )

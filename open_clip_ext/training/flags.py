@@ -15,6 +15,8 @@ FLAGS = (
     "negatives",
     "companion_keys",
     "negatives_key",
+    "companion_images",
+    "image_keys",
     "pad_text",
     "save_every_steps",
     "skip_broken_images",
@@ -64,6 +66,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--negatives-key",
         metavar="NAME",
         help="That of the negatives: short for --companion-keys neg=NAME.",
+    )
+    group.add_argument(
+        "--companion-images",
+        metavar="KIND=COUNT",
+        nargs="+",
+        action="extend",
+        help="Companion images of each kind per caption in a batch (default: what the loss declares).",
+    )
+    group.add_argument(
+        "--image-keys",
+        metavar="KIND=NAME",
+        nargs="+",
+        action="extend",
+        help="The CSV column (a path, or a list of them) or the webdataset members (KEY.NAME.jpg, or "
+        "KEY.NAME.0.jpg and so on) that carry a kind of images (default: KIND_image).",
     )
     group.add_argument(
         "--pad-text",

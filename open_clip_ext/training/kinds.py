@@ -1,10 +1,15 @@
-"""The kinds of companion texts of a run: how many of each, where they lie, and how sentences name them."""
+"""The kinds of companions of a run: how many of each, where they lie, and how sentences name them.
+
+Companion images of a kind are called `image_kind(kind)` beside texts.
+"""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+from open_clip_ext.data import IMAGE, image_kind
 from open_clip_ext.errors import InputError
 
 # The kind that `--num-negatives` and `--negatives-key` are short forms for.
@@ -13,6 +18,8 @@ NEGATIVES = "neg"
 
 def one(kind: str) -> str:
     """A companion of a kind, in words."""
+    if kind.endswith(IMAGE):
+        return kind
     return "negative" if kind == NEGATIVES else f"{kind} text"
 
 
@@ -25,16 +32,27 @@ def count_flags(kinds: Sequence[str], count: int) -> str:
     """The flags that ask for so many companions of each of these kinds."""
     if list(kinds) == [NEGATIVES]:
         return f"--num-negatives {count}"
-    return f"--companions {' '.join(f'{kind}={count}' for kind in kinds)}"
+    return assignments(dict.fromkeys(kinds, count))
+
+
+def assignments(counts: Mapping[str, int]) -> str:
+    """The long flags that ask for so many companions of each kind."""
+    flags: dict[str, list[str]] = {}
+    for kind, count in counts.items():
+        flag = "--companion-images" if kind.endswith(IMAGE) else "--companions"
+        flags.setdefault(flag, []).append(f"{kind.removesuffix(IMAGE)}={count}")
+    return " ".join(f"{flag} {' '.join(pairs)}" for flag, pairs in flags.items())
 
 
 def key_flag(kind: str) -> str:
     """The flag that names the column or field of a kind."""
+    if kind.endswith(IMAGE):
+        return f"--image-keys {kind.removesuffix(IMAGE)}=NAME"
     return "--negatives-key" if kind == NEGATIVES else f"--companion-keys {kind}=NAME"
 
 
 def resolve_counts(args: argparse.Namespace, declared: Mapping[str, int]) -> dict[str, int]:
-    """How many companions of each kind a caption gets in a batch.
+    """How many companion texts of each kind a caption gets in a batch; kinds without any are left out.
 
     Args:
         args: with our flags, as parsed.
@@ -55,16 +73,28 @@ def resolve_counts(args: argparse.Namespace, declared: Mapping[str, int]) -> dic
                 f"--num-negatives {args.num_negatives}: --loss {args.loss} needs at least 1; "
                 "without negatives train with --loss clip"
             )
-        return {**declared, NEGATIVES: args.num_negatives, **_counts(given)}
-    return {**declared, **_counts(given)}
+        given[NEGATIVES] = str(args.num_negatives)
+    return _counts("--companions", given, declared, "texts")
 
 
-def resolve_keys(args: argparse.Namespace, declared: Mapping[str, int]) -> dict[str, str]:
-    """The column or field that each kind is read from, where the data carry them.
+def resolve_images(args: argparse.Namespace, declared: Mapping[str, int]) -> dict[str, int]:
+    """How many companion images of each kind a caption gets in a batch; kinds without any are left out.
+
+    As `resolve_counts`.
+    """
+    given = _pairs("--companion-images", args.companion_images, "COUNT", args.loss, declared, "images")
+    return _counts("--companion-images", given, declared, "images")
+
+
+def resolve_keys(
+    args: argparse.Namespace, declared: Mapping[str, int], counts: Mapping[str, int]
+) -> dict[str, str]:
+    """The column or field that each kind of texts is read from, where the data carry them.
 
     Args:
         args: with our flags, as parsed.
         declared: the counts that the loss declares.
+        counts: those of this run.
 
     Raises InputError if a flag has no effect or contradicts another one.
     """
@@ -77,27 +107,56 @@ def resolve_keys(args: argparse.Namespace, declared: Mapping[str, int]) -> dict[
                 "both name the source of the negatives; leave one of the two out"
             )
         given[NEGATIVES] = args.negatives_key
-    usual = {kind: "negatives" if kind == NEGATIVES else kind for kind in declared}
-    return {**usual, **given}
+    usual = {kind: "negatives" if kind == NEGATIVES else kind for kind in counts}
+    return _keys("--companion-keys", given, usual, "texts")
 
 
-def require_equal_counts(loss: str, counts: Mapping[str, int], aligned: Sequence[Sequence[str]]) -> None:
-    """Raise InputError if kinds that are drawn together differ in their counts."""
-    for group in aligned:
-        if len({counts[kind] for kind in group}) > 1:
-            given = " ".join(f"{kind}={counts[kind]}" for kind in group)
+def resolve_image_keys(
+    args: argparse.Namespace, declared: Mapping[str, int], counts: Mapping[str, int]
+) -> dict[str, str]:
+    """The column or members that each kind of images is read from.
+
+    As `resolve_keys`.
+    """
+    given = _pairs("--image-keys", args.image_keys, "NAME", args.loss, declared, "images")
+    return _keys("--image-keys", given, {kind: f"{kind}_image" for kind in counts}, "images")
+
+
+def require_equal_counts(loss: Any, name: str, counts: Mapping[str, int], images: Mapping[str, int]) -> None:
+    """Raise InputError if kinds that are drawn together differ in their counts.
+
+    Args:
+        loss: its class. Images of a kind of texts are drawn with these; texts that are always there may be
+            without.
+        name: of the loss.
+        counts: of texts, by kind; optional kinds that nobody asked for are not there.
+        images: of images, by kind.
+    """
+    groups = [{kind: counts.get(kind, 0) for kind in group} for group in getattr(loss, "aligned", ())]
+    for kind in getattr(loss, "companion_images", ()):
+        if kind in images or loss.companions.get(kind) == 0:
+            texts = {kind: counts.get(kind, 0)} if kind in loss.companions else {}
+            groups.append({**texts, image_kind(kind): images.get(kind, 0)})
+    for group in groups:
+        if len(set(group.values())) > 1:
+            together = dict.fromkeys(group, max(group.values()))
             raise InputError(
-                f"--companions {given}: --loss {loss} draws {' and '.join(group)} together, place by place; "
-                f"give {count_flags(group, max(counts[kind] for kind in group))}"
+                f"{assignments(group)}: --loss {name} draws {' and '.join(group)} together, place by place; "
+                f"give {assignments(together)}"
             )
 
 
 def _pairs(
-    flag: str, pairs: Sequence[str] | None, form: str, loss: str, declared: Mapping[str, int]
+    flag: str,
+    pairs: Sequence[str] | None,
+    form: str,
+    loss: str,
+    declared: Mapping[str, int],
+    what: str = "texts",
 ) -> dict[str, str]:
     if pairs and not declared:
         raise InputError(
-            f"{flag} has no effect with --loss {loss}, which uses no companion texts; leave it out"
+            f"{flag} has no effect with --loss {loss}, which uses no companion {what}; leave it out"
         )
     found: dict[str, str] = {}
     for pair in pairs or ():
@@ -106,7 +165,7 @@ def _pairs(
             raise InputError(f"{flag} {pair}: expected KIND={form}")
         if kind not in declared:
             raise InputError(
-                f"{flag} {pair}: --loss {loss} uses no companion texts of kind {kind}; "
+                f"{flag} {pair}: --loss {loss} uses no companion {what} of kind {kind}; "
                 f"its kinds: {', '.join(declared)}"
             )
         if kind in found:
@@ -123,8 +182,20 @@ def _refuse_short_form(args: argparse.Namespace, flag: str, declared: Mapping[st
         )
 
 
-def _counts(given: Mapping[str, str]) -> dict[str, int]:
+def _counts(flag: str, given: Mapping[str, str], declared: Mapping[str, int], what: str) -> dict[str, int]:
     for kind, value in given.items():
         if not (value.isascii() and value.isdigit() and int(value)):
-            raise InputError(f"--companions {kind}={value}: give a number of texts per caption, at least 1")
-    return {kind: int(value) for kind, value in given.items()}
+            raise InputError(f"{flag} {kind}={value}: give a number of {what} per caption, at least 1")
+    counts = {**declared, **{kind: int(value) for kind, value in given.items()}}
+    return {kind: count for kind, count in counts.items() if count}
+
+
+def _keys(flag: str, given: Mapping[str, str], usual: Mapping[str, str], what: str) -> dict[str, str]:
+    for kind, name in given.items():
+        if kind not in usual:
+            counts = "--companions" if what == "texts" else "--companion-images"
+            raise InputError(
+                f"{flag} {kind}={name} has no effect: the loss takes {what} of kind {kind} only where they "
+                f"are asked for; add {counts} {kind}=1"
+            )
+    return {**usual, **given}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from open_clip_ext import __version__
+from open_clip_ext.data import image_kind
 from open_clip_ext.errors import InputError, TrainingError, exit_on_error
 from open_clip_ext.model.dense import DenseTokens
 from open_clip_ext.model.forward import extend_forward, extension_of, unwrap
@@ -81,6 +82,12 @@ class Run:
             raise InputError(
                 f"{path}: a run with companions {state['companions']}, resumed with "
                 f"{wanted['companions']}; {_same_counts(state['companions'], wanted['companions'], path)}"
+            )
+        had, has = state.get("companion_images", {}), wanted.get("companion_images", {})
+        if had != has:
+            raise InputError(
+                f"{path}: a run with companion images {had or 'none'}, resumed with {has or 'none'}; "
+                f"{_same_counts(_images(had), _images(has), path)}"
             )
         # Versions before 0.2 wrote none of these.
         state = {"origin": self.settings.origin, "position": None, "generation_start": None, **state}
@@ -152,7 +159,7 @@ class Run:
         if not self.settings.pad_text:
             self._trim()
         dense = self._dense(calls_per_step, batch_size, itemsize)
-        extend_forward(self.model, self.settings.companions, self.teacher, dense)
+        extend_forward(self.model, self.settings.companions, self.teacher, dense, self.settings.images)
         self._load()
         optimizer.register_step_pre_hook(self._stepping)
         optimizer.register_step_post_hook(self._stepped)
@@ -167,6 +174,8 @@ class Run:
         identity = self.settings.identity()
         options = " ".join(f"{key}={value}" for key, value in identity["options"].items()) or "defaults"
         counts = " ".join(f"{kind}={count}" for kind, count in identity["companions"].items()) or "none"
+        images = "".join(f" {kind}={count}" for kind, count in self.settings.images.items())
+        counts += f" images:{images}" if images else ""
         generations = f" generations: {self.settings.generations}" if self.settings.generations else ""
         return (
             f"open_clip_ext {__version__}: loss={identity['loss']} options: {options} "
@@ -293,6 +302,10 @@ def _same_counts(was: Mapping[str, int], now: Mapping[str, int], path: str) -> s
         return _anew(path)
     flags = [kinds.count_flags([kind], count) for kind, count in was.items() if count != now[kind]]
     return f"give the same {' '.join(flags)}"
+
+
+def _images(counts: Mapping[str, int]) -> dict[str, int]:
+    return {image_kind(kind): count for kind, count in counts.items()}
 
 
 def _made_by(store: Mapping[str, Any] | None) -> str:

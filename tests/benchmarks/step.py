@@ -72,7 +72,7 @@ class Step:
         """Arm the student for a variant."""
         self.loss = LOSSES[loss]().to(measure.DEVICE)
         self.plain = plain
-        counts = dict.fromkeys(self.loss.companions, K)
+        counts = {kind: K for kind, count in self.loss.companions.items() if count}
         self.shown = self.texts[:, : 1 + sum(counts.values())]
         self.learner = self.teacher if loss == "degla" else None
         self.model.__class__ = self.teacher.module.__class__ = self.stock

@@ -44,6 +44,20 @@ def hard_negative_clip(v, t, n, s, m):
     return (mean(image) + mean(text)) / 2
 
 
+def find(x, y, pairs, s, columns):
+    """The mean over pairs of slots of CE(s x.columns, y)."""
+    rows = [[s * dot(x[a], z) for z in columns] for a, _ in pairs]
+    wanted = [next(j for j, z in enumerate(columns) if z is y[b]) for _, b in pairs]
+    return mean([cross_entropy(row, j) for row, j in zip(rows, wanted, strict=True)]) if pairs else 0 * s
+
+
+def by_slot(x):
+    """`[B, ...]` or `[B, K, ...]` as a dict of rows, the same object at each look."""
+    if x.ndim == 2:
+        return {i: x[i] for i in range(len(x))}
+    return {(i, k): x[i, k] for i in range(len(x)) for k in range(x.shape[1])}
+
+
 def own_negatives(x, positive, n, s, m):
     """Image-grounded: x = v, positive = t. Text-grounded: x = t, positive = the teacher's t."""
     terms = []

@@ -16,10 +16,17 @@ KINDS = {
     "phrase": ("phrase", "phrase_m", "phrase_t"),
     "foil": ("foil", "foil_m", "foil_t"),
     "masked": ("masked", "masked_m", "masked_t"),
+    "hard": ("hard", "hard_m", "hard_t"),
+    "hard_neg": ("hard_neg", "hard_neg_m", "hard_neg_t"),
+    "pair": ("pair", "pair_m", "pair_t"),
+    "pair_pos": ("pair_pos", "pair_pos_m", "pair_pos_t"),
+    "pair_neg": ("pair_neg", "pair_neg_m", "pair_neg_t"),
 }
+# The same of kinds of companion images.
+IMAGES = {kind: (f"{kind}_v", f"{kind}_v_m", f"{kind}_v_t") for kind in ("neg", "hard", "pair")}
 # Where the words of captions and of a kind of companions lie, and which of them count.
 WORDS = {"text": ("words", "words_m"), "neg_text": ("neg_words", "neg_words_m")}
-OTHER_KINDS = [names for kind, names in KINDS.items() if kind != "neg"]
+OTHER_KINDS = [*(names for kind, names in KINDS.items() if kind != "neg"), *IMAGES.values()]
 
 
 def unit(x):
@@ -112,10 +119,18 @@ def arguments(loss, x):
     """The arguments of any loss by name, from what it declares; of one that declares nothing, CLIP's."""
     args = {"image_features": x.v, "text_features": x.t, "logit_scale": x.s}
     taught = {"teacher_image_features": x.tv, "teacher_text_features": x.tt}
-    for kind in getattr(loss, "companions", {}):
-        features, mask, teacher_features = (getattr(x, name) for name in KINDS[kind])
-        args |= {f"{kind}_text_features": features, f"{kind}_valid": mask}
-        taught[f"teacher_{kind}_text_features"] = teacher_features
+    kinds = [
+        (*KINDS[kind], f"{kind}_text_features", f"{kind}_valid")
+        for kind, count in getattr(loss, "companions", {}).items()
+        if count
+    ] + [
+        (*IMAGES[kind], f"{kind}_image_features", f"{kind}_image_valid")
+        for kind, count in getattr(loss, "companion_images", {}).items()
+        if count
+    ]
+    for features, mask, teacher_features, name, mask_name in kinds:
+        args |= {name: getattr(x, features), mask_name: getattr(x, mask)}
+        taught[f"teacher_{name}"] = getattr(x, teacher_features)
     if getattr(loss, "dense_terms", ()) and hasattr(x, "patches"):
         args["image_tokens"] = x.patches
         for text, (tokens, mask) in WORDS.items():
@@ -137,7 +152,7 @@ def features(b=5, k=3, d=7, seed=3, grad=True):
     """A random case with a random mask."""
     x = random_set(b, seed=seed, k=k, d=d)
     generator = torch.Generator().manual_seed(seed)
-    for _, mask, _ in KINDS.values():
+    for _, mask, _ in (*KINDS.values(), *IMAGES.values()):
         setattr(x, mask, torch.rand(b, k, generator=generator) < 0.6)
     for _, mask in WORDS.values():
         lengths = torch.randint(2, 7, getattr(x, mask).shape[:-1], generator=generator)

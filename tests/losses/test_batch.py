@@ -56,6 +56,61 @@ def test_shapes_are_checked_for_every_kind(name, shape, expected):
     assert str(error.value) == f"{name} has shape {shape}, expected {expected}"
 
 
+class Pictured(Loss):
+    """Companion images of two kinds, one of them beside texts; `hard` may be absent."""
+
+    companions = {"neg": 1}
+    companion_images = {"neg": 1, "hard": 0}
+
+    @term()
+    def pull_loss(self, x: Batch) -> torch.Tensor:
+        hard = x.rows.images("hard").sum() if x.has_images("hard") else 0.0
+        shown = x.rows.images("neg") * x.rows.images_exist("neg")[..., None]
+        return shown.sum() + (10 if x.has("neg") else 0) + 100 * hard
+
+
+def pictured(b=3, d=4):
+    return {
+        "image_features": torch.ones(b, d),
+        "text_features": torch.ones(b, d),
+        "logit_scale": torch.ones(()),
+        "neg_text_features": torch.ones(b, 2, d),
+        "neg_valid": None,
+        "neg_image_features": torch.ones(b, 2, d),
+        "neg_image_valid": torch.tensor([[True, False]] * b),
+    }
+
+
+def test_companion_images_come_after_texts_and_some_may_be_absent():
+    args = pictured()
+    assert Pictured()(**args) == Pictured()(*args.values()) == 12 + 10
+    assert Pictured()(**args | {"neg_image_valid": None}) == 24 + 10
+    assert Pictured()(**args, hard_image_features=torch.ones(3, 1, 4)) == 12 + 10 + 1200
+    with pytest.raises(ValueError, match=r"^neg_image_features is missing"):
+        Pictured()(**args | {"neg_image_features": None})
+
+
+def test_a_teacher_s_companion_images_get_no_gradient():
+    taught = torch.ones(2, 1, 3, requires_grad=True)
+    x = Batch({"teacher_neg_image_features": taught}, torch.ones(()), gather=torch.Tensor.clone)
+    assert not x.teacher.rows.images("neg").requires_grad
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("neg_image_features", (3, 4), "(3, M, 4), M >= 1"),
+        ("hard_image_features", (3, 1, 5), "(3, M, 4), M >= 1"),
+        ("neg_image_valid", (3, 1), "(3, 2)"),
+        ("teacher_neg_image_features", (3, 1, 4), "(3, 2, 4)"),
+    ],
+)
+def test_shapes_of_companion_images_are_checked(name, shape, expected):
+    with pytest.raises(ValueError, match=f"^{name}") as error:
+        Pictured()(**pictured() | {name: torch.ones(shape)})
+    assert str(error.value) == f"{name} has shape {shape}, expected {expected}"
+
+
 def test_an_argument_that_no_loss_has_is_refused():
     args = given()
     every = list(args.values())

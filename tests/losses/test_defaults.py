@@ -13,6 +13,7 @@ from open_clip_ext.losses import (
     C2LIPLoss,
     CECLIPLoss,
     CLAPStyleLoss,
+    CLICLoss,
     CLIPLoss,
     CoNCLIPLoss,
     CSCLIPLoss,
@@ -27,6 +28,7 @@ from open_clip_ext.losses import (
     ParaCLIPLoss,
     RankCLIPLoss,
     READLoss,
+    TripletCLIPLoss,
     TSVLCLoss,
     functional,
 )
@@ -43,6 +45,7 @@ HIMO_CLIP = "UnicomAI/HiMo-CLIP@f235e97"
 DAC = "SivanDoveh/DAC@ca23611"
 C2LIP = "SamsungLabs/concept_centric_clip@9d02526"
 FSC_CLIP = "ytaek-oh/fsc-clip@604015d"
+CLIC = "AmitPeleg/CLIC@dc845c7"
 PUBLISHED = [
     (CECLIPLoss, "cmr_weight", 0.2, f"{CE_CLIP}@c7b8dd7, scripts"),
     (CECLIPLoss, "imc_weight", 0.2, f"{CE_CLIP}@c7b8dd7, scripts; later ones: 0.3"),
@@ -89,6 +92,10 @@ PUBLISHED = [
     (DACLoss, "own_weight", 1.0, f"{DAC}, src/open_clip/loss.py"),
     (C2LIPLoss, "npc_weight", 1.0, f"{C2LIP}, scripts: --npc-loss-scale"),
     (C2LIPLoss, "bias", -10.0, f"{C2LIP}, model_configs/ViT-B-16-SigLIP.json: init_logit_bias"),
+    (CLICLoss, "pair_weight", 0.5, CLIC),
+    (CLICLoss, "own_weight", 0.5, CLIC),
+    (CLICLoss, "same_weight", 1.0, CLIC),
+    (CLICLoss, "alternate", True, f"{CLIC}: --clip_loss_iterate"),
     (EMATeacher, "decay", 0.9996, f"{DEGLA}, src/training/train.py"),
     (EMATeacher, "checkpoint", None, "as teacher_checkpoint"),
     (functional.clip, "label_smoothing", 0.0, "CLIP has none"),
@@ -102,7 +109,12 @@ PUBLISHED = [
     (functional.keep_apart, "margin", 0.0, "as margin"),
 ]
 COMPANIONS = [
-    (NegCLIPLoss, {"neg": 4}, "ours, as many as the others have: vinid/neg_clip@e680f8e takes one"),
+    (
+        NegCLIPLoss,
+        {"neg": 4, "hard": 0, "hard_neg": 0},
+        "ours, as many as the others have: vinid/neg_clip@e680f8e takes one, and a hard image",
+    ),
+    (TripletCLIPLoss, {"neg": 1}, "tripletclip/TripletCLIP@abbf81c"),
     (CECLIPLoss, {"neg": 4}, f"{CE_CLIP}@ef87eb7: relation, attribute, object, action"),
     (DeGLALoss, {"neg": 4}, f"{DEGLA}, src/training/data.py: the first four of five"),
     (TSVLCLoss, {"neg": 1, "pos": 1}, f"{TSVLC}, src/training/params.py: --num_negs; one positive"),

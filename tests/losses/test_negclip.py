@@ -6,7 +6,8 @@ import oracles
 import pytest
 import torch
 from open_clip import ClipLoss
-from reference import close, features, set_a, set_b, set_c, student
+from our_losses import WITH_IMAGES
+from reference import arguments, close, features, set_a, set_b, set_c, student
 
 from open_clip_ext.losses import CLIPLoss, NegCLIPLoss
 
@@ -29,6 +30,37 @@ def test_without_any_negative_it_is_clip():
     x = features()
     x.m = torch.zeros_like(x.m)
     torch.testing.assert_close(NegCLIPLoss()(**student(x)), CLIPLoss()(x.v, x.t, x.s))
+
+
+def with_hard_images(x):
+    v, t, n, hv, ht, hn = map(oracles.by_slot, (x.v, x.t, x.n, x.hard_v, x.hard, x.hard_neg))
+    texts = [*t.values(), *(ht[slot] for slot in oracles.slots(x.hard_m))]
+    texts += [n[slot] for slot in oracles.slots(x.m)] + [hn[slot] for slot in oracles.slots(x.hard_neg_m)]
+    images = [*v.values(), *(hv[slot] for slot in oracles.slots(x.hard_v_m))]
+    pairs = [(i, i) for i in v] + [(slot, slot) for slot in oracles.slots(x.hard_m & x.hard_v_m)]
+    v, t = v | hv, t | ht
+    return (oracles.find(v, t, pairs, x.s, texts) + oracles.find(t, v, pairs, x.s, images)) / 2
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_with_hard_images_it_equals_its_loop_oracle(k):
+    x = features(k=k)
+    args = arguments(WITH_IMAGES["negclip with images"], x)
+    assert NegCLIPLoss()(**args).item() == close(with_hard_images(x).item())
+    x.hard_neg_m[:] = False
+    expected = NegCLIPLoss()(**args | {"hard_neg_text_features": None, "hard_neg_valid": None})
+    assert expected.item() == close(with_hard_images(x).item())
+
+
+def test_a_hard_image_is_a_further_sample():
+    """As the authors' batch has it: [V ; V'], [T ; T'], [N ; N']."""
+    x = features(k=1)
+    for mask in ("m", "hard_m", "hard_neg_m", "hard_v_m"):
+        getattr(x, mask)[:] = True
+    v, t = torch.cat([x.v, x.hard_v[:, 0]]), torch.cat([x.t, x.hard[:, 0]])
+    expected = NegCLIPLoss()(v, t, x.s, torch.cat([x.n, x.hard_neg]))
+    args = arguments(WITH_IMAGES["negclip with images"], x)
+    assert NegCLIPLoss()(**args).item() == close(expected.item())
 
 
 def test_the_host_own_loss_cannot_take_negatives():

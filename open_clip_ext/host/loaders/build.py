@@ -26,7 +26,7 @@ def build(
     tokenizer: Tokenizer,
     **options: Any,
 ) -> tuple[Any, LoaderState]:
-    """Upstream's training loader, with companion texts if the loss wants any.
+    """Upstream's training loader, with companions if the loss wants any.
 
     Args:
         builder: upstream's.
@@ -42,20 +42,24 @@ def build(
 
     Raises InputError if the data do not carry them.
     """
-    reader = PassThrough() if settings.companions else tokenizer
-    with csv_data.as_text(args, settings.sources) as tables:
+    reader = PassThrough() if settings.companions or settings.images else tokenizer
+    with csv_data.as_text(args, settings.keys) as tables:
         info = builder(args, preprocess, is_train=True, tokenizer=reader, **options)
-    collate = CompanionCollate(tokenizer, settings.companions, args.seed, settings.aligned)
+    collate = CompanionCollate(tokenizer, settings.companions, args.seed, settings.aligned, settings.images)
     state = LoaderState(collate, layout)
+    if settings.pairs:
+        from open_clip_ext.host.loaders.pairs import Pairs
+
+        state.pairs = Pairs(collate)
     if settings.store is not None:
         state.lookup = StoreLookup(settings.store, collate.groups)
     loader = info.dataloader
     _require_step(loader, args)
     source: Source
     if isinstance(loader, wds.DataPipeline):
-        source = webdataset.source(info, state, settings, args)
+        source = webdataset.source(info, state, settings, args, preprocess)
     else:
-        source = map_style.source(loader, tables[0] if tables else None, state, settings, args)
+        source = map_style.source(loader, tables[0] if tables else None, state, settings, args, preprocess)
     info.dataloader = ResumableLoader(source, loader, args.seed, args.rank)
     return info, state
 

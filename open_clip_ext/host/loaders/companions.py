@@ -14,12 +14,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import get_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from open_clip_train import data as upstream
 from torch.utils.data import default_collate
 
-from open_clip_ext.data import CompanionCollate, Companions, parse_texts
+from open_clip_ext.data import CompanionCollate, Companions, image_kind, parse_texts
 from open_clip_ext.errors import InputError
 from open_clip_ext.host.loaders import truncation
 from open_clip_ext.host.loaders.found import Found, Texts, lacking
@@ -27,6 +27,9 @@ from open_clip_ext.host.loaders.layout import Layout
 from open_clip_ext.negatives.store import Store
 from open_clip_ext.training.config import Settings
 from open_clip_ext.training.kinds import several
+
+if TYPE_CHECKING:
+    from open_clip_ext.host.loaders.pairs import Pairs
 
 
 class SharedCounter:
@@ -76,6 +79,7 @@ class CompanionBatches:
         layout: of the batches.
         batched: whether webdataset makes the batch itself.
         companions: a caption and its companions, from the string that stands for them.
+        pairs: makes pairs of samples, if there shall be any.
     """
 
     def __init__(
@@ -83,12 +87,14 @@ class CompanionBatches:
         collate: CompanionCollate,
         layout: Layout,
         batched: bool,
-        companions: Callable[[str], tuple[str, Companions]] | None = None,
+        companions: Callable[[str], tuple[str, Companions]],
+        pairs: Pairs | None,
     ) -> None:
         self.collate = collate
         self.layout = layout
         self.batched = batched
-        self.companions = companions or unpack
+        self.companions = companions
+        self.pairs = pairs
 
     def __call__(self, samples: Any) -> Any:
         """The batch of B samples as upstream collates it, but with texts `[B,1+C,L]`."""
@@ -96,12 +102,20 @@ class CompanionBatches:
             return None
         batch = samples if self.batched else default_collate(samples)
         captions, companions = zip(*map(self.companions, self.layout.text(batch)), strict=True)
+        if self.pairs is not None:
+            batch = self.layout.with_image(batch, self.pairs.images(self.layout.image(batch)))
+            return self.layout.with_text(batch, self.pairs.texts(captions))
         return self.layout.with_text(batch, self.collate.texts(captions, companions))
 
 
 def pack(caption: str, companions: Companions) -> str:
     """A caption and its companions by kind as one string."""
     return json.dumps([caption, companions])
+
+
+def bare(caption: str) -> tuple[str, Companions]:
+    """A caption that is not packed."""
+    return caption, {}
 
 
 def unpack(packed: str) -> tuple[str, Companions]:
@@ -145,7 +159,9 @@ class LoaderState:
         layout: of its samples and batches.
         summary: what companions it brings, for the log.
         broken: handles and counts what upstream's reader passes over.
-        lookup: finds the companions, if they come from a store.
+        lookup: finds the companion texts, if they come from a store.
+        broken_images: counts the companion images that cannot be read and are missing.
+        pairs: makes pairs of samples, if the loss wants them.
     """
 
     collate: CompanionCollate
@@ -153,6 +169,14 @@ class LoaderState:
     summary: str = "the training data brings captions only"
     broken: CountingHandler = field(default_factory=lambda: CountingHandler(upstream.log_and_continue))
     lookup: StoreLookup | None = None
+    broken_images: SharedCounter = field(default_factory=SharedCounter)
+    pairs: Pairs | None = None
+
+    def collate_fn(self, settings: Settings, batched: bool) -> CompanionBatches:
+        """What makes the batches; `batched` as there."""
+        # What the data carry is packed, and with it what a store has.
+        companions = unpack if settings.keys else self.lookup or bare
+        return CompanionBatches(self.collate, self.layout, batched, companions, self.pairs)
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw this epoch's companions anew."""
@@ -166,6 +190,12 @@ class LoaderState:
         broken = self.broken.take()
         if broken:
             logging.warning(f"open_clip_ext: epoch {epoch}: {broken} broken samples or files were skipped")
+        broken = self.broken_images.take()
+        if broken:
+            logging.warning(
+                f"open_clip_ext: epoch {epoch}: {broken} companion images could not be read and counted as "
+                "missing"
+            )
         if self.lookup is None:
             return
         seen, missing, path = self.lookup.seen.take(), self.lookup.missing.take(), self.lookup.store.path
@@ -212,6 +242,14 @@ def check_coverage(
         if absent or not any(entry and any(entry[group[0]]) for entry in entries):
             # If none is absent, each may be there without its partners.
             raise InputError(lacking(absent[:1] or group, place, "caption"))
+    for kind in settings.images.keys() & settings.companions.keys():
+        shared = (texts[0] for entry in entries for texts in (entry or {}).get(kind, ()) if len(texts) > 1)
+        if text := next(shared, None):
+            raise InputError(
+                f"{place([kind])}: {several(kind)} such as {text[:60]!r} share their place with others, so "
+                f"which of them a {image_kind(kind)} belongs to is not known; write a text for each image "
+                "into the training data"
+            )
     texts = {
         kind: [[text for place in (entry or {}).get(kind, ()) for text in place] for entry in entries]
         for kind in settings.companions

@@ -19,7 +19,7 @@ import pandas as pd
 
 from open_clip_ext import csv_files
 from open_clip_ext.errors import InputError
-from open_clip_ext.texts import is_list
+from open_clip_ext.texts import is_list, parse_texts
 from open_clip_ext.training.kinds import key_flag
 
 # What programs write where there is no caption, in small letters.
@@ -38,7 +38,7 @@ def read(path: str, args: argparse.Namespace, sources: Mapping[str, str] | None 
     Args:
         path: the file.
         args: upstream's and ours, checked.
-        sources: the columns of companion texts by kind, if the rows must carry any.
+        sources: the columns of companion texts and images by kind, if the rows must carry any.
 
     Raises InputError if pandas cannot read the file, a column is missing, there is nothing in it, or most
     captions are lists.
@@ -135,6 +135,20 @@ def doubts(table: Any, args: argparse.Namespace) -> Iterator[str]:
             f"{args.train_data}: {broken.sum()} of {len(captions)} captions have several lines, the first"
             f" in data row {row + 1}: {captions.iloc[row][:60]!r}; if those are rows, a quote was not closed"
         )
+
+
+def image_lists(column: Any, path: str) -> list[list[str]]:
+    """The paths in each cell of a column of images: one, or a list of them; "" for a missing one.
+
+    Raises InputError for a cell that is a list of something else.
+    """
+    rows = []
+    for row, cell in enumerate(column, start=1):
+        try:
+            rows.append(parse_texts(cell) if is_list(cell) else [cell] if cell.strip() else [])
+        except ValueError as error:
+            raise InputError(f"{path}, data row {row}: {error}") from error
+    return rows
 
 
 def _read(path: str, separator: str, **options: Any) -> Any:

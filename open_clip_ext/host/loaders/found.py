@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from open_clip_ext.data import grouped
+from open_clip_ext.data import grouped, image_kind
 from open_clip_ext.errors import InputError
 from open_clip_ext.training.config import Settings
 from open_clip_ext.training.kinds import count_flags, one
@@ -18,7 +18,7 @@ class Found:
     Args:
         settings: of the run.
         texts: of each kind a list for each caption; an empty text is a missing one. Kinds that are
-            aligned have those that belong together in the same place.
+            aligned have those that belong together in the same place. Images are named.
         where: the place of some kinds in the data, for a sentence.
         unit: what a caption stands in, for a sentence that says "any".
         places: how many companions of a kind others may have, whatever these captions have.
@@ -37,20 +37,21 @@ class Found:
         unit: str,
         places: Mapping[str, int] | None = None,
     ) -> None:
-        self.counts = settings.companions
+        wanted = {**settings.companions, **{image_kind(k): n for k, n in settings.images.items()}}
+        self.counts = {kind: wanted[kind] for kind in texts}
         self.texts = dict(texts)
         for kind in self.counts:
             if not any(map(count, texts[kind])):
                 raise InputError(lacking([kind], where, unit))
-        for group in grouped(self.counts, settings.aligned):
+        for group in grouped(self.counts, [g for g in settings.aligned if g[0] in texts]):
             self.texts |= _complete({kind: texts[kind] for kind in group})
             first = self.texts[group[0]]
             if not any(map(count, first)):
                 raise InputError(lacking(group, where, unit))
-            most, wanted = max(map(len, first)), self.counts[group[0]]
-            if max(most, (places or {}).get(group[0], 0)) < wanted:
+            most, count_wanted = max(map(len, first)), self.counts[group[0]]
+            if max(most, (places or {}).get(group[0], 0)) < count_wanted:
                 raise InputError(
-                    f"{where(group)}: {count_flags(group, wanted)} is more than any {unit} has "
+                    f"{where(group)}: {count_flags(group, count_wanted)} is more than any {unit} has "
                     f"({most} at most); give {count_flags(group, most)}"
                 )
 

@@ -8,7 +8,15 @@ from typing import Any
 
 
 class Layout(abc.ABC):
-    """Where the text is, in a sample as in a batch of them, and how a sample brings a number along."""
+    """Where image and text are, in a sample as in a batch of them, and how a sample brings a number along."""
+
+    @abc.abstractmethod
+    def image(self, batch: Any) -> Any:
+        """The image of a sample, or the images of a batch."""
+
+    @abc.abstractmethod
+    def with_image(self, batch: Any, image: Any) -> Any:
+        """The sample or batch with another image, or other images."""
 
     @abc.abstractmethod
     def text(self, batch: Any) -> Any:

@@ -8,15 +8,19 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
+from open_clip_ext.data import image_kind
 from open_clip_ext.host.loaders import csv_data
+from open_clip_ext.host.loaders.companion_images import ImageDraw, ImagesOfRows, load_file, load_synthetic
 from open_clip_ext.host.loaders.companions import (
-    CompanionBatches,
     LoaderState,
     check_coverage,
     pack,
@@ -34,7 +38,12 @@ SAMPLE = 10_000
 
 
 def source(
-    loader: Any, table: Any, state: LoaderState, settings: Settings, args: argparse.Namespace
+    loader: Any,
+    table: Any,
+    state: LoaderState,
+    settings: Settings,
+    args: argparse.Namespace,
+    transform: Callable[[Any], Tensor],
 ) -> MapStyle:
     """The batches of upstream's loader, with companions if the loss wants any.
 
@@ -44,44 +53,55 @@ def source(
         state: of the loader; gets its summary here.
         settings: of the run.
         args: upstream's.
+        transform: of an image.
 
     Raises InputError if the data do not carry the companions.
     """
     samples = loader.dataset
-    if settings.companions:
-        loader.collate_fn = CompanionBatches(
-            state.collate, state.layout, batched=False, companions=state.lookup
-        )
-        if state.lookup is not None:
-            captions = getattr(samples, "captions", None) or [samples.caption]
-            chosen = [captions[i] for i in spread(len(captions), SAMPLE)]
-            state.summary = check_coverage(chosen, state, state.lookup, settings, args.train_data)
-        elif table is not None:
-            _attach_to_csv(table, samples, state, settings, args)
-        else:
-            _attach_to_synthetic(samples, state, settings)
-    elif table is not None:
+    summary = []
+    if settings.companions or settings.images:
+        loader.collate_fn = state.collate_fn(settings, batched=False)
+    if state.lookup is not None:
+        captions = getattr(samples, "captions", None) or [samples.caption]
+        chosen = [captions[i] for i in spread(len(captions), SAMPLE)]
+        summary += [check_coverage(chosen, state, state.lookup, settings, args.train_data)]
+    elif table is not None and not settings.keys:
         warn_of_truncation(state, samples.captions, {}, args.train_data)
+    if settings.keys:
+        attach = _attach_to_synthetic if table is None else partial(_attach_to_csv, table, args)
+        summary += [attach(samples, state, settings)]
+    state.summary = "; ".join(summary) or state.summary
     if table is not None:
         for doubt in csv_data.doubts(table, args):
             logging.warning(f"open_clip_ext: {doubt}")
         skipped = state.broken.add if settings.skip_broken_images else None
         samples = ReadableImages(samples, args.train_data, skipped)
+    if settings.image_sources:
+        load: Callable[[str], Tensor | None]
+        if table is None:
+            load = partial(load_synthetic, transform, samples.image)
+        else:
+            skipped = state.broken_images.add if settings.skip_broken_images else None
+            load = partial(load_file, transform, Path(args.train_data), skipped)
+        samples = ImagesOfRows(samples, state.layout, ImageDraw(state), load)
     return MapStyle(loader, samples, args.seed)
 
 
 def _attach_to_csv(
-    table: Any, dataset: Any, state: LoaderState, settings: Settings, args: argparse.Namespace
-) -> None:
+    table: Any, args: argparse.Namespace, dataset: Any, state: LoaderState, settings: Settings
+) -> str:
+    """Pack companions into the captions; what there is of them, in words."""
     path = args.train_data
     captions = dataset.captions
     kinds = {
         kind: [parse(value, f"{path}, data row {row}") for row, value in enumerate(table[column], start=1)]
         for kind, column in settings.sources.items()
     }
+    for kind, column in settings.image_sources.items():
+        kinds[image_kind(kind)] = csv_data.image_lists(table[column], path)
 
     def place(group: Sequence[str]) -> str:
-        columns = " and ".join(repr(settings.sources[kind]) for kind in group)
+        columns = " and ".join(repr(settings.keys[kind]) for kind in group)
         return f"{path}, column{'s' if len(group) > 1 else ''} {columns}"
 
     found = Found(settings, kinds, place, "row")
@@ -89,16 +109,16 @@ def _attach_to_csv(
         pack(caption, dict(zip(kinds, texts, strict=True)))
         for caption, *texts in zip(captions, *kinds.values(), strict=True)
     ]
-    warn_of_truncation(state, captions, found.texts, path)
-    state.summary = found.summary()
+    if state.lookup is None:
+        warn_of_truncation(state, captions, {kind: found.texts[kind] for kind in settings.sources}, path)
+    return found.summary()
 
 
-def _attach_to_synthetic(dataset: Any, state: LoaderState, settings: Settings) -> None:
-    dummies = {
-        kind: [f"Dummy {kind} {i}" for i in range(count)] for kind, count in settings.companions.items()
-    }
+def _attach_to_synthetic(dataset: Any, state: LoaderState, settings: Settings) -> str:
+    counts = {**settings.companions, **{image_kind(kind): count for kind, count in settings.images.items()}}
+    dummies = {kind: [f"Dummy {kind} {i}" for i in range(counts[kind])] for kind in settings.keys}
     dataset.caption = pack(dataset.caption, dummies)
-    state.summary = "synthetic captions with synthetic companions"
+    return "synthetic captions with synthetic companions"
 
 
 class MapStyle:

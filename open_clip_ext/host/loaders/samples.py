@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from open_clip_train import data as upstream
+from PIL import Image
 from webdataset.filters import FilterFunction
 
+from open_clip_ext.data import Companions, image_kind
 from open_clip_ext.errors import InputError
 from open_clip_ext.host.loaders.companions import pack, parse
 from open_clip_ext.host.loaders.found import Found
@@ -20,24 +24,57 @@ from open_clip_ext.training.kinds import key_flag
 # Samples that are looked at before training: in all, and of a shard; shards that they come from at most;
 # and how many of them are decoded.
 PEEK, SHARDS, DECODED = 256, 100, 8
+# Where the companion images of a sample wait: upstream decodes no field with such a name.
+IMAGES = "__companion_images__"
 
 
 class PackSample:
     """Packs the companions of an undecoded webdataset sample into its caption.
 
-    They are a field `NAME.json`, or a key NAME inside the field `json`. A sample without either
-    has none. Raises InputError naming the sample if what is there is not a list of strings.
+    Texts are a field `NAME.json`, or a key NAME inside the field `json`. A sample without either has none.
+    Images are the field `NAME.jpg`, or `NAME.0.jpg`, `NAME.1.jpg` and so on, where a number may be missing;
+    or png, jpeg or webp. Raises InputError naming the sample if texts are no list of strings.
+
+    Args:
+        sources: the name of each kind of texts.
+        images: the name of each kind of images.
+        draw: from a caption and its companions, images being fields, what to put in place of the caption, and
+            the fields that are wanted; None without images.
     """
 
-    def __init__(self, sources: Mapping[str, str]) -> None:
-        self.sources = dict(sources)
+    def __init__(
+        self,
+        sources: Mapping[str, str],
+        images: Mapping[str, str] | None = None,
+        draw: Callable[[str, Companions], tuple[str, list[str]]] | None = None,
+    ) -> None:
+        self.sources, self.draw = dict(sources), draw
+        self.images = {image_kind(kind): name for kind, name in (images or {}).items()}
+        # Names in shards are in small letters once they are read.
+        self._members = {
+            kind: re.compile(rf"{re.escape(name.lower())}(?:\.(\d\d?))?\.(?:png|jpe?g|webp)")
+            for kind, name in self.images.items()
+        }
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """The sample, its `txt` packed and the companions' own fields gone."""
-        texts = self.companions(sample)
-        sample = {name: value for name, value in sample.items() if name not in self._fields()}
-        sample["txt"] = pack(self.caption(sample), texts).encode("utf-8")
-        return sample
+        """The sample, its `txt` packed and the companions' own fields gone; images wait in `IMAGES`."""
+        caption, companions = self.caption(sample), self.companions(sample)
+        packed = self.without_images(sample)
+        packed = {name: value for name, value in packed.items() if name not in self._fields()}
+        if self.draw is None:
+            text = pack(caption, companions)
+        else:
+            text, names = self.draw(caption, companions)
+            packed[IMAGES] = [sample[name] if name else None for name in names]
+        return {**packed, "txt": text.encode("utf-8")}
+
+    def without_images(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """The sample without its companion images, which upstream would decode, drawn or not."""
+        return {
+            name: value
+            for name, value in sample.items()
+            if not any(member.fullmatch(name) for member in self._members.values())
+        }
 
     @staticmethod
     def caption(sample: Mapping[str, Any]) -> str:
@@ -48,13 +85,27 @@ class PackSample:
             raise InputError(f"{where(sample)}: its txt is not UTF-8 ({error})") from error
 
     def companions(self, sample: Mapping[str, Any]) -> dict[str, list[str]]:
-        """The companions of a sample by kind."""
+        """The companions of a sample by kind, images as the names of their fields."""
         place = where(sample)
-        return {kind: parse(self._value(sample, name), place) for kind, name in self.sources.items()}
+        texts = {kind: parse(self._value(sample, name), place) for kind, name in self.sources.items()}
+        return texts | {kind: self._places(sample, kind) for kind in self.images}
 
     def carries(self, sample: Mapping[str, Any], kind: str) -> bool:
         """Whether the sample has a place for companions of a kind at all."""
+        if kind in self.images:
+            return any(self._places(sample, kind))
         return self._value(sample, self.sources[kind]) is not None
+
+    def field(self, kind: str) -> str:
+        """Where companions of a kind are looked for, for a sentence."""
+        if kind in self.images:
+            return f"a field {self.images[kind]}.jpg or {self.images[kind]}.0.jpg"
+        return f"a field {self.sources[kind]}.json or a key {self.sources[kind]} in its json"
+
+    def _places(self, sample: Mapping[str, Any], kind: str) -> list[str]:
+        """The field of the image at each place; "" where there is none."""
+        found = {int(m[1] or 0): m[0] for m in map(self._members[kind].fullmatch, sample) if m}
+        return [found.get(place, "") for place in range(max(found, default=-1) + 1)]
 
     def _fields(self) -> set[str]:
         return {f"{name}.json" for name in self.sources.values()}
@@ -118,25 +169,40 @@ class FirstSamples:
         except Exception as error:
             self.tally.bad_sample(error)
             return
-        if len(self.samples) < DECODED and not list(decode([sample])):
-            return
+        if len(self.samples) < DECODED:
+            if not list(decode([self.packer.without_images(sample)])):
+                return
+            self._look_at_images(sample, texts)
         self.samples.append(sample)
         self.texts.append(texts)
+
+    def _look_at_images(self, sample: dict[str, Any], companions: dict[str, list[str]]) -> None:
+        """Decode the companion images of a sample; a broken one becomes missing."""
+        for kind in self.packer.images:
+            for place, name in enumerate(companions[kind]):
+                if not name:
+                    continue
+                try:
+                    with Image.open(io.BytesIO(sample[name])) as image:
+                        image.convert("RGB")
+                except Exception as error:
+                    companions[kind][place] = ""
+                    self.tally.bad_sample(InputError(f"{where(sample)}: its {name} cannot be read ({error})"))
 
     def require(self, settings: Settings) -> Found:
         """The companions; raises InputError unless there are as many as the loss wants."""
         seen = len(self.samples)
-        for kind, name in self.packer.sources.items():
+        for kind in settings.keys:
             if not any(self.packer.carries(sample, kind) for sample in self.samples):
                 fields = sorted({f for sample in self.samples for f in sample if not f.startswith("__")})
                 raise InputError(
-                    f"{self.where}: none of its first {seen} samples has a field {name}.json or a key "
-                    f"{name} in its json; their fields: {', '.join(fields)}; name one with {key_flag(kind)}"
+                    f"{self.where}: none of its first {seen} samples has {self.packer.field(kind)}; their "
+                    f"fields: {', '.join(fields)}; name one with {key_flag(kind)}"
                 )
 
         def place(group: Sequence[str]) -> str:
-            fields = " and ".join(repr(settings.sources[kind]) for kind in group)
+            fields = " and ".join(repr(settings.keys[kind]) for kind in group)
             return f"{self.where}, field{'s' if len(group) > 1 else ''} {fields}"
 
-        kinds = {kind: [texts[kind] for texts in self.texts] for kind in self.packer.sources}
+        kinds = {kind: [texts[kind] for texts in self.texts] for kind in settings.keys}
         return Found(settings, kinds, place, f"of its first {seen} samples")

@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import webdataset as wds
 from open_clip_train import data as upstream
 from open_clip_train.data import SharedEpoch
-from webdataset.filters import FilterFunction, _batched, _select
+from torch import Tensor
+from webdataset.filters import FilterFunction, _batched, _map_dict, _select
 
 from open_clip_ext.errors import InputError
+from open_clip_ext.host.loaders.companion_images import ImageDraw, ImagesOfSamples
 from open_clip_ext.host.loaders.companions import (
-    CompanionBatches,
     LoaderState,
     check_coverage,
     warn_of_truncation,
@@ -34,7 +35,13 @@ from open_clip_ext.training.signals import shield_worker_from_signals
 ROUNDS = 20
 
 
-def source(info: Any, state: LoaderState, settings: Settings, args: argparse.Namespace) -> WebDataset:
+def source(
+    info: Any,
+    state: LoaderState,
+    settings: Settings,
+    args: argparse.Namespace,
+    transform: Callable[[Any], Tensor],
+) -> WebDataset:
     """The batches of upstream's pipeline, with companions if the loss wants any.
 
     Args:
@@ -42,6 +49,7 @@ def source(info: Any, state: LoaderState, settings: Settings, args: argparse.Nam
         state: of the loader; gets its summary here.
         settings: of the run.
         args: upstream's.
+        transform: of an image.
 
     Raises InputError if the first samples do not carry the companions, or none can be used.
     """
@@ -57,7 +65,8 @@ def source(info: Any, state: LoaderState, settings: Settings, args: argparse.Nam
     stages[at : at + 1] = tally.draw, partial(stages[at], handler=tally.bad_file), tally.read
     decode = _decoding(stages)
     decode.kw["handler"] = tally.bad_sample
-    packer = PackSample(settings.sources)
+    draw = ImageDraw(state) if settings.image_sources else None
+    packer = PackSample(settings.sources, settings.image_sources, draw)
     look = FirstSamples(args.train_data, packer, decode)
     captions = [packer.caption(sample) for sample in look.samples]
     lists = list(filter(is_list, captions))
@@ -66,21 +75,23 @@ def source(info: Any, state: LoaderState, settings: Settings, args: argparse.Nam
             f"{look.where}: {len(lists)} of {len(captions)} captions looked at are lists, such as "
             f"{lists[0][:60]!r}; training reads one caption in a txt: write one into each"
         )
+    summary, texts = [], {}
+    if settings.companions or settings.images:
+        loader.collate_fn = state.collate_fn(settings, batched=True)
     if state.lookup is not None:
-        state.summary = check_coverage(captions, state, state.lookup, settings, look.where)
-        loader.collate_fn = CompanionBatches(
-            state.collate, state.layout, batched=True, companions=state.lookup
-        )
-    elif settings.companions:
+        summary += [check_coverage(captions, state, state.lookup, settings, look.where)]
+    if settings.keys:
         found = look.require(settings)
         # A sample whose companions cannot be read is broken: counted and passed over like any other.
         stages.insert(_index(stages, _select) + 1, wds.map(packer, handler=tally.bad_sample))
-        loader.collate_fn = CompanionBatches(state.collate, state.layout, batched=True)
-        state.summary = found.summary("captions looked at")
-        warn_of_truncation(state, captions, found.texts, look.where)
-    else:
-        warn_of_truncation(state, captions, {}, look.where)
-    state.summary += look.broken
+        summary += [found.summary("captions looked at")]
+        texts = {kind: found.texts[kind] for kind in settings.sources}
+    if settings.image_sources:
+        load = ImagesOfSamples(transform, state.broken_images.add)
+        stages.insert(_index(stages, _map_dict) + 1, wds.map(load))
+    if state.lookup is None:
+        warn_of_truncation(state, captions, texts, look.where)
+    state.summary = ("; ".join(summary) or state.summary) + look.broken
     return WebDataset(loader, info.shared_epoch, state.layout, args.batch_size, args.seed, args.rank, tally)
 
 
