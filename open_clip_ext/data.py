@@ -236,6 +236,16 @@ def by_word(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
+def with_pictures(texts: Tensor, pictures: Sequence[int]) -> Tensor:
+    """Token ids `[B, 1+C, L]` and one more row for each sample: the identity of its picture, and zeros.
+
+    `model.forward` takes them apart again: upstream's loop hands two tensors from loader to model.
+    """
+    row = texts.new_zeros(len(texts), 1, texts.shape[-1])
+    row[:, 0, 0] = torch.tensor(pictures, dtype=torch.int64)
+    return torch.cat([texts, row], dim=1)
+
+
 def split_texts(texts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Undo the collate: captions `[B,L]`, negatives `[B,K,L]` and which exist `[B,K]` bool.
 

@@ -22,7 +22,8 @@ ALLOWED = {
     "csv_files": ["errors"],
     "texts": [],
     "data": ["texts"],
-    "model": ["model", "data", "errors", "precision"],
+    "identity": [],
+    "model": ["model", "data", "errors", "identity", "precision"],
     "teacher": ["", "errors", "model"],
     "precision": [],
     "tables": [],
@@ -31,7 +32,7 @@ ALLOWED = {
     "negatives": ["negatives", "csv_files", "data", "errors", "files", "plugins", "tables", "texts"],
     "training": ["training", "", "data", "errors", "model", "negatives", "plugins", "registry", "teacher"],
     "host": [
-        *("host", "", "csv_files", "data", "errors", "evaluation", "files", "model"),
+        *("host", "", "csv_files", "data", "errors", "evaluation", "files", "identity", "model"),
         *("negatives", "precision", "teacher", "texts", "training"),
     ],
     "losses": ["losses", "errors", "plugins", "precision", "registry", "teacher"],

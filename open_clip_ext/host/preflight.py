@@ -91,7 +91,8 @@ def _csv(args: argparse.Namespace, option: str, settings: Settings | None) -> It
         yield f"{flag} {path}: its name does not tell what it is; give --dataset-type csv or webdataset"
         return
     try:
-        table = csv_data.read(path, args, settings.keys if settings else {})
+        wanted = (settings.keys, settings.picture_key) if settings else ({}, "")
+        table = csv_data.read(path, args, *wanted)
         lists = {
             kind: csv_data.image_lists(table[column], path)
             for kind, column in (settings.image_sources if settings else {}).items()
@@ -153,13 +154,15 @@ def samples(args: argparse.Namespace, settings: Settings | None) -> Iterator[str
         return
     import webdataset as wds
 
-    from open_clip_ext.host.loaders.samples import FirstSamples, PackSample
+    from open_clip_ext.host.loaders.samples import FirstSamples, IdentifySample, PackSample
 
     try:
         packer = PackSample(settings.sources, settings.image_sources)
         first = FirstSamples(args.train_data, packer, wds.decode("pilrgb"))
         if settings.keys:
             first.require(settings)
+        if settings.identified:
+            first.pictures(IdentifySample(settings.picture_key))
     except InputError as error:
         yield str(error)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, ClassVar, ParamSpec, TypeVar, overload
+from typing import Any, ClassVar, Literal, ParamSpec, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -86,7 +86,11 @@ class Loss(Declared):
       runs several times per step under accumulation, and a step may be skipped;
     * `idle_options()`, the options that have no effect beside the others, each with the reason.
 
+    It looks at `identified`, an attribute: whether forward wants the identities of samples.
+
     Args:
+        same: whether samples of one picture or with one caption are negatives of each other, `keep`, or are
+            left out of contrasts, `mask`.
         local_loss: each rank scores its own rows only.
         gather_with_grad: gradients cross ranks.
         cache_labels: accepted for the host's sake; labels here are one `arange`, not worth a cache.
@@ -107,6 +111,8 @@ class Loss(Declared):
     # Those of them that look at dense tokens.
     dense_terms: ClassVar[frozenset[str]] = frozenset()
 
+    # Whether samples with the same picture or caption are negatives of each other, or left out.
+    same: Literal["keep", "mask"] = option(default="keep")
     local_loss: bool = option(default=False)
     gather_with_grad: bool = option(default=False)
     cache_labels: bool = option(default=False)
@@ -161,7 +167,8 @@ class Loss(Declared):
                 no mask means that all exist; `{kind}_image_features [b, M, D]` and `{kind}_image_valid [b,
                 M]` of each kind of images; then `teacher_image_features [b, D]`, `teacher_text_features [b,
                 D]`, `teacher_{kind}_text_features [b, K, D]` and `teacher_{kind}_image_features [b, M, D]`,
-                which get no gradient; where a term is marked as dense, `image_tokens [b, P, D]`,
+                which get no gradient; identities, int64, `image_id [b]`, `text_id [b]` and `{kind}_text_id
+                [b, K]`, which `same=mask` needs; where a term is marked as dense, `image_tokens [b, P, D]`,
                 `text_tokens [b, L, D]`, `{kind}_text_tokens [b, K, L, D]` and bool masks of words,
                 `text_token_mask [b, L]` and `{kind}_text_token_mask`.
 
@@ -175,6 +182,7 @@ class Loss(Declared):
         names += ["teacher_image_features", "teacher_text_features"]
         names += [f"teacher_{kind}_text_features" for kind in self.companions]
         names += [f"teacher_{kind}_features" for kind in images]
+        names += ["image_id", "text_id", *(f"{kind}_text_id" for kind in self.companions)]
         if self.dense_terms:
             texts = ["text", *(f"{kind}_text" for kind in self.companions)]
             names += [
@@ -198,7 +206,7 @@ class Loss(Declared):
         split = self.local_loss and self.world_size > 1
         first = self.rank * len(image_features) if split else None
         with torch.autocast(image_features.device.type, enabled=False), without_tf32():
-            terms = self.terms(Batch(given, logit_scale, self.gather, first, logit_bias))
+            terms = self.terms(Batch(given, logit_scale, self.gather, first, logit_bias, self.identified))
             return terms if output_dict else torch.stack(list(terms.values())).sum()
 
     def terms(self, x: Batch) -> dict[str, Tensor]:
@@ -206,7 +214,7 @@ class Loss(Declared):
 
         Under a compiler this is the graph: `forward`, which switches TF32 off while it runs, cannot be in it.
 
-        Raises TypeError if there is none, or one is no scalar tensor.
+        Raises TypeError if there is none, or one is no scalar tensor; ValueError if `same=mask` changes none.
         """
         if not self.weights:
             raise TypeError(f"{type(self).__name__} has no term: mark a method with @term")
@@ -218,7 +226,14 @@ class Loss(Declared):
                 what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
                 raise TypeError(f"{type(self).__name__}.{name} returned {what}, expected a scalar tensor")
             found[name] = factor * value
+        if self.identified and not x.looked_at_identities:
+            raise ValueError(f"same=mask has no effect on any term of {type(self).__name__}")
         return found
+
+    @property
+    def identified(self) -> bool:
+        """Whether forward wants the identities of samples."""
+        return self.same == "mask"
 
     def wants_dense(self) -> bool:
         """Whether a term whose weight is not 0 looks at dense tokens."""
@@ -334,7 +349,8 @@ def check_shapes(
         image_features: `[B, D]`, sets B and D.
         text_features: `[B, D]`.
         scalars: of one element each, by their names in forward.
-        tensors: companions, their masks, the teacher's features and dense tokens, by their names in forward.
+        tensors: companions, their masks, the teacher's features, identities and dense tokens, by their names
+            in forward.
         kinds: of companion texts.
         counts: K of the kinds for which it is known; of the others, their features set it.
         images: kinds of companion images, `{kind}_image`.
@@ -365,12 +381,15 @@ def check_shapes(
     expect("text_tokens", words, b, "L", d)
     length: int | str = "L" if words is None else words.shape[1]
     expect("text_token_mask", tensors.get("text_token_mask"), b, length)
+    expect("image_id", tensors.get("image_id"), b)
+    expect("text_id", tensors.get("text_id"), b)
     for kind in kinds:
         features = tensors.get(f"{kind}_text_features")
         k: int | str = counts.get(kind, "K")
         expect(f"{kind}_text_features", features, b, k, d)
         k = k if features is None else features.shape[1]
         expect(f"{kind}_valid", tensors.get(f"{kind}_valid"), b, k)
+        expect(f"{kind}_text_id", tensors.get(f"{kind}_text_id"), b, k)
         expect(f"teacher_{kind}_text_features", tensors.get(f"teacher_{kind}_text_features"), b, k, d)
         expect(f"{kind}_text_tokens", tensors.get(f"{kind}_text_tokens"), b, k, length, d)
         expect(f"{kind}_text_token_mask", tensors.get(f"{kind}_text_token_mask"), b, k, length)

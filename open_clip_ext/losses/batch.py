@@ -1,6 +1,6 @@
 """A batch as the terms of a loss see it: a tensor is upcast and gathered when it is first asked for.
 
-Where more would enter: identities of samples are further names in `Loss.forward` and methods of `Rows`. Kinds
+Where more would enter: they are further names in `Loss.forward` and methods of `Rows`. Kinds
 that belong together place by place are a matter of the collate, and any teacher of `make_teacher`.
 """
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from open_clip_ext.losses.functional import Samples
+from open_clip_ext.losses.identities import Identities
 
 X = TypeVar("X")
 
@@ -24,10 +25,14 @@ def fp32(x: X) -> X:
 
 
 class Tensors:
-    """Tensors by name, each found once."""
+    """Tensors by name, each found once.
 
-    def __init__(self, find: Callable[[str], Tensor]) -> None:
-        self._find = find
+    Attributes:
+        identified: whether identities of samples count.
+    """
+
+    def __init__(self, find: Callable[[str], Tensor], identified: bool = False) -> None:
+        self._find, self.identified = find, identified
         self._known: dict[str, Tensor] = {}
 
     def __call__(self, name: str) -> Tensor:
@@ -35,6 +40,10 @@ class Tensors:
         if name not in self._known:
             self._known[name] = self._find(name)
         return self._known[name]
+
+    def known(self, name: str) -> bool:
+        """Whether anyone asked for it."""
+        return name in self._known
 
 
 class Rows:
@@ -79,9 +88,17 @@ class Rows:
 
     def of(self, kind: str | None = None) -> Samples:
         """The same for the functions of `functional`: as their `columns`, a kind as their negatives."""
+        same = self.identities(kind)
         if kind is None:
-            return Samples(self.image, self.text, first=self.first)
-        return Samples(*self.tensors(kind), first=self.first)
+            return Samples(self.image, self.text, first=self.first, same=same)
+        return Samples(*self.tensors(kind), first=self.first, same=same)
+
+    def identities(self, kind: str | None = None) -> Identities | None:
+        """Which samples are the same, with a kind's texts as their negatives; None unless `same=mask`."""
+        if not self._tensors.identified:
+            return None
+        picture, text = self._tensors("image_id"), self._tensors("text_id")[:, None]
+        return Identities(picture, text, None if kind is None else self._tensors(f"{kind}_text_id"))
 
     def of_images(self, kind: str) -> Samples:
         """The same with images and texts exchanged: companion images of a kind as negatives of captions."""
@@ -135,6 +152,7 @@ class Batch(View):
         first: number of this rank's first sample among all, if it gives the loss of its own samples
             alone; None if it gives that of all.
         logit_bias: one element; None if the model has none.
+        identified: whether samples that are the same are no negatives of each other.
 
     Attributes:
         scale: the logit scale.
@@ -150,6 +168,7 @@ class Batch(View):
         gather: Callable[[Tensor], Tensor],
         first: int | None = None,
         logit_bias: Tensor | None = None,
+        identified: bool = False,
     ) -> None:
         def find(name: str) -> Tensor:
             x = tensors.get(name)
@@ -158,20 +177,31 @@ class Batch(View):
                 kind = name.removesuffix("_valid")
                 features = own(f"{kind}_features" if kind.endswith("_image") else f"{kind}_text_features")
                 return torch.ones_like(features[..., 0], dtype=torch.bool)
+            if x is None and name.endswith("_id"):
+                raise ValueError(f"{name} is missing, and same=mask needs it")
             if x is None:
                 raise ValueError(f"{name} is missing, and a term with a weight above 0 needs it")
             if name.endswith(("_valid", "_mask")):
                 return x.bool()
+            if name.endswith("_text_id"):
+                # A missing companion reads as its caption, and so adds nothing to the texts of its pair.
+                exists = own(f"{name.removesuffix('_text_id')}_valid")
+                return torch.where(exists, x, own("text_id")[:, None])
             return fp32(x.detach() if name.startswith("teacher_") else x)
 
-        own = Tensors(find)
-        everywhere = Tensors(lambda name: gather(own(name)))
+        own = Tensors(find, identified)
+        everywhere = Tensors(lambda name: gather(own(name)), identified)
         super().__init__(own, everywhere, first)
-        self._gather = gather if first is None else None
+        self._own, self._gather = own, gather if first is None else None
         self.scale, self.bias = fp32(logit_scale), fp32(logit_bias)
         self._given = {name for name, x in tensors.items() if x is not None}
         self.dense = Dense(own)
         self.teacher = View(own, everywhere, first, "teacher_")
+
+    @property
+    def looked_at_identities(self) -> bool:
+        """Whether a term asked for those of samples."""
+        return self._own.known("image_id")
 
     def of_rows(self, x: Tensor) -> Tensor:
         """What a term made of the rank's own samples, `[b, ...]`, as it is of all `rows`."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from open_clip_ext.losses import functional
 from open_clip_ext.losses.base import Batch, Loss, option, term
+from open_clip_ext.losses.identities import Identities
 
 
 class CLAPStyleLoss(Loss):
@@ -44,8 +45,9 @@ class CLAPStyleLoss(Loss):
     def style_loss(self, x: Batch) -> Tensor:
         """The invariance; see `functional.nt_xent`."""
         (_, t, p, valid), (_, every_t, every_p, exists) = x.rows.tensors("pos"), x.columns.tensors("pos")
-        first, each = x.columns.first, []
+        first, same, each = x.columns.first, x.columns.identities("pos"), []
         for k in range(p.shape[1]):
-            columns = functional.Samples(every_t, every_p[:, k], None, exists[:, k], first)
+            ids = same and Identities(same.picture, same.pairs(slice(k, k + 1))[:, 1:])
+            columns = functional.Samples(every_t, every_p[:, k], None, exists[:, k], first, ids)
             each.append(functional.nt_xent(t, p[:, k], self.temperature, valid[:, k], columns=columns))
         return torch.stack(each).mean()

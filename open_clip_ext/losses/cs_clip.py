@@ -37,7 +37,6 @@ class CSCLIPLoss(HardNegativeLoss):
         def exists(rows: Rows) -> Tensor:
             return rows.exists("phrase") & rows.exists("foil")
 
-        v, t, c, _ = x.columns.tensors("phrase")
-        columns = functional.Samples(v, t, c, exists(x.columns), x.columns.first)
+        columns = x.columns.of("phrase")._replace(valid=exists(x.columns))
         v, _, c, _ = x.rows.tensors("phrase")
         return functional.units(v, c, x.rows.features("foil"), x.scale, exists(x.rows), columns=columns)

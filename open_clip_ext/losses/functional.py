@@ -15,7 +15,8 @@ so a sample without negatives adds exactly 0 to the terms that look at its own n
 without other true captions adds 0 to the terms about those.
 
 `columns` is for several processes: the functions score the rows they are given against the columns
-of the whole batch. None means that the rows are the whole batch.
+of the whole batch. None means that the rows are the whole batch. Where it has identities, `same`, a column
+that is the same as a row is left out of that row's softmax (docs/losses.md#equal-pictures-and-captions).
 
 Logits with all columns are made by `cross_entropy_of_product`, a block of rows at a time. Those with
 own negatives are `[B, 1+K]`.
@@ -33,6 +34,7 @@ from torch import Tensor
 from open_clip_ext.losses.blockwise import sum_over_blocks
 from open_clip_ext.losses.chunked_cross_entropy import cross_entropy_of_product
 from open_clip_ext.losses.chunked_list_mle import Lists, list_mle_of_products
+from open_clip_ext.losses.identities import Identities, Same
 
 
 class Samples(NamedTuple):
@@ -43,6 +45,7 @@ class Samples(NamedTuple):
     neg: Tensor | None = None
     valid: Tensor | None = None
     first: int = 0
+    same: Identities | None = None
 
 
 def clip(
@@ -57,17 +60,12 @@ def clip(
     Source: CLIP, arXiv 2103.00020; mlfoundations/open_clip `ClipLoss`. No difference.
     """
     columns = columns or Samples(v, t)
-    target = _own_column(v, columns)
-    image_to_text = cross_entropy_of_product(s * v, columns.text, target)
-    text_to_image = cross_entropy_of_product(s * t, columns.image, target)
-    loss = (image_to_text + text_to_image) / 2
-    if not label_smoothing:
-        return loss
-    # What smoothing adds to a row is linear in its logits: e times (that of the target - the mean).
-    ahead = _dot(v, _ahead_of_the_mean(columns.text, target)) + _dot(
-        t, _ahead_of_the_mean(columns.image, target)
+    target, same = _own_column(v, columns), _same(v, columns)
+    image_to_text, text_to_image = (
+        cross_entropy_of_product(s * x, y, target, same=same, label_smoothing=label_smoothing)
+        for x, y in ((v, columns.text), (t, columns.image))
     )
-    return loss + label_smoothing * (s * ahead).mean() / 2
+    return (image_to_text + text_to_image) / 2
 
 
 def hard_negative_clip(
@@ -91,8 +89,10 @@ def hard_negative_clip(
     columns = columns or Samples(v, t, n, valid)
     target = _own_column(v, columns)
     texts, exists = _all_texts(columns)
-    image_to_text = cross_entropy_of_product(s * v, texts, target, exists)
-    text_to_image = cross_entropy_of_product(s * t, columns.image, target)
+    image_to_text = cross_entropy_of_product(
+        s * v, texts, target, exists, same=_same(v, columns, negatives=True)
+    )
+    text_to_image = cross_entropy_of_product(s * t, columns.image, target, same=_same(t, columns))
     return (image_to_text + text_to_image) / 2
 
 
@@ -244,7 +244,7 @@ def cross_modal_rank(
         hinge = hinge * valid
     if rule is None:
         return hinge.mean(), thresholds
-    image, text, neg, exists, _ = columns or Samples(v, t, n, valid)
+    image, text, neg, exists, *_ = columns or Samples(v, t, n, valid)
     assert neg is not None
     new = adaptive_thresholds(image, text, neg, s, thresholds, exists, rule=rule, cap=cap)
     return hinge.mean(), new
@@ -278,12 +278,14 @@ def intra_modal(
     columns = columns or Samples(v, t, n, valid)
     negatives, exists = _all_negatives(columns)
     positive = None if form == "head" else s * _dot(v, t)
+    same = _same_negatives(t, columns)
     if form == "paper":
         target = torch.zeros(len(t), dtype=torch.long, device=t.device)
-        return cross_entropy_of_product(s * t, negatives, target, exists, positive)
+        return cross_entropy_of_product(s * t, negatives, target, exists, positive, same=same)
     target = exists.int().argmax().expand(len(t)) + (form == "release")
     # With nothing to choose from, finite logits keep the gradient a number until the end.
-    loss = cross_entropy_of_product(s * t, negatives, target, exists | ~exists.any(), positive)
+    some = exists | ~exists.any()
+    loss = cross_entropy_of_product(s * t, negatives, target, some, positive, same=same)
     return torch.where(exists.any(), loss, 0.0)
 
 
@@ -312,13 +314,25 @@ def to_positives(
     target, weights = _own_column(x, columns), _weights(p, valid)
     others, exists = _existing(columns.neg, columns.valid), _mask(columns.neg, columns.valid)
     terms = [
-        cross_entropy_of_product(s * x, others[:, j], target, exists[:, j], weight=weights[:, j])
+        cross_entropy_of_product(
+            *(s * x, others[:, j], target, exists[:, j]),
+            weight=weights[:, j],
+            same=_same(x, columns, slice(j, j + 1)),
+        )
         for j in range(p.shape[1])
     ]
     return torch.stack(terms).sum()
 
 
-def from_positives(p: Tensor, y: Tensor, s: Tensor, valid: Tensor | None = None, *, first: int = 0) -> Tensor:
+def from_positives(
+    p: Tensor,
+    y: Tensor,
+    s: Tensor,
+    valid: Tensor | None = None,
+    *,
+    first: int = 0,
+    same: Identities | None = None,
+) -> Tensor:
     """Each other true caption finds its sample.
 
         L = mean_i 1/J_i sum_j m_ij CE(s p_ij.Y, i)        0 for a sample without any
@@ -332,11 +346,15 @@ def from_positives(p: Tensor, y: Tensor, s: Tensor, valid: Tensor | None = None,
         s: logit scale.
         valid: which of the captions exist.
         first: number of the first row of `p` among those of `y`.
+        same: identities of the whole batch, with other true captions as its negatives.
     """
     b, j, d = p.shape
     target = torch.arange(first, first + b, device=p.device).repeat_interleave(j)
     rows = s * _existing(p, valid).reshape(b * j, d)
-    return cross_entropy_of_product(rows, y, target, weight=_weights(p, valid).flatten())
+    left_out = None
+    if same is not None:
+        left_out = Same(same.companions()[first * j : (first + b) * j], same.pairs(slice(None)))
+    return cross_entropy_of_product(rows, y, target, weight=_weights(p, valid).flatten(), same=left_out)
 
 
 def positives_clip(
@@ -352,7 +370,8 @@ def positives_clip(
     """
     columns = columns or Samples(v, v, p, valid)
     image_to_text = to_positives(v, p, s, valid, columns=columns)
-    return (image_to_text + from_positives(p, columns.image, s, valid, first=columns.first)) / 2
+    own = from_positives(p, columns.image, s, valid, first=columns.first, same=columns.same)
+    return (image_to_text + own) / 2
 
 
 def image_grounded_positives(
@@ -553,11 +572,13 @@ def disturbed_contrast(
     positive = s * _dot(v, t)
     if form == "own":
         return _choose_first(positive, s * _dot_own(t, disturbed_images(v, t, n, valid), None), valid)
-    image, text, neg, exists, _ = columns or Samples(v, t, n, valid)
+    columns = columns or Samples(v, t, n, valid)
+    image, text, neg, exists, *_ = columns
     assert neg is not None
     images = disturbed_images(image, text, neg, exists).flatten(0, 1)
     target = torch.zeros(len(v), dtype=torch.long, device=v.device)
-    return cross_entropy_of_product(s * v, images, target, _mask(neg, exists).flatten(), positive)
+    exist, same = _mask(neg, exists).flatten(), _same_negatives(v, columns)
+    return cross_entropy_of_product(s * v, images, target, exist, positive, same=same)
 
 
 def _order(x: Lists, y: Lists) -> Tensor:
@@ -591,7 +612,7 @@ def existing_pairs(
         s: logit scale.
         valid: `[B]`, which pairs exist.
         foil: `[B, D]`, f: a further column of its own row; None: there is none.
-        columns: x, y and `valid [B]` of the whole batch.
+        columns: x, y and `valid [B]` of the whole batch; where both are texts, so are those of `same`.
 
     Source: CS-CLIP, arXiv 2602.23906; kargibora/CS-CLIP@183aca8, for one unit. With all pairs
     and no foil: `clip`.
@@ -604,8 +625,9 @@ def existing_pairs(
     x, y = _existing(x, valid), _existing(y, valid)
     own = None if foil is None else s * _dot(x, _existing(foil, valid))
     partners, others = _existing(columns.text, exists), _existing(columns.image, exists)
-    there = cross_entropy_of_product(s * x, partners, target + (own is not None), some, own, weight)
-    back = cross_entropy_of_product(s * y, others, target, some, weight=weight)
+    there, same = target + (own is not None), _same(x, columns)
+    there = cross_entropy_of_product(s * x, partners, there, some, own, weight, same=same)
+    back = cross_entropy_of_product(s * y, others, target, some, weight=weight, same=same)
     return (there + back) / 2
 
 
@@ -627,11 +649,16 @@ def units(
         columns: images, units as `neg` and their mask, of the whole batch.
 
     Source: CS-CLIP, arXiv 2602.23906; kargibora/CS-CLIP@183aca8. No difference: like there, a unit that two
-    samples share is a wrong column for both.
+    samples share is a wrong column for both, unless `columns` has identities.
     """
-    image, _, every, exists, first = columns or Samples(v, v, c, valid)
+    image, _, every, exists, first, same = columns or Samples(v, v, c, valid)
     assert every is not None
     assert exists is not None
+    identities: list[Identities | None] = [None] * c.shape[1]
+    if same is not None:
+        assert same.neg is not None
+        # A unit is the text of its pair.
+        identities = [Identities(same.picture, ids[:, None]) for ids in same.neg.unbind(1)]
     each = [
         existing_pairs(
             v,
@@ -639,9 +666,9 @@ def units(
             s,
             valid[:, k],
             f[:, k],
-            columns=Samples(image, every[:, k], None, exists[:, k], first),
+            columns=Samples(image, every[:, k], None, exists[:, k], first, ids),
         )
-        for k in range(c.shape[1])
+        for k, ids in enumerate(identities)
     ]
     return torch.stack(each).mean()
 
@@ -771,8 +798,12 @@ def nt_xent(
     own = _own_column(x, columns)
     partner, skip = torch.cat([own + len(exists), own]), torch.cat([own, own + len(exists)])
     target = _target(partner, valid.repeat(2), exists.repeat(2))
-    some = (exists | ~exists.any()).repeat(2)
-    return cross_entropy_of_product(rows / temperature, every, target, some, weight=weight, skip=skip)
+    some, same = (exists | ~exists.any()).repeat(2), _same(x, columns)
+    if same is not None:
+        same = Same(*(ids.repeat(2, 1) for ids in same))
+    return cross_entropy_of_product(
+        rows / temperature, every, target, some, weight=weight, skip=skip, same=same
+    )
 
 
 def masked_clip(
@@ -791,11 +822,18 @@ def masked_clip(
     columns = columns or Samples(v, t, n, valid)
     own = _own_column(v, columns)
     texts, exists = _all_texts(columns)
-    there = cross_entropy_of_product(s * v, texts, own, exists)
+    there = cross_entropy_of_product(s * v, texts, own, exists, same=_same(v, columns, negatives=True))
     rows, is_row = _all_texts(Samples(v, t, n, valid))
     target = torch.cat([own, own.repeat_interleave(n.shape[1])])
-    weight = _shares(is_row, exists, rows)
-    return (there + cross_entropy_of_product(s * rows, columns.image, target, weight=weight)) / 2
+    weight, same = _shares(is_row, exists, rows), None
+    if columns.same is not None:
+        b, k, first = *n.shape[:2], columns.first
+        captions = columns.same.pairs()[first : first + b, [0, 1, 1]]
+        masked = columns.same.companions()[first * k : (first + b) * k]
+        # Two captions may be alike once words are masked: either then fits both images.
+        same = Same(torch.cat([captions, masked]), columns.same.pairs(slice(None)))
+    back = cross_entropy_of_product(s * rows, columns.image, target, weight=weight, same=same)
+    return (there + back) / 2
 
 
 def negative_images_clip(
@@ -1024,12 +1062,28 @@ def _target(own: Tensor, valid: Tensor, exists: Tensor) -> Tensor:
     return torch.where(valid | ~exists.any(), own, exists.int().argmax())
 
 
-def _ahead_of_the_mean(columns: Tensor, target: Tensor) -> Tensor:
-    return columns[target] - columns.mean(0)
-
-
 def _own_column(rows: Tensor, columns: Samples) -> Tensor:
     return torch.arange(columns.first, columns.first + len(rows), device=rows.device)
+
+
+def _same(
+    rows: Tensor, columns: Samples, companions: slice = slice(0), *, negatives: bool = False
+) -> Same | None:
+    """Identities of rows and captions or images, and of all negatives behind them; None without identities.
+
+    `companions` are those that belong to their texts.
+    """
+    if columns.same is None:
+        return None
+    pairs = columns.same.pairs(companions)
+    own = pairs[columns.first : columns.first + len(rows)]
+    return Same(own, torch.cat([pairs, columns.same.negatives()]) if negatives else pairs)
+
+
+def _same_negatives(rows: Tensor, columns: Samples) -> Same | None:
+    """The same with all negatives alone as the columns."""
+    same = _same(rows, columns)
+    return None if same is None or columns.same is None else Same(same.rows, columns.same.negatives())
 
 
 def _first_of(logits: Tensor) -> Tensor:

@@ -53,4 +53,7 @@ def true_captions(rows: Rows) -> Samples:
     """The samples with their captions `[B, 1+J, D]`, the hard positives after the first, as companions."""
     v, t, p, valid = rows.tensors("pos")
     exists = torch.cat([torch.ones_like(valid[:, :1]), valid], dim=1)
-    return Samples(v, t, torch.cat([t[:, None], p], dim=1), exists, rows.first)
+    same = rows.identities("pos")
+    if same is not None:
+        same = same._replace(neg=same.pairs(slice(None))[:, 1:])
+    return Samples(v, t, torch.cat([t[:, None], p], dim=1), exists, rows.first, same)

@@ -11,6 +11,7 @@ from torch import Tensor
 from open_clip_ext.losses import functional
 from open_clip_ext.losses.base import Batch, Loss, term
 from open_clip_ext.losses.batch import Rows
+from open_clip_ext.losses.identities import Identities
 
 
 class ParaCLIPLoss(Loss):
@@ -34,18 +35,22 @@ class ParaCLIPLoss(Loss):
             torch.where(rows.exists("pos")[:, 1:2], rows.features("pos")[:, 1], rows.text)
             for rows in (x.rows, x.columns)
         )
-        columns = functional.Samples(x.columns.image, every, first=x.columns.first)
+        columns = functional.Samples(x.columns.image, every, first=x.columns.first, same=_pairs(x, 1))
         return functional.clip(x.rows.image, own, x.scale, columns=columns)
 
     @term()
     def caption_loss(self, x: Batch) -> Tensor:
         """Captions and first paraphrases."""
-        return _contrast(x, lambda r: (r.text, r.features("pos")[:, 0], r.exists("pos")[:, 0]))
+        same = _pairs(x, 0)
+        return _contrast(x, same, lambda r: (r.text, r.features("pos")[:, 0], r.exists("pos")[:, 0]))
 
     @term()
     def paraphrase_loss(self, x: Batch) -> Tensor:
         """First and second paraphrases."""
-        return _contrast(x, lambda r: (*r.features("pos")[:, :2].unbind(1), r.exists("pos")[:, :2].all(1)))
+        same = _pairs(x, 0, 1)
+        return _contrast(
+            x, same, lambda r: (*r.features("pos")[:, :2].unbind(1), r.exists("pos")[:, :2].all(1))
+        )
 
     def configure(self, companions: Mapping[str, int]) -> None:
         """Raise ValueError unless captions get two paraphrases."""
@@ -53,7 +58,15 @@ class ParaCLIPLoss(Loss):
             raise ValueError(f"companions are {dict(companions)}, expected two pos")
 
 
-def _contrast(x: Batch, pairs: Callable[[Rows], tuple[Tensor, ...]]) -> Tensor:
+def _pairs(x: Batch, *places: int) -> Identities | None:
+    """Who is the same, where each has some paraphrases beside its caption."""
+    same = x.columns.identities("pos")
+    if same is None or same.neg is None:
+        return None
+    return Identities(same.picture, torch.cat([same.text, same.neg[:, list(places)]], dim=1))
+
+
+def _contrast(x: Batch, same: Identities | None, pairs: Callable[[Rows], tuple[Tensor, ...]]) -> Tensor:
     (y, z, valid), (every_y, every_z, exists) = pairs(x.rows), pairs(x.columns)
-    columns = functional.Samples(every_y, every_z, None, exists, x.columns.first)
+    columns = functional.Samples(every_y, every_z, None, exists, x.columns.first, same)
     return functional.existing_pairs(y, z, x.scale, valid, columns=columns)

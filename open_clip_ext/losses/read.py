@@ -34,4 +34,5 @@ class READLoss(HardNegativeLoss):
     def par_loss(self, x: Batch) -> Tensor:
         """Paraphrases find their captions."""
         p, valid = x.rows.features("pos"), x.rows.exists("pos")
-        return functional.from_positives(p, x.columns.text, x.scale, valid, first=x.columns.first)
+        first, same = x.columns.first, x.columns.identities("pos")
+        return functional.from_positives(p, x.columns.text, x.scale, valid, first=first, same=same)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from open_clip_ext.data import present
 from open_clip_ext.errors import InputError
+from open_clip_ext.identity import text_identities
 from open_clip_ext.model.dense import DenseTokens
 from open_clip_ext.model.override import override, state_of
 
@@ -24,7 +25,11 @@ STATE = "_open_clip_ext"
 
 
 class Extension:
-    """What an extended model carries: its companion kinds, and its teacher, which is no part of it."""
+    """What an extended model carries: its companion kinds, and its teacher, which is no part of it.
+
+    Attributes:
+        identified: whether texts bring the identities of pictures along.
+    """
 
     def __init__(
         self,
@@ -32,8 +37,10 @@ class Extension:
         teacher: nn.Module | None,
         dense: DenseTokens | None,
         images: Mapping[str, int],
+        identified: bool,
     ) -> None:
         self.companions, self.images = dict(companions), dict(images)
+        self.identified = identified
         self.teacher = teacher
         self.dense = dense
         self.kept: deque[tuple[Tensor, dict[str, Tensor]]] = deque()
@@ -63,6 +70,8 @@ def extend_forward(
     teacher: nn.Module | None = None,
     dense: DenseTokens | None = None,
     images: Mapping[str, int] | None = None,
+    *,
+    identified: bool = False,
 ) -> None:
     """Make `model`, an open_clip CLIP, take companions in the order of `companions` and `images`; in place.
 
@@ -82,6 +91,13 @@ def extend_forward(
         text_tokens              [B, L', D]     words of the captions, and `text_token_mask [B, L']`
         {kind}_text_tokens       [B, n, L', D]  words of the companions, and `{kind}_text_token_mask`
 
+    If `identified`, a row behind the texts, `[B, 1+C+1, L]`, begins with the identity of the picture (see
+    `data.with_pictures`), and there are, int64,
+
+        image_id             [B]         equal for the same picture
+        text_id              [B]         equal for captions with the same token ids
+        {kind}_text_id       [B, n]      the same of companions
+
     Texts `[B, L]` in evaluation, and `encode_*`, go the stock way. Every tensor has B as its first axis,
     because upstream concatenates them under accumulation; InputError names one of the model's that has not.
     """
@@ -96,6 +112,10 @@ def extend_forward(
             return base.forward(self, image, text)
 
         batch, texts = image, text if text.ndim == 3 else text[:, None]
+        identities = {}
+        if extension.identified:
+            texts, ids = texts[:, :-1], texts[:, -1, 0]
+            identities = _identities(texts, ids, extension.companions)
         exists = present(texts)  # [B, 1+C]
         exists[:, 0] = True  # so that the tower runs on every rank, whatever the captions are
         rows = texts[exists]
@@ -118,6 +138,7 @@ def extend_forward(
             if "image_tokens" in output:  # companions' are not asked for
                 output["image_tokens"] = output["image_tokens"][seen.nonzero()[:, 1] == 0]
             output |= {f"{kind}_image_valid": valid for kind, valid in _kinds(seen[:, 1:], extension.images)}
+        output |= identities
         if teaching:
             taught = extension.teach(image, rows, batch)
             features = {"image_features": taught["image_features"]}
@@ -129,7 +150,7 @@ def extend_forward(
             _check_batch_axis(output, len(texts))
         return output
 
-    override(model, STATE, Extension(companions, teacher, dense, images or {}), forward=forward)
+    override(model, STATE, Extension(companions, teacher, dense, images or {}, identified), forward=forward)
 
 
 def extension_of(model: nn.Module) -> Extension:
@@ -168,6 +189,13 @@ def _split(
     found = rows.new_zeros(*exists.shape, *axes).masked_scatter(exists[(..., *[None] * len(axes))], rows)
     kinds = _kinds(found[:, 1:], companions)
     return {name: found[:, 0]} | {f"{kind}_{name}": part for kind, part in kinds}
+
+
+def _identities(texts: Tensor, pictures: Tensor, companions: Mapping[str, int]) -> dict[str, Tensor]:
+    """Those of pictures `[B]`, and of texts `[B, 1+C, L]` by kind."""
+    ids = text_identities(texts)
+    kinds = {f"{kind}_text_id": its for kind, its in _kinds(ids[:, 1:], companions)}
+    return {"image_id": pictures, "text_id": ids[:, 0], **kinds}
 
 
 def _kinds(companions_axis: Tensor, companions: Mapping[str, int]) -> list[tuple[str, Tensor]]:

@@ -40,6 +40,9 @@ class Settings:
         images: kinds of companion images and how many of each a caption has in a batch.
         image_sources: the data column or members that each of these is read from.
         pairs: whether companions are pairs of samples of the batch, and none is read.
+        identified: whether the loss wants the identities of samples.
+        picture_key: the data column or field that says which picture a sample shows; empty for the picture
+            itself.
     """
 
     loss: str
@@ -57,6 +60,8 @@ class Settings:
     images: Mapping[str, int] = field(default_factory=dict)
     image_sources: Mapping[str, str] = field(default_factory=dict)
     pairs: bool = False
+    identified: bool = False
+    picture_key: str = ""
 
     @property
     def keys(self) -> dict[str, str]:
@@ -161,6 +166,15 @@ def resolve_flags(args: argparse.Namespace) -> Settings | None:
     declared, taken = (
         {} if pairs else getattr(loss, counts, {}) for counts in ("companions", "companion_images")
     )
+    identified = bool(getattr(loss(**options), "identified", False))
+    if args.picture_key is not None and not identified:
+        raise InputError(
+            f"--picture-key {args.picture_key} has no effect without --loss-cfg same=mask; leave it out"
+        )
+    if identified and args.dataset_type == "synthetic":
+        raise InputError(
+            "--loss-cfg same=mask: synthetic data have no pictures that could be told apart; leave it out"
+        )
     companions = kinds.resolve_counts(args, declared)
     aligned = tuple(map(tuple, getattr(loss, "aligned", ())))
     generations = None if args.generations is None else parse(args.generations)
@@ -197,6 +211,7 @@ def resolve_flags(args: argparse.Namespace) -> Settings | None:
     args.negatives_key = sources.get(kinds.NEGATIVES, "negatives")
     args.companion_images = " ".join(f"{kind}={count}" for kind, count in images.items())
     args.image_keys = " ".join(f"{kind}={name}" for kind, name in image_sources.items())
+    args.picture_key = args.picture_key or ""
     args.pad_text = bool(args.pad_text)
     args.save_every_steps = args.save_every_steps or 0
     args.skip_broken_images = bool(args.skip_broken_images)
@@ -219,4 +234,6 @@ def resolve_flags(args: argparse.Namespace) -> Settings | None:
         images,
         image_sources,
         pairs,
+        identified,
+        args.picture_key,
     )

@@ -17,6 +17,7 @@ FLAGS = (
     "negatives_key",
     "companion_images",
     "image_keys",
+    "picture_key",
     "pad_text",
     "save_every_steps",
     "skip_broken_images",
@@ -81,6 +82,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         action="extend",
         help="The CSV column (a path, or a list of them) or the webdataset members (KEY.NAME.jpg, or "
         "KEY.NAME.0.jpg and so on) that carry a kind of images (default: KIND_image).",
+    )
+    group.add_argument(
+        "--picture-key",
+        metavar="NAME",
+        help="The CSV column, or the key in a sample's json, that says which picture a sample shows, for "
+        "--loss-cfg same=mask (default: the image's path; in shards, its file).",
     )
     group.add_argument(
         "--pad-text",

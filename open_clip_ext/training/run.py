@@ -159,7 +159,15 @@ class Run:
         if not self.settings.pad_text:
             self._trim()
         dense = self._dense(calls_per_step, batch_size, itemsize)
-        extend_forward(self.model, self.settings.companions, self.teacher, dense, self.settings.images)
+        settings = self.settings
+        extend_forward(
+            self.model,
+            settings.companions,
+            self.teacher,
+            dense,
+            settings.images,
+            identified=settings.identified,
+        )
         self._load()
         optimizer.register_step_pre_hook(self._stepping)
         optimizer.register_step_post_hook(self._stepped)

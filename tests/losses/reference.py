@@ -135,7 +135,14 @@ def arguments(loss, x):
         args["image_tokens"] = x.patches
         for text, (tokens, mask) in WORDS.items():
             args |= {f"{text}_tokens": getattr(x, tokens), f"{text}_token_mask": getattr(x, mask)}
-    return args | (taught if getattr(loss, "teacher", None) else {})
+    args |= taught if getattr(loss, "teacher", None) else {}
+    return args | (identities(loss, x) if hasattr(loss, "same") and hasattr(x, "picture") else {})
+
+
+def identities(loss, x):
+    """Those of a case, by the names of a loss's arguments."""
+    kinds = {f"{kind}_text_id": getattr(x, f"{KINDS[kind][0]}_id") for kind in loss.companions}
+    return {"image_id": x.picture, "text_id": x.caption, **kinds}
 
 
 def gradient_norms(loss, *leaves):
@@ -157,12 +164,30 @@ def features(b=5, k=3, d=7, seed=3, grad=True):
     for _, mask in WORDS.values():
         lengths = torch.randint(2, 7, getattr(x, mask).shape[:-1], generator=generator)
         setattr(x, mask, torch.arange(6) < lengths[..., None])
+    identify(x)
     x.s = torch.tensor(7.0, dtype=torch.float64, requires_grad=grad)
     if grad:
         leaves(x)
         for name in ("patches", "words", "neg_words", *(name for name, *_ in OTHER_KINDS)):
             getattr(x, name).requires_grad_()
     return x
+
+
+def identify(x):
+    """Give a case identities: of six samples, two pictures and one caption occur twice, in both halves.
+
+    One companion of each kind occurs twice, one reads as another sample's caption, one as its own's.
+    """
+    b = len(x.v)
+    x.picture = torch.arange(b) % max(1, b - 2)
+    x.caption = 100 + torch.arange(b)
+    x.caption[3:4] = x.caption[2:3]
+    for number, (kind, *_) in enumerate(KINDS.values(), start=1):
+        ids = 1000 * number + torch.arange(getattr(x, kind)[..., 0].numel()).view(b, -1)
+        ids[-1, 0] = ids[0, 0]
+        ids[1:2, -1] = x.caption[0]
+        ids[2:3, -1] = x.caption[2:3]
+        setattr(x, f"{kind}_id", ids)
 
 
 def live(x):

@@ -114,7 +114,7 @@ def test_shapes_of_companion_images_are_checked(name, shape, expected):
 def test_an_argument_that_no_loss_has_is_refused():
     args = given()
     every = list(args.values())
-    taken = "teacher_image_features, teacher_text_features"
+    taken = "teacher_image_features, teacher_text_features, image_id, text_id"
     with pytest.raises(TypeError, match=rf"^CLIPLoss takes {taken}, got neg_text_features$"):
         CLIPLoss()(*every[:3], neg_text_features=every[3])
     with pytest.raises(TypeError, match=rf"^CLIPLoss takes {taken}, got 3 by place, 0 by name$"):

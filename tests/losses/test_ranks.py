@@ -25,6 +25,7 @@ from open_clip_ext.losses import DeGLALoss, NegCLIPLoss
 from open_clip_ext.losses import functional as f
 from open_clip_ext.losses.batch import Batch
 from open_clip_ext.losses.gather import average, gather
+from open_clip_ext.losses.identities import Identities
 
 WORLD = 2
 MODES = {
@@ -192,16 +193,22 @@ def constant_columns(name, x):
         if buffer.ndim:
             buffer.set_(torch.arange(4, dtype=torch.float64) / 2)
     args = arguments(type(loss), x)
-    return sum(loss.terms(Batch(args, args.pop("logit_scale"), gather=torch.Tensor.detach, first=0)).values())
+    scale = args.pop("logit_scale")
+    x = Batch(args, scale, gather=torch.Tensor.detach, first=0, identified=loss.identified)
+    return sum(loss.terms(x).values())
 
 
 def by_formulas(name, x):
     """The same of the published losses, without their classes."""
     v, t, n, s, m = x.v, x.t, x.n, x.s, x.m
     columns = f.Samples(v.detach(), t.detach(), n.detach(), m)
-    if name in ("clip", "open_clip"):
+    if name == "open_clip":
         return f.clip(v, t, s, columns=columns)
     loss = OURS[name]()
+    if loss.identified:
+        columns = columns._replace(same=Identities(x.picture, x.caption[:, None], x.n_id))
+    if name.startswith("clip"):
+        return f.clip(v, t, s, columns=columns)
     terms = [(1, f.hard_negative_clip(v, t, n, s, m, columns=columns))]
     if name.startswith("ce-clip"):
         thresholds = torch.full((4,), 2.0) if loss.threshold == 2.0 else torch.arange(4) / 2
@@ -309,20 +316,24 @@ GATHERS_KINDS.add("triplet-clip")
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", [name for name in VARIANTS if name.split()[0] in GATHERS_KINDS])
-def test_bytes_sent_per_sample_are_those_of_the_docs(monkeypatch, name, mode):
-    counts = (loss_of(name).companions, loss_of(name).companion_images)
-    kinds = sum(n > 0 for kind in counts for n in kind.values())
+@pytest.mark.parametrize("variant", [name for name in VARIANTS if name.split()[0] in GATHERS_KINDS])
+def test_bytes_sent_per_sample_are_those_of_the_docs(monkeypatch, variant, mode):
+    texts, images = loss_of(variant).companions, loss_of(variant).companion_images
+    identified = sum(n > 0 for n in texts.values())
+    kinds = identified + sum(n > 0 for n in images.values())
+    name, masked = variant.removesuffix(" same=mask"), variant.endswith(" same=mask")
+    identified -= name == "hard-positives"  # its negatives are met by their own image alone
     if "local" in mode:
         # Of these, one kind is met by its own rows alone.
         kinds -= name in ("hard-positives", "read", "tsvlc contrast=captions")
     for b, k, d in ((3, 4, 7), (5, 2, 16)):
         per_sample = 4 * d * (2 + kinds * k) + kinds * k
+        per_sample += masked * 8 * (2 + identified * k)
         terms = 0
         if "local" not in mode:
             per_sample += {"degla tgc=released": 4 * d}.get(name, 0)
             terms = {"degla": 2, "degla tgc=released": 1, "omni-neg": 1}.get(name, 0)
-        assert sent(monkeypatch, name, b, k, d, **MODES[mode]) == b * per_sample + 4 * terms
+        assert sent(monkeypatch, variant, b, k, d, **MODES[mode]) == b * per_sample + 4 * terms
 
 
 @pytest.mark.parametrize("mode", MODES)

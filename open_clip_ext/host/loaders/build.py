@@ -42,8 +42,9 @@ def build(
 
     Raises InputError if the data do not carry them.
     """
-    reader = PassThrough() if settings.companions or settings.images else tokenizer
-    with csv_data.as_text(args, settings.keys) as tables:
+    packed = settings.companions or settings.images or settings.identified
+    reader = PassThrough() if packed else tokenizer
+    with csv_data.as_text(args, settings.keys, settings.picture_key) as tables:
         info = builder(args, preprocess, is_train=True, tokenizer=reader, **options)
     collate = CompanionCollate(tokenizer, settings.companions, args.seed, settings.aligned, settings.images)
     state = LoaderState(collate, layout)

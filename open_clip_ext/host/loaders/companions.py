@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 from open_clip_train import data as upstream
 from torch.utils.data import default_collate
 
-from open_clip_ext.data import CompanionCollate, Companions, image_kind, parse_texts
+from open_clip_ext.data import CompanionCollate, Companions, image_kind, parse_texts, with_pictures
 from open_clip_ext.errors import InputError
 from open_clip_ext.host.loaders import truncation
 from open_clip_ext.host.loaders.found import Found, Texts, lacking
 from open_clip_ext.host.loaders.layout import Layout
+from open_clip_ext.identity import picture_identity
 from open_clip_ext.negatives.store import Store
 from open_clip_ext.training.config import Settings
 from open_clip_ext.training.kinds import several
@@ -80,6 +81,8 @@ class CompanionBatches:
         batched: whether webdataset makes the batch itself.
         companions: a caption and its companions, from the string that stands for them.
         pairs: makes pairs of samples, if there shall be any.
+        identified: whether the identity of the picture stands ahead of that string; it becomes a row of the
+            texts, see `with_pictures`.
     """
 
     def __init__(
@@ -89,23 +92,30 @@ class CompanionBatches:
         batched: bool,
         companions: Callable[[str], tuple[str, Companions]],
         pairs: Pairs | None,
+        identified: bool,
     ) -> None:
         self.collate = collate
         self.layout = layout
         self.batched = batched
         self.companions = companions
         self.pairs = pairs
+        self.identified = identified
 
     def __call__(self, samples: Any) -> Any:
         """The batch of B samples as upstream collates it, but with texts `[B,1+C,L]`."""
         if samples is None:  # a batch before the one that a resumed run begins with
             return None
         batch = samples if self.batched else default_collate(samples)
-        captions, companions = zip(*map(self.companions, self.layout.text(batch)), strict=True)
+        strings, pictures = self.layout.text(batch), None
+        if self.identified:
+            pictures, strings = zip(*map(split_identity, strings), strict=True)
+        captions, companions = zip(*map(self.companions, strings), strict=True)
         if self.pairs is not None:
             batch = self.layout.with_image(batch, self.pairs.images(self.layout.image(batch)))
-            return self.layout.with_text(batch, self.pairs.texts(captions))
-        return self.layout.with_text(batch, self.collate.texts(captions, companions))
+            texts = self.pairs.texts(captions)
+        else:
+            texts = self.collate.texts(captions, companions)
+        return self.layout.with_text(batch, with_pictures(texts, pictures) if pictures else texts)
 
 
 def pack(caption: str, companions: Companions) -> str:
@@ -122,6 +132,17 @@ def unpack(packed: str) -> tuple[str, Companions]:
     """Undo `pack`."""
     caption, companions = json.loads(packed)
     return caption, companions
+
+
+def identify(text: str, picture: str | bytes) -> str:
+    """A text behind the identity of its picture, of which `picture` is the name or the file."""
+    return f"{picture_identity(picture)} {text}"
+
+
+def split_identity(identified: str) -> tuple[int, str]:
+    """Undo `identify`."""
+    identity, _, text = identified.partition(" ")
+    return int(identity), text
 
 
 class StoreLookup:
@@ -176,7 +197,9 @@ class LoaderState:
         """What makes the batches; `batched` as there."""
         # What the data carry is packed, and with it what a store has.
         companions = unpack if settings.keys else self.lookup or bare
-        return CompanionBatches(self.collate, self.layout, batched, companions, self.pairs)
+        return CompanionBatches(
+            self.collate, self.layout, batched, companions, self.pairs, settings.identified
+        )
 
     def begin_epoch(self, epoch: int) -> None:
         """Draw this epoch's companions anew."""
@@ -209,6 +232,11 @@ class LoaderState:
                 f"--negatives {path}: {missing} of {seen} captions of epoch {epoch} have no entry there; "
                 "make the store from these data"
             )
+
+
+def repeats(pictures: Sequence[str | bytes], captions: Sequence[str], what: str) -> str:
+    """How many samples are the same, in words."""
+    return f"{len(captions)} {what} show {len(set(pictures))} pictures and have {len(set(captions))} captions"
 
 
 def check_coverage(

@@ -32,19 +32,23 @@ OTHER_FILES = {
 }
 
 
-def read(path: str, args: argparse.Namespace, sources: Mapping[str, str] | None = None) -> Any:
+def read(
+    path: str, args: argparse.Namespace, sources: Mapping[str, str] | None = None, picture_key: str = ""
+) -> Any:
     """The data frame that pandas makes of a file; the columns that the run needs hold text alone.
 
     Args:
         path: the file.
         args: upstream's and ours, checked.
         sources: the columns of companion texts and images by kind, if the rows must carry any.
+        picture_key: the column that says which picture a row shows, if there must be one.
 
     Raises InputError if pandas cannot read the file, a column is missing, there is nothing in it, or most
     captions are lists.
     """
     columns = {args.csv_img_key: "--csv-img-key", args.csv_caption_key: "--csv-caption-key"}
     columns |= {column: key_flag(kind) for kind, column in (sources or {}).items()}
+    columns |= {picture_key: "--picture-key"} if picture_key else {}
     separator = "\t" if args.csv_separator == r"\t" else args.csv_separator
     try:
         table = _read(path, separator)
@@ -91,14 +95,16 @@ def shifted(table: Any) -> str:
 
 
 @contextmanager
-def as_text(args: argparse.Namespace, sources: Mapping[str, str] | None = None) -> Iterator[list[Any]]:
+def as_text(
+    args: argparse.Namespace, sources: Mapping[str, str] | None = None, picture_key: str = ""
+) -> Iterator[list[Any]]:
     """Within it, upstream's CSV reader gets its data frame from `read`; yields a list that it is added to."""
     from open_clip_train import data as upstream  # late: to read a table takes none of it
 
     tables: list[Any] = []
 
     def read_csv(path: str, **options: Any) -> Any:
-        tables.append(read(path, args, sources))
+        tables.append(read(path, args, sources, picture_key))
         return tables[-1]
 
     original = upstream.pd

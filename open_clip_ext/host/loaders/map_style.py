@@ -18,13 +18,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from open_clip_ext.data import image_kind
+from open_clip_ext.errors import InputError
 from open_clip_ext.host.loaders import csv_data
 from open_clip_ext.host.loaders.companion_images import ImageDraw, ImagesOfRows, load_file, load_synthetic
 from open_clip_ext.host.loaders.companions import (
     LoaderState,
     check_coverage,
+    identify,
     pack,
     parse,
+    repeats,
     warn_of_truncation,
 )
 from open_clip_ext.host.loaders.found import Found
@@ -59,18 +62,22 @@ def source(
     """
     samples = loader.dataset
     summary = []
-    if settings.companions or settings.images:
+    captions = getattr(samples, "captions", None) or [samples.caption]
+    if settings.companions or settings.images or settings.identified:
         loader.collate_fn = state.collate_fn(settings, batched=False)
     if state.lookup is not None:
-        captions = getattr(samples, "captions", None) or [samples.caption]
         chosen = [captions[i] for i in spread(len(captions), SAMPLE)]
         summary += [check_coverage(chosen, state, state.lookup, settings, args.train_data)]
     elif table is not None and not settings.keys:
-        warn_of_truncation(state, samples.captions, {}, args.train_data)
+        warn_of_truncation(state, captions, {}, args.train_data)
     if settings.keys:
         attach = _attach_to_synthetic if table is None else partial(_attach_to_csv, table, args)
         summary += [attach(samples, state, settings)]
     state.summary = "; ".join(summary) or state.summary
+    if settings.identified:
+        column = settings.picture_key or args.csv_img_key
+        _identify(table[column].tolist(), column, samples, args.train_data)
+        state.summary += f"; {repeats(table[column], captions, 'rows')}"
     if table is not None:
         for doubt in csv_data.doubts(table, args):
             logging.warning(f"open_clip_ext: {doubt}")
@@ -112,6 +119,16 @@ def _attach_to_csv(
     if state.lookup is None:
         warn_of_truncation(state, captions, {kind: found.texts[kind] for kind in settings.sources}, path)
     return found.summary()
+
+
+def _identify(pictures: Sequence[str], column: str, dataset: Any, path: str) -> None:
+    blank = next((row for row, name in enumerate(pictures, start=1) if not name.strip()), None)
+    if blank is not None:
+        raise InputError(
+            f"{path}, data row {blank}: nothing in column {column!r} says which picture it shows, and "
+            "same=mask needs that; fill it in or leave out the row"
+        )
+    dataset.captions = [identify(*pair) for pair in zip(dataset.captions, pictures, strict=True)]
 
 
 def _attach_to_synthetic(dataset: Any, state: LoaderState, settings: Settings) -> str:

@@ -15,12 +15,14 @@ from webdataset.filters import FilterFunction
 
 from open_clip_ext.data import Companions, image_kind
 from open_clip_ext.errors import InputError
-from open_clip_ext.host.loaders.companions import pack, parse
+from open_clip_ext.host.loaders.companions import identify, pack, parse
 from open_clip_ext.host.loaders.found import Found
 from open_clip_ext.host.loaders.tally import Tally, where
 from open_clip_ext.training.config import Settings
 from open_clip_ext.training.kinds import key_flag
 
+# Where open_clip looks for a picture.
+IMAGES = ("jpg", "png", "jpeg", "webp")
 # Samples that are looked at before training: in all, and of a shard; shards that they come from at most;
 # and how many of them are decoded.
 PEEK, SHARDS, DECODED = 256, 100, 8
@@ -87,14 +89,14 @@ class PackSample:
     def companions(self, sample: Mapping[str, Any]) -> dict[str, list[str]]:
         """The companions of a sample by kind, images as the names of their fields."""
         place = where(sample)
-        texts = {kind: parse(self._value(sample, name), place) for kind, name in self.sources.items()}
+        texts = {kind: parse(value(sample, name), place) for kind, name in self.sources.items()}
         return texts | {kind: self._places(sample, kind) for kind in self.images}
 
     def carries(self, sample: Mapping[str, Any], kind: str) -> bool:
         """Whether the sample has a place for companions of a kind at all."""
         if kind in self.images:
             return any(self._places(sample, kind))
-        return self._value(sample, self.sources[kind]) is not None
+        return value(sample, self.sources[kind]) is not None
 
     def field(self, kind: str) -> str:
         """Where companions of a kind are looked for, for a sentence."""
@@ -110,17 +112,51 @@ class PackSample:
     def _fields(self) -> set[str]:
         return {f"{name}.json" for name in self.sources.values()}
 
-    @staticmethod
-    def _value(sample: Mapping[str, Any], name: str) -> Any:
-        if f"{name}.json" in sample:
-            return sample[f"{name}.json"]
-        if "json" in sample:
-            try:
-                metadata = json.loads(sample["json"])
-            except ValueError as error:
-                raise InputError(f"{where(sample)}: its json cannot be read ({error})") from error
-            return metadata.get(name) if isinstance(metadata, dict) else None
-        return None
+
+class IdentifySample:
+    """Puts the identity of its picture ahead of the caption of an undecoded webdataset sample.
+
+    Args:
+        key: of what says which picture it is, where companions of that name would lie; empty: the picture's
+            own file does.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+
+    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """The sample, with another `txt`."""
+        text = identify(PackSample.caption(sample), self.picture(sample))
+        return {**sample, "txt": text.encode("utf-8")}
+
+    def picture(self, sample: Mapping[str, Any]) -> str | bytes:
+        """What two samples have in common that show the same picture.
+
+        Raises InputError if there is nothing.
+        """
+        if not self.key:
+            return next(bytes(sample[field]) for field in IMAGES if field in sample)
+        found = value(sample, self.key)
+        name = str(found, "utf-8", "replace") if isinstance(found, bytes) else str(found)
+        if found is None or not name.strip():
+            raise InputError(
+                f"{where(sample)}: there is no {self.key} that says which picture it shows, and same=mask "
+                "needs that"
+            )
+        return name.strip()
+
+
+def value(sample: Mapping[str, Any], name: str) -> Any:
+    """What an undecoded sample has in a field `NAME.json`, or else under a key NAME of its `json`."""
+    if f"{name}.json" in sample:
+        return sample[f"{name}.json"]
+    if "json" in sample:
+        try:
+            metadata = json.loads(sample["json"])
+        except ValueError as error:
+            raise InputError(f"{where(sample)}: its json cannot be read ({error})") from error
+        return metadata.get(name) if isinstance(metadata, dict) else None
+    return None
 
 
 class FirstSamples:
@@ -194,11 +230,7 @@ class FirstSamples:
         seen = len(self.samples)
         for kind in settings.keys:
             if not any(self.packer.carries(sample, kind) for sample in self.samples):
-                fields = sorted({f for sample in self.samples for f in sample if not f.startswith("__")})
-                raise InputError(
-                    f"{self.where}: none of its first {seen} samples has {self.packer.field(kind)}; their "
-                    f"fields: {', '.join(fields)}; name one with {key_flag(kind)}"
-                )
+                raise InputError(self._lacking(self.packer.field(kind), key_flag(kind)))
 
         def place(group: Sequence[str]) -> str:
             fields = " and ".join(repr(settings.keys[kind]) for kind in group)
@@ -206,3 +238,17 @@ class FirstSamples:
 
         kinds = {kind: [texts[kind] for texts in self.texts] for kind in settings.keys}
         return Found(settings, kinds, place, f"of its first {seen} samples")
+
+    def pictures(self, identify: IdentifySample) -> list[str | bytes]:
+        """What says which picture each of them shows; raises InputError if one does not say it."""
+        key = identify.key
+        if key and not any(value(sample, key) is not None for sample in self.samples):
+            raise InputError(self._lacking(f"a field {key}.json or a key {key} in its json", "--picture-key"))
+        return [identify.picture(sample) for sample in self.samples]
+
+    def _lacking(self, what: str, flag: str) -> str:
+        fields = sorted({f for sample in self.samples for f in sample if not f.startswith("__")})
+        return (
+            f"{self.where}: none of its first {len(self.samples)} samples has {what}; their fields: "
+            f"{', '.join(fields)}; name one with {flag}"
+        )

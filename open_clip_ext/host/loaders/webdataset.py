@@ -20,10 +20,11 @@ from open_clip_ext.host.loaders.companion_images import ImageDraw, ImagesOfSampl
 from open_clip_ext.host.loaders.companions import (
     LoaderState,
     check_coverage,
+    repeats,
     warn_of_truncation,
 )
 from open_clip_ext.host.loaders.layout import Layout
-from open_clip_ext.host.loaders.samples import FirstSamples, PackSample
+from open_clip_ext.host.loaders.samples import FirstSamples, IdentifySample, PackSample
 from open_clip_ext.host.loaders.shard_order import seed_shuffles
 from open_clip_ext.host.loaders.tally import Tally
 from open_clip_ext.texts import is_list
@@ -76,7 +77,7 @@ def source(
             f"{lists[0][:60]!r}; training reads one caption in a txt: write one into each"
         )
     summary, texts = [], {}
-    if settings.companions or settings.images:
+    if settings.companions or settings.images or settings.identified:
         loader.collate_fn = state.collate_fn(settings, batched=True)
     if state.lookup is not None:
         summary += [check_coverage(captions, state, state.lookup, settings, look.where)]
@@ -91,7 +92,12 @@ def source(
         stages.insert(_index(stages, _map_dict) + 1, wds.map(load))
     if state.lookup is None:
         warn_of_truncation(state, captions, texts, look.where)
-    state.summary = ("; ".join(summary) or state.summary) + look.broken
+    state.summary = "; ".join(summary) or state.summary
+    if settings.identified:
+        identify = IdentifySample(settings.picture_key)
+        state.summary += f"; {repeats(look.pictures(identify), captions, 'samples looked at')}"
+        stages.insert(stages.index(decode), wds.map(identify, handler=tally.bad_sample))
+    state.summary += look.broken
     return WebDataset(loader, info.shared_epoch, state.layout, args.batch_size, args.seed, args.rank, tally)
 
 
