@@ -113,7 +113,7 @@ def extend_forward(
 
         batch, texts = image, text if text.ndim == 3 else text[:, None]
         identities = {}
-        if extension.identified:
+        if extension.identified and text.ndim == 3:
             texts, ids = texts[:, :-1], texts[:, -1, 0]
             identities = _identities(texts, ids, extension.companions)
         exists = present(texts)  # [B, 1+C]
