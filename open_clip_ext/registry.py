@@ -27,6 +27,8 @@ FLAG = "--loss-cfg"
 KIND = re.compile(r"(?!teacher(?:_|$))(?!\w*_image$)[A-Za-z0-9_]+", re.ASCII)
 # The kinds of texts of a loss whose companions are pairs of samples.
 PAIRS = {"pair": 1, "pair_pos": 1, "pair_neg": 1}
+# What every loss made from `Loss` has; its own options come first.
+SHARED_OPTIONS = ("same",)
 DISTRIBUTED_OPTIONS = ("local_loss", "gather_with_grad", "cache_labels", "rank", "world_size")
 
 
@@ -114,8 +116,9 @@ def _wrong_groups(companions: Mapping[str, int], images: Mapping[str, int], alig
 
 
 def options(loss: type[nn.Module]) -> dict[str, Option]:
-    """The keyword options of a loss, in the order of its signature."""
-    return plugins.options(loss, ignore=DISTRIBUTED_OPTIONS)
+    """The keyword options of a loss, in the order of its signature; those that many share at the end."""
+    found = plugins.options(loss, ignore=DISTRIBUTED_OPTIONS)
+    return {name: found[name] for name in sorted(found, key=lambda name: name in SHARED_OPTIONS)}
 
 
 def parse_options(name: str, loss: type[nn.Module], pairs: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from open_clip_ext import __version__
+from open_clip_ext import __version__, registry
 from open_clip_ext.data import image_kind
 from open_clip_ext.errors import InputError, TrainingError, exit_on_error
 from open_clip_ext.model.dense import DenseTokens
@@ -99,7 +99,11 @@ class Run:
         self._same("model", state["origin"], path)
         if latest or state["position"]:
             self._same("data", state["origin"], path)
-        if state["options"] != wanted["options"]:
+        defaults = {
+            option.name: option.default for option in registry.options(self.settings.loss_class).values()
+        }
+        # A version that did not know an option had what is its default.
+        if defaults | state["options"] != wanted["options"]:
             logging.warning(
                 f"open_clip_ext: {path} was written with options {state['options']}, "
                 f"the run goes on with {wanted['options']}"
