@@ -117,8 +117,8 @@ def test_an_argument_that_no_loss_has_is_refused():
     taken = "teacher_image_features, teacher_text_features, image_id, text_id"
     with pytest.raises(TypeError, match=rf"^CLIPLoss takes {taken}, got neg_text_features$"):
         CLIPLoss()(*every[:3], neg_text_features=every[3])
-    with pytest.raises(TypeError, match=rf"^CLIPLoss takes {taken}, got 3 by place, 0 by name$"):
-        CLIPLoss()(*every[:6])
+    with pytest.raises(TypeError, match=rf"^CLIPLoss takes {taken}, got 5 by place, 0 by name$"):
+        CLIPLoss()(*every[:3], *[every[0]] * 5)
     with pytest.raises(TypeError, match=r"^Kinds takes .*, got 1 by place, 1 by name$"):
         Kinds()(*every[:4], pos_text_features=every[3])
 

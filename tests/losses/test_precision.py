@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from our_losses import VARIANTS, loss_of
-from reference import OTHER_KINDS, SCALE, arguments
+from reference import OTHER_KINDS, SCALE, arguments, identify
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from open_clip_ext.losses.base import Loss, in_fp32
@@ -103,6 +103,7 @@ def evaluate(name):
     words, neg_words = near(t[:, None].expand(8, 6, 64), 0.5), near(n[:, :, None].expand(8, 4, 6, 64), 0.5)
     x.patches, x.words, x.neg_words = near(v[:, None].expand(8, 5, 64), 0.5), words, neg_words
     x.words_m, x.neg_words_m = (torch.ones(y.shape[:-1], dtype=torch.bool) for y in (words, neg_words))
+    identify(x)
     args = arguments(loss_of(name), x)
     leaves = [
         y.requires_grad_()
