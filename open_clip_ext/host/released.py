@@ -35,7 +35,6 @@ SEAMS = (
 
 # Upstream's options that a --loss run refuses, and why.
 REFUSED = {
-    "siglip": "its sigmoid loss takes the place of --loss",
     "distill_model": "it brings a loss of its own; --loss degla has a teacher too",
     "trace": "a traced model cannot take companion texts",
     "torchscript": "a scripted model cannot take companion texts",

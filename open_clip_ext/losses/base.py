@@ -16,7 +16,17 @@ from open_clip_ext.losses.gather import average, gather
 from open_clip_ext.losses.options import Declared, option
 from open_clip_ext.precision import without_tf32
 
-__all__ = ["Batch", "HardNegativeLoss", "Loss", "Teacher", "check_shapes", "in_fp32", "option", "term"]
+__all__ = [
+    "Batch",
+    "ContrastiveLoss",
+    "HardNegativeLoss",
+    "Loss",
+    "Teacher",
+    "check_shapes",
+    "in_fp32",
+    "option",
+    "term",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -306,16 +316,29 @@ class Loss(Declared):
         super()._load_from_state_dict(state, prefix, *args)
 
 
+class ContrastiveLoss(Loss):
+    """Base of the losses that begin with CLIP's, or with SigLIP's on a model with a logit bias."""
+
+    takes_bias = True
+
+    @term()
+    def contrastive_loss(self, x: Batch) -> Tensor:
+        """See `functional.clip`."""
+        return functional.clip(x.rows.image, x.rows.text, x.scale, columns=x.columns.of(), bias=x.bias)
+
+
 class HardNegativeLoss(Loss):
     """Base of the losses that begin with NegCLIP's: negatives are further columns for every image."""
 
+    takes_bias = True
     companions: ClassVar[Mapping[str, int]] = {"neg": 4}
 
     @term()
     def contrastive_loss(self, x: Batch) -> Tensor:
         """See `functional.hard_negative_clip`."""
         v, t, n, valid = x.rows.tensors("neg")
-        return functional.hard_negative_clip(v, t, n, x.scale, valid, columns=x.columns.of("neg"))
+        columns = x.columns.of("neg")
+        return functional.hard_negative_clip(v, t, n, x.scale, valid, columns=columns, bias=x.bias)
 
 
 def in_fp32(forward: Callable[P, R]) -> Callable[P, R]:

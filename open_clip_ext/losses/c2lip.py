@@ -36,16 +36,13 @@ class C2LIPLoss(Loss):
 
     @term()
     def contrastive_loss(self, x: Batch) -> Tensor:
-        """SigLIP's loss; see `functional.sigmoid_contrast`."""
-        every = x.columns.text[:, None]
-        columns = functional.Samples(x.columns.image, x.columns.text, every, first=x.columns.first)
-        return functional.sigmoid_contrast(
-            x.rows.image, x.rows.text[:, None], x.scale, self._bias(x), columns=columns
-        )
+        """SigLIP's loss; see `functional.clip`."""
+        bias = self._bias(x)
+        return functional.clip(x.rows.image, x.rows.text, x.scale, columns=x.columns.of(), bias=bias)
 
     @term("npc_weight")
     def npc_loss(self, x: Batch) -> Tensor:
-        """The same with phrases in the captions' place."""
+        """The same with phrases in the captions' place; see `functional.sigmoid_contrast`."""
         v, _, c, valid = x.rows.tensors("phrase")
         columns = x.columns.of("phrase")
         return functional.sigmoid_contrast(v, c, x.scale, self._bias(x), valid, columns=columns)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from open_clip_ext.losses import functional
-from open_clip_ext.losses.base import Batch, Loss, option, term
+from open_clip_ext.losses.base import Batch, ContrastiveLoss, option, term
 from open_clip_ext.losses.identities import Identities
 
 
-class CLAPStyleLoss(Loss):
+class CLAPStyleLoss(ContrastiveLoss):
     """An invariance term in the style of CLAP on top of CLIP's loss. It is not CLAP.
 
         L       = L_clip + style_weight L_style
@@ -35,11 +35,6 @@ class CLAPStyleLoss(Loss):
     companions: ClassVar[Mapping[str, int]] = {"pos": 1}
     style_weight: float = option(default=1.0, least=0)
     temperature: float = option(default=0.5, least=0.01, needs="style_weight")
-
-    @term()
-    def contrastive_loss(self, x: Batch) -> Tensor:
-        """See `functional.clip`."""
-        return functional.clip(x.rows.image, x.rows.text, x.scale, columns=x.columns.of())
 
     @term("style_weight")
     def style_loss(self, x: Batch) -> Tensor:

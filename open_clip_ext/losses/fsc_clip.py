@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from open_clip_ext.losses import functional
-from open_clip_ext.losses.base import Batch, Loss, option, term
+from open_clip_ext.losses.base import Batch, ContrastiveLoss, option, term
 
 
-class FSCCLIPLoss(Loss):
+class FSCCLIPLoss(ContrastiveLoss):
     """FSC-CLIP's loss. Negatives are no columns of its contrastive term.
 
         L      = L_clip + scr_weight SCR(z) + local_weight SCR(z')
@@ -38,11 +38,6 @@ class FSCCLIPLoss(Loss):
     local_weight: float = option(default=0.2, least=0)
     focal: float = option(default=2.0, least=0, needs=("scr_weight", "local_weight"))
     label_smoothing: float = option(default=0.02, least=0, most=1, needs=("scr_weight", "local_weight"))
-
-    @term()
-    def contrastive_loss(self, x: Batch) -> Tensor:
-        """See `functional.clip`."""
-        return functional.clip(x.rows.image, x.rows.text, x.scale, columns=x.columns.of())
 
     @term("scr_weight")
     def scr_loss(self, x: Batch) -> Tensor:

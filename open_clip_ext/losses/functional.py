@@ -49,18 +49,30 @@ class Samples(NamedTuple):
 
 
 def clip(
-    v: Tensor, t: Tensor, s: Tensor, label_smoothing: float = 0.0, *, columns: Samples | None = None
+    v: Tensor,
+    t: Tensor,
+    s: Tensor,
+    label_smoothing: float = 0.0,
+    *,
+    columns: Samples | None = None,
+    bias: Tensor | float | None = None,
 ) -> Tensor:
     """Symmetric contrastive loss of images and captions.
 
         L = 1/2 [ mean_i CE(s v_i.T, i) + mean_i CE(s t_i.V, i) ]
 
     With label smoothing e, target i of B columns has the share 1 - e + e/B, and each other one e/B.
+    With a logit bias b, SigLIP's loss, and no smoothing:
 
-    Source: CLIP, arXiv 2103.00020; mlfoundations/open_clip `ClipLoss`. No difference.
+        L = mean_i sum_j -log sigmoid(y_ij (s v_i.t_j + b))        y_ij: 1 where i = j, else -1
+
+    Source: CLIP, arXiv 2103.00020; SigLIP, arXiv 2303.15343; mlfoundations/open_clip `ClipLoss` and
+    `SigLipLoss`. No difference.
     """
     columns = columns or Samples(v, t)
     target, same = _own_column(v, columns), _same(v, columns)
+    if bias is not None:
+        return _sigmoid(v, columns.text, s, bias, target, _every(columns), same=same)
     image_to_text, text_to_image = (
         cross_entropy_of_product(s * x, y, target, same=same, label_smoothing=label_smoothing)
         for x, y in ((v, columns.text), (t, columns.image))
@@ -76,12 +88,16 @@ def hard_negative_clip(
     valid: Tensor | None = None,
     *,
     columns: Samples | None = None,
+    bias: Tensor | float | None = None,
 ) -> Tensor:
     """Contrastive loss where every image also sees the negatives of every caption.
 
         L = 1/2 [ mean_i CE(s v_i.[T ; N], i) + mean_i CE(s t_i.V, i) ]        N: all B*K negatives
 
-    Negatives are columns of image to text only. Without any valid negative it equals `clip`.
+    Negatives are columns of image to text only. Without any valid negative it equals `clip`. With a logit
+    bias b, they are wrong texts for every image, in SigLIP's loss:
+
+        L = mean_i [ sum_j -log sigmoid(y_ij (s v_i.t_j + b)) + sum_jk m_jk -log sigmoid(-(s v_i.n_jk + b)) ]
 
     Source: NegCLIP, arXiv 2210.01936; vinid/neg_clip@e680f8e `ClipLoss`. Also the base of CE-CLIP
     and DeGLA. Differs in that K is any number and negatives may be missing.
@@ -89,9 +105,10 @@ def hard_negative_clip(
     columns = columns or Samples(v, t, n, valid)
     target = _own_column(v, columns)
     texts, exists = _all_texts(columns)
-    image_to_text = cross_entropy_of_product(
-        s * v, texts, target, exists, same=_same(v, columns, negatives=True)
-    )
+    same = _same(v, columns, negatives=True)
+    if bias is not None:
+        return _sigmoid(v, texts, s, bias, target, _owners(columns), exists, same=same)
+    image_to_text = cross_entropy_of_product(s * v, texts, target, exists, same=same)
     text_to_image = cross_entropy_of_product(s * t, columns.image, target, same=_same(t, columns))
     return (image_to_text + text_to_image) / 2
 
@@ -358,17 +375,34 @@ def from_positives(
 
 
 def positives_clip(
-    v: Tensor, p: Tensor, s: Tensor, valid: Tensor | None = None, *, columns: Samples | None = None
+    v: Tensor,
+    p: Tensor,
+    s: Tensor,
+    valid: Tensor | None = None,
+    *,
+    columns: Samples | None = None,
+    bias: Tensor | float | None = None,
 ) -> Tensor:
     """The symmetric contrastive loss with each other true caption in the caption's place, averaged.
 
         L = 1/2 mean_i 1/J_i sum_j m_ij [ CE(s v_i.P_j, i) + CE(s p_ij.V, i) ]
+
+    With a logit bias b:
+
+        L = mean_i sum_l 1/J_l sum_j m_lj -log sigmoid(y_il (s v_i.p_lj + b))    y_il: 1 where i = l, else -1
 
     With one existing caption for each sample, it is `clip`. Arguments as in `to_positives`.
 
     Source: the first term of CLIC, arXiv 2505.24424, AmitPeleg/CLIC@dc845c7. Differs in the mask.
     """
     columns = columns or Samples(v, v, p, valid)
+    if bias is not None:
+        texts, exists = _all_negatives(columns)
+        exists = exists.view(-1, p.shape[1]).to(v)
+        share = exists / exists.sum(1, keepdim=True).clamp(min=1)
+        owner = _every(columns).repeat_interleave(p.shape[1])
+        own, same = _own_column(v, columns), _same_positives(v, columns)
+        return _sigmoid(v, texts, s, bias, own, owner, share.flatten(), same=same)
     image_to_text = to_positives(v, p, s, valid, columns=columns)
     own = from_positives(p, columns.image, s, valid, first=columns.first, same=columns.same)
     return (image_to_text + own) / 2
@@ -432,10 +466,18 @@ def bag_clip(
     m, own = _mask(p, valid), _existing(p, valid)
     has = m.any(1)
     m = m | ~has[:, None]  # of a row that does not count, finite numbers
+    number, images = _own_column(v, columns), _every(columns)
+    bags, pictures = _same_positives(v, columns), _same(v, columns, slice(None))
+
+    def left_out(rows: slice, same: Same | None, owner: Tensor) -> Tensor:
+        others = number[rows, None] != owner
+        return torch.zeros_like(others) if same is None else others & same.of(rows)
 
     def score(rows: slice) -> Tensor:
-        every = (s * v[rows] @ texts.T).masked_fill(~exists, -torch.inf).logsumexp(1)
-        others = (s * own[rows] @ columns.image.T).masked_fill(~m[rows, :, None], -torch.inf)
+        wrong = ~exists | left_out(rows, bags, images.repeat_interleave(p.shape[1]))
+        every = (s * v[rows] @ texts.T).masked_fill(wrong, -torch.inf).logsumexp(1)
+        wrong = ~m[rows, :, None] | left_out(rows, pictures, images)[:, None]
+        others = (s * own[rows] @ columns.image.T).masked_fill(wrong, -torch.inf)
         right = (s * _dot_own(v[rows], own[rows], None)).masked_fill(~m[rows], -torch.inf)
         loss = torch.logaddexp(every, others.flatten(1).logsumexp(1)) - right.logsumexp(1)
         return torch.where(has[rows], loss, 0.0).sum()
@@ -496,16 +538,10 @@ def sigmoid_contrast(
     """
     columns = columns or Samples(v, v, c, valid)
     texts, exists = _all_negatives(columns)
-    own, owner = _own_column(v, columns), torch.arange(len(texts), device=v.device) // c.shape[1]
-
-    def score(rows: slice) -> Tensor:
-        logits = s * v[rows] @ texts.T + bias
-        right = torch.where(own[rows, None] == owner, logits, -logits)
-        return -(F.logsigmoid(right) * exists).sum()
-
-    # A rank that scores its own rows has a share of the sum, and the mean over ranks is to be the sum.
-    share = len(columns.image) / len(v) / exists.sum().clamp(min=1).to(v)
-    return sum_over_blocks(score, len(v), len(texts)) * share
+    owner = _every(columns).repeat_interleave(c.shape[1])
+    own, same = _own_column(v, columns), _same_positives(v, columns)
+    total = _sigmoid(v, texts, s, bias, own, owner, exists, same=same) * len(columns.image)
+    return total / exists.sum().clamp(min=1)
 
 
 def cross_modal_order(v: Tensor, t: Tensor, s: Tensor, *, columns: Samples | None = None) -> Tensor:
@@ -807,14 +843,22 @@ def nt_xent(
 
 
 def masked_clip(
-    v: Tensor, t: Tensor, n: Tensor, s: Tensor, valid: Tensor | None = None, *, columns: Samples | None = None
+    v: Tensor,
+    t: Tensor,
+    n: Tensor,
+    s: Tensor,
+    valid: Tensor | None = None,
+    *,
+    columns: Samples | None = None,
+    bias: Tensor | float | None = None,
 ) -> Tensor:
     """Contrastive loss in which masked captions are columns for images, and have images to find.
 
         L = 1/2 [ mean_i CE(s v_i.[T ; N], i) + mean_r CE(s [T ; N]_r.V, i of r) ]
 
     N are all masked captions of the batch that exist, and r runs over them and the captions. Without any it
-    equals `clip`.
+    equals `clip`. With a logit bias it is `hard_negative_clip` without the pairs of an image and its own
+    masked captions, which the two directions would call both right and wrong.
 
     Source: MACCO, arXiv 2606.13288; hiker-lw/MACCO@a8f08fa `src/open_clip_code/loss_fn`, without masked
     images. Differs in that there may be any number of masked captions, or none.
@@ -822,7 +866,12 @@ def masked_clip(
     columns = columns or Samples(v, t, n, valid)
     own = _own_column(v, columns)
     texts, exists = _all_texts(columns)
-    there = cross_entropy_of_product(s * v, texts, own, exists, same=_same(v, columns, negatives=True))
+    same = _same(v, columns, negatives=True)
+    if bias is not None:
+        captions, masked = _every(columns), _every(columns).repeat_interleave(n.shape[1])
+        skip = torch.cat([torch.full_like(captions, -1), masked])
+        return _sigmoid(v, texts, s, bias, own, _owners(columns), exists, same=same, skip=skip)
+    there = cross_entropy_of_product(s * v, texts, own, exists, same=same)
     rows, is_row = _all_texts(Samples(v, t, n, valid))
     target = torch.cat([own, own.repeat_interleave(n.shape[1])])
     weight, same = _shares(is_row, exists, rows), None
@@ -1062,6 +1111,60 @@ def _target(own: Tensor, valid: Tensor, exists: Tensor) -> Tensor:
     return torch.where(valid | ~exists.any(), own, exists.int().argmax())
 
 
+def _sigmoid(
+    v: Tensor,
+    texts: Tensor,
+    s: Tensor,
+    bias: Tensor | float,
+    own: Tensor,
+    owner: Tensor,
+    weight: Tensor | None = None,
+    *,
+    same: Same | None = None,
+    skip: Tensor | None = None,
+) -> Tensor:
+    """Each image with each text: mean over images of a sum over texts c, in blocks of rows.
+
+        L = mean_i sum_c w_c -log sigmoid(y_ic (s v_i.x_c + b))        y_ic: 1 where c is of i, else -1
+
+    Args:
+        v: images `[b, D]`.
+        texts: x `[C, D]`.
+        s: logit scale.
+        bias: b.
+        own: the number of each image among all `[b]`.
+        owner: that of the image of each text `[C]`; -1 for a text that is true of none.
+        weight: w `[C]`; None for 1.
+        same: identities; a pair that is the same is left out, unless the text is the image's own.
+        skip: the number of an image for which each text is left out `[C]`; -1 for none.
+    """
+
+    def score(rows: slice) -> Tensor:
+        logits = s * v[rows] @ texts.T + bias
+        right = own[rows, None] == owner
+        each = F.logsigmoid(torch.where(right, logits, -logits))
+        if weight is not None:
+            each = each * weight
+        if same is not None:
+            each = each.masked_fill(same.of(rows) & ~right, 0)
+        if skip is not None:
+            each = each.masked_fill(own[rows, None] == skip, 0)
+        return -each.sum()
+
+    return sum_over_blocks(score, len(v), len(texts)) / len(v)
+
+
+def _every(columns: Samples) -> Tensor:
+    return torch.arange(len(columns.image), device=columns.image.device)
+
+
+def _owners(columns: Samples) -> Tensor:
+    """The `owner` of `_all_texts`: captions are true of their images, negatives of none."""
+    assert columns.neg is not None
+    captions = _every(columns)
+    return torch.cat([captions, captions.new_full((columns.neg.shape[:2].numel(),), -1)])
+
+
 def _own_column(rows: Tensor, columns: Samples) -> Tensor:
     return torch.arange(columns.first, columns.first + len(rows), device=rows.device)
 
@@ -1084,6 +1187,12 @@ def _same_negatives(rows: Tensor, columns: Samples) -> Same | None:
     """The same with all negatives alone as the columns."""
     same = _same(rows, columns)
     return None if same is None or columns.same is None else Same(same.rows, columns.same.negatives())
+
+
+def _same_positives(rows: Tensor, columns: Samples) -> Same | None:
+    """Identities of images with all true companions, and of each of these."""
+    same = _same(rows, columns, slice(None))
+    return None if same is None or columns.same is None else Same(same.rows, columns.same.companions())
 
 
 def _first_of(logits: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ class HardPositivesLoss(Loss):
 
     paper = "Kamath et al., ECCV 2024, arXiv 2409.17958"
     companions: ClassVar[Mapping[str, int]] = {"neg": 1, "pos": 1}
+    takes_bias = True
     igc_weight: float = option(default=1.0, least=0)
 
     @term()
@@ -38,7 +39,8 @@ class HardPositivesLoss(Loss):
         """See `functional.positives_clip`."""
         rows, columns = true_captions(x.rows), true_captions(x.columns)
         assert rows.neg is not None
-        return functional.positives_clip(rows.image, rows.neg, x.scale, rows.valid, columns=columns)
+        image, true, valid = rows.image, rows.neg, rows.valid
+        return functional.positives_clip(image, true, x.scale, valid, columns=columns, bias=x.bias)
 
     @term("igc_weight")
     def igc_loss(self, x: Batch) -> Tensor:

@@ -28,6 +28,7 @@ class HiMoCLIPLoss(Loss):
     """
 
     paper = "Wu et al., AAAI 2026, arXiv 2511.06653"
+    takes_bias = True
     component_weight: float = option(default=1.0, least=0)
     ratio: float = option(default=0.85, least=0, most=1, needs="component_weight")
     basis: Literal["live", "constant"] = option(default="live", needs="component_weight")
@@ -36,8 +37,7 @@ class HiMoCLIPLoss(Loss):
     @term()
     def contrastive_loss(self, x: Batch) -> Tensor:
         """See `functional.clip`."""
-        v, t, columns = x.rows.image, x.rows.text, x.columns.of()
-        return functional.clip(v, t, x.scale, self.label_smoothing, columns=columns)
+        return self._clip(x, x.rows.text, x.columns.of())
 
     @term("component_weight")
     def component_loss(self, x: Batch) -> Tensor:
@@ -48,4 +48,8 @@ class HiMoCLIPLoss(Loss):
             for t in (x.rows.text, columns.text)
         )
         columns = columns._replace(text=every)
-        return functional.clip(x.rows.image, own, x.scale, self.label_smoothing, columns=columns)
+        return self._clip(x, own, columns)
+
+    def _clip(self, x: Batch, t: Tensor, columns: functional.Samples) -> Tensor:
+        e = self.label_smoothing
+        return functional.clip(x.rows.image, t, x.scale, e, columns=columns, bias=x.bias)

@@ -29,9 +29,11 @@ class MACCOLoss(Loss):
 
     paper = "Li et al., ACL 2026, arXiv 2606.13288"
     companions: ClassVar[Mapping[str, int]] = {"masked": 1}
+    takes_bias = True
 
     @term()
     def contrastive_loss(self, x: Batch) -> Tensor:
         """See `functional.masked_clip`."""
         v, t, masked, valid = x.rows.tensors("masked")
-        return functional.masked_clip(v, t, masked, x.scale, valid, columns=x.columns.of("masked"))
+        columns = x.columns.of("masked")
+        return functional.masked_clip(v, t, masked, x.scale, valid, columns=columns, bias=x.bias)

@@ -31,6 +31,7 @@ class OmniNegLoss(Loss):
 
     paper = "Xu, CVPR 2026 workshops, arXiv 2603.29258"
     companions: ClassVar[Mapping[str, int]] = {"neg": 1, "absence": 1}
+    takes_bias = True
     caption_weight: float = option(default=1.0, least=0)
     apart_weight: float = option(default=1.0, least=0)
     margin: float = option(default=0.0, least=-1, most=1, needs="apart_weight")
@@ -39,19 +40,21 @@ class OmniNegLoss(Loss):
     def presence_loss(self, x: Batch) -> Tensor:
         """The first stage."""
         v, t, n, valid = x.rows.tensors("neg")
-        contrast = functional.hard_negative_clip(v, t, n, x.scale, valid, columns=x.columns.of("neg"))
+        columns = x.columns.of("neg")
+        contrast = functional.hard_negative_clip(v, t, n, x.scale, valid, columns=columns, bias=x.bias)
         return (2 * contrast + functional.image_grounded(v, t, n, x.scale, valid)) / 3
 
     @term()
     def absence_loss(self, x: Batch) -> Tensor:
         """Captions with a true negation in the captions' place."""
         v, _, a, valid = x.rows.tensors("absence")
-        return functional.positives_clip(v, a, x.scale, valid, columns=x.columns.of("absence"))
+        columns = x.columns.of("absence")
+        return functional.positives_clip(v, a, x.scale, valid, columns=columns, bias=x.bias)
 
     @term("caption_weight")
     def caption_loss(self, x: Batch) -> Tensor:
         """The captions themselves."""
-        return functional.clip(x.rows.image, x.rows.text, x.scale, columns=x.columns.of())
+        return functional.clip(x.rows.image, x.rows.text, x.scale, columns=x.columns.of(), bias=x.bias)
 
     @term("apart_weight")
     def apart_loss(self, x: Batch) -> Tensor:

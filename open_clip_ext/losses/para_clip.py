@@ -27,6 +27,7 @@ class ParaCLIPLoss(Loss):
 
     paper = "Kim et al., Findings of EACL 2024, arXiv 2402.15120"
     companions: ClassVar[Mapping[str, int]] = {"pos": 2}
+    takes_bias = True
 
     @term()
     def image_loss(self, x: Batch) -> Tensor:
@@ -36,7 +37,7 @@ class ParaCLIPLoss(Loss):
             for rows in (x.rows, x.columns)
         )
         columns = functional.Samples(x.columns.image, every, first=x.columns.first, same=_pairs(x, 1))
-        return functional.clip(x.rows.image, own, x.scale, columns=columns)
+        return functional.clip(x.rows.image, own, x.scale, columns=columns, bias=x.bias)
 
     @term()
     def caption_loss(self, x: Batch) -> Tensor:

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from open_clip_ext.losses import functional
-from open_clip_ext.losses.base import Batch, Loss, option, term
+from open_clip_ext.losses.base import Batch, ContrastiveLoss, option, term
 
 
-class RankCLIPLoss(Loss):
+class RankCLIPLoss(ContrastiveLoss):
     """RankCLIP's loss, without companion texts.
 
         L       = L_clip + r ( cross_weight L_cross + in_weight L_in )
@@ -39,9 +39,9 @@ class RankCLIPLoss(Loss):
 
     @term()
     def contrastive_loss(self, x: Batch) -> Tensor:
-        """See `functional.clip`; notes that a step is under way."""
+        """CLIP's, which notes that a step is under way."""
         self.stage(steps=self.steps + 1)
-        return functional.clip(x.rows.image, x.rows.text, x.scale, columns=x.columns.of())
+        return super().contrastive_loss(x)
 
     @term("cross_weight")
     def cross_loss(self, x: Batch) -> Tensor:

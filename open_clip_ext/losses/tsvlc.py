@@ -30,6 +30,7 @@ class TSVLCLoss(Loss):
 
     paper = "Doveh et al., CVPR 2023, arXiv 2211.11733"
     companions: ClassVar[Mapping[str, int]] = {"neg": 1, "pos": 1}
+    takes_bias = True
     igc_weight: float = option(default=1.0, least=0)
     pos_weight: float = option(default=1.0, least=0)
     # What images choose from in the first term; `captions` is their --no_neg_in_contrastive.
@@ -39,9 +40,10 @@ class TSVLCLoss(Loss):
     def contrastive_loss(self, x: Batch) -> Tensor:
         """See `functional.hard_negative_clip`; `functional.clip` with captions alone."""
         if self.contrast == "captions":
-            return functional.clip(x.rows.image, x.rows.text, x.scale, columns=x.columns.of())
+            return functional.clip(x.rows.image, x.rows.text, x.scale, columns=x.columns.of(), bias=x.bias)
         v, t, n, valid = x.rows.tensors("neg")
-        return functional.hard_negative_clip(v, t, n, x.scale, valid, columns=x.columns.of("neg"))
+        columns = x.columns.of("neg")
+        return functional.hard_negative_clip(v, t, n, x.scale, valid, columns=columns, bias=x.bias)
 
     @term("igc_weight")
     def igc_loss(self, x: Batch) -> Tensor:

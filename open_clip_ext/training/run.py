@@ -150,9 +150,11 @@ class Run:
             itemsize: bytes of a number of its output.
         """
         self.model = unwrap(model)
-        if getattr(self.model, "logit_bias", None) is not None:
+        biased = getattr(self.model, "logit_bias", None) is not None
+        if biased and not getattr(self.loss, "takes_bias", False):
             raise InputError(
-                "this model has a logit bias (SigLIP), which is not trained here yet; choose a CLIP --model"
+                f"this model has a logit bias (SigLIP), and --loss {self.settings.loss} takes none; choose a "
+                "CLIP --model, or another --loss"
             )
         # An optimizer that runs no hooks cannot be told from one whose steps a scaler skips.
         self._patience = math.inf if scaled else calls_per_step

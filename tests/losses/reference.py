@@ -118,6 +118,8 @@ def teacher(x):
 def arguments(loss, x):
     """The arguments of any loss by name, from what it declares; of one that declares nothing, CLIP's."""
     args = {"image_features": x.v, "text_features": x.t, "logit_scale": x.s}
+    if hasattr(x, "b"):
+        args["logit_bias"] = x.b
     taught = {"teacher_image_features": x.tv, "teacher_text_features": x.tt}
     kinds = [
         (*KINDS[kind], f"{kind}_text_features", f"{kind}_valid")

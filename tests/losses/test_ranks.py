@@ -43,14 +43,20 @@ OURS = VARIANTS | {
     if weight
 }
 LOSSES = OURS | {"open_clip": open_clip.ClipLoss}
+# On a model with a logit bias; upstream's SigLIP in each way of bringing texts to the other ranks.
+BIASED = {f"{name} biased": loss for name, loss in CLASSES.items()}
+SIGLIP = ("bidir", "shift", "reduce", "gather")
 PUBLISHED = ("clip", "open_clip", "negclip", "ce-clip", "degla")
 REFERENCE = {"negclip": 9.3098877662, "degla": 10.8370146775, "degla tgc=released": 10.7943142136}
-CASES = list(itertools.product(LOSSES, MODES))
+BIAS = torch.tensor(-3.0, dtype=torch.float64)
+CASES = list(itertools.product([*LOSSES, *BIASED], MODES))
 
 
 def evaluate(name, x, **mode):
     """Terms, gradients, and the state of the next step."""
-    loss = LOSSES[name](**mode).double()
+    loss = (LOSSES | BIASED)[name](**mode).double()
+    if name in BIASED:
+        x.b = BIAS.clone().requires_grad_()
     if hasattr(loss, "configure"):
         loss.configure(loss.companions)
     for buffer in loss.buffers():
@@ -109,6 +115,14 @@ def work(folder):
             warnings.simplefilter("always")
             out[name, mode] = evaluate(name, share(batch(), rank), **MODES[mode], **where)
         out["warned", name, mode] = [str(warning.message) for warning in warned]
+    for name in SIGLIP:
+        x = share(batch(), rank)
+        x.b = BIAS.clone().requires_grad_()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # upstream's own
+            value = open_clip.loss.SigLipLoss(dist_impl=name, **where)(x.v, x.t, x.s, x.b)
+        gradients = torch.autograd.grad(value, [x.v, x.t, x.s, x.b])
+        out[name] = {"value": value.item(), "gradients": dict(zip("vtsb", gradients, strict=True))}
     for mode in MODES:
         x = share(reference_batch(), rank)
         x.m[:] = True
@@ -142,7 +156,7 @@ def ranks(tmp_path_factory):
 def averaged(found, name):
     """The gradient of the global batch after DDP's mean over ranks."""
     each = [r["gradients"][name] for r in found]
-    if name == "s":
+    if name in ("s", "b"):
         return sum(each) / WORLD
     return None if each[0] is None else torch.cat(each) / WORLD
 
@@ -169,12 +183,22 @@ def test_state_is_that_of_the_global_batch_on_every_rank(ranks, name, mode):
         assert torch.equal(value, second[key])
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [*LOSSES, *BIASED])
 @pytest.mark.parametrize("mode", WITH_GRAD)
 def test_with_grad_the_averaged_gradient_is_that_of_one_process(ranks, name, mode):
     one = evaluate(name, batch())["gradients"]
     for leaf, want in one.items():
         torch.testing.assert_close(averaged([r[name, mode] for r in ranks], leaf), want)
+
+
+@pytest.mark.parametrize("exchange", SIGLIP)
+def test_clip_with_a_bias_is_upstream_s_siglip(ranks, exchange):
+    """Its own rows score all texts, and gradients cross ranks."""
+    for r in ranks:
+        ours = r["clip biased", "local-with-grad"]
+        assert ours["terms"]["contrastive_loss"] == close(r[exchange]["value"])
+        for leaf, gradient in r[exchange]["gradients"].items():
+            torch.testing.assert_close(ours["gradients"][leaf], gradient)
 
 
 @pytest.mark.parametrize("name", LOSSES)
