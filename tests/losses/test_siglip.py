@@ -87,7 +87,7 @@ def evaluate(loss, x):
 def test_every_loss_takes_a_bias_and_its_other_terms_do_not_change(name):
     x = features()
     if name == "para-clip":
-        x.pos, x.pos_m = x.pos[:, :2], x.pos_m[:, :2]
+        x.pos, x.pos_m, x.pos_id = x.pos[:, :2], x.pos_m[:, :2], x.pos_id[:, :2]
     plain = evaluate(CLASSES[name], x)
     x.b = BIAS.clone().requires_grad_()
     biased = evaluate(CLASSES[name], x)
@@ -106,7 +106,7 @@ def test_the_value_does_not_depend_on_blocks(name, monkeypatch):
     x = features()
     x.b = BIAS.clone().requires_grad_()
     if name == "para-clip":
-        x.pos, x.pos_m = x.pos[:, :2], x.pos_m[:, :2]
+        x.pos, x.pos_m, x.pos_id = x.pos[:, :2], x.pos_m[:, :2], x.pos_id[:, :2]
 
     def value():
         total = sum(evaluate(CLASSES[name], x).values())
