@@ -56,9 +56,11 @@ def other_choices(option: plugins.Option) -> list:
     return [c for c in choices if c != option.default] + [2.0] * (bool(choices) and float in hints)
 
 
-# Every loss at its defaults, and with each other choice that one of its options has.
 # Those whose companions do not depend on how a batch is split.
 SPLIT = [name for name in RUNS if not CLASSES[name.split()[0]].pairs]
+# Those that can tell equal samples apart: of companion images it is not known which pictures they show.
+IDENTIFIED = {name: loss for name, loss in CLASSES.items() if not any(loss.companion_images.values())}
+# Every loss at its defaults, and with each other choice that one of its options has.
 VARIANTS = (
     CLASSES
     | WITH_IMAGES
@@ -67,6 +69,7 @@ VARIANTS = (
         for name, loss in CLASSES.items()
         for option in registry.options(loss).values()
         for choice in other_choices(option)
+        if name in IDENTIFIED or option.name != "same"
     }
 )
 

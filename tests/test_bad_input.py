@@ -103,10 +103,6 @@ def flags(csv_data):
         (["--loss-cfg", "a=1"], "--loss-cfg has no effect without --loss; add --loss NAME"),
         (["--generations", "every=2"], "--generations has no effect without --loss; add --loss NAME"),
         (
-            ["--loss", "degla", "--siglip"],
-            "--siglip cannot go with --loss: its sigmoid loss takes the place of --loss",
-        ),
-        (
             ["--loss", "degla", "--distill-model", "x"],
             "--distill-model cannot go with --loss: it brings a loss of its own; --loss degla has a "
             "teacher too",
@@ -138,9 +134,13 @@ def test_flags(stop, flags, arguments, sentence):
     assert stop(*flags, *arguments) == sentence
 
 
-def test_a_model_with_a_logit_bias(tmp_path, stop, flags):
+def test_a_model_with_a_logit_bias_and_a_loss_that_takes_none(tmp_path, stop, flags, monkeypatch):
+    monkeypatch.setattr(registry.load("negclip"), "takes_bias", False)
     model = support.write_model(tmp_path / "siglip", init_logit_bias=-10)
-    assert "has a logit bias (SigLIP)" in stop(*flags, "--model", model, "--loss", "negclip")
+    assert stop(*flags, "--model", model, "--loss", "negclip") == (
+        "this model has a logit bias (SigLIP), and --loss negclip takes none; choose a CLIP --model, or "
+        "another --loss"
+    )
 
 
 def test_a_tower_without_dense_tokens(tmp_path, stop, flags):

@@ -192,7 +192,9 @@ def test_identities_reach_the_loss_by_name(model):
 
     collate = CompanionCollate(tokens, {"neg": 2, "pos": 1})
     lookup = {"abc": {"neg": ["abd", "abe"], "pos": ["cba"]}, "abd": {"neg": ["abc"]}}
-    read = CompanionBatches(collate, TupleLayout(), True, lambda text: (text, lookup.get(text, {})), True)
+    read = CompanionBatches(
+        collate, TupleLayout(), True, lambda text: (text, lookup.get(text, {})), identified=True
+    )
     captions = [identify("abc", "1.png"), identify("abd", b"2"), identify("x y", "1.png")]
     _, texts = read((torch.zeros(3, 3, 32, 32), captions))
     assert texts.shape == (3, 1 + 3 + 1, 16)

@@ -209,6 +209,10 @@ class Loss(Declared):
                 f"{type(self).__name__} takes no logit_bias: its softmax would not change by one; give it a "
                 "model without (CLIP), or choose a loss that takes one"
             )
+        if self.identified and any(given.get(f"{kind}_features") is not None for kind in images):
+            raise ValueError(
+                "same=mask cannot tell which pictures companion images show; leave out the one or the other"
+            )
         scalars = {"logit_scale": logit_scale, "logit_bias": logit_bias}
         counts = self.known_counts()
         check_shapes(image_features, text_features, scalars, given, self.companions, counts, images)

@@ -47,5 +47,5 @@ class C2LIPLoss(Loss):
         columns = x.columns.of("phrase")
         return functional.sigmoid_contrast(v, c, x.scale, self._bias(x), valid, columns=columns)
 
-    def _bias(self, x: Batch) -> Tensor | float:
-        return self.bias if x.bias is None else x.bias
+    def _bias(self, x: Batch) -> Tensor:
+        return x.scale.new_tensor(self.bias) if x.bias is None else x.bias

@@ -20,7 +20,8 @@ class CLICLoss(Loss):
     """
 
     paper = "Peleg et al., NeurIPS 2025, arXiv 2505.24424"
-    companions, companion_images, pairs = {"pair": 1, "pair_pos": 1, "pair_neg": 1}, {"pair": 1}, True
+    companions, companion_images = {"pair": 1, "pair_pos": 1, "pair_neg": 1}, {"pair": 1}
+    pairs = takes_bias = True
     pair_weight: float = option(default=0.5, least=0)
     own_weight: float = option(default=0.5, least=0)
     same_weight: float = option(default=1.0, least=0)
@@ -36,9 +37,9 @@ class CLICLoss(Loss):
         self.stage(steps=self.steps + 1)
         (u, p, valid), (all_u, all_p, exist) = shown(x.rows), shown(x.columns)
         columns = functional.Samples(all_u, all_u, all_p, exist, x.columns.first)
-        pairs = self.pair_weight * functional.positives_clip(u, p, x.scale, valid, columns=columns)
-        single = functional.clip(x.rows.image, x.rows.text, x.scale, columns=x.columns.of())
-        return torch.where(self.steps % 2 * self.alternate == 0, pairs, single)
+        pairs = functional.positives_clip(u, p, x.scale, valid, columns=columns, bias=x.bias)
+        single = functional.clip(x.rows.image, x.rows.text, x.scale, columns=x.columns.of(), bias=x.bias)
+        return torch.where(self.steps % 2 * self.alternate == 0, self.pair_weight * pairs, single)
 
     @term("own_weight")
     def own_loss(self, x: Batch) -> Tensor:

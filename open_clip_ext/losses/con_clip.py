@@ -35,7 +35,5 @@ class CoNCLIPLoss(HardNegativeLoss):
         """See `functional.hard_negative_clip` and `functional.negative_images_clip`."""
         if not x.has_images("neg"):
             return super().contrastive_loss(x)
-        columns = x.columns.of("neg"), x.columns.of_images("neg")
-        return functional.negative_images_clip(
-            x.rows.of("neg"), x.rows.of_images("neg"), x.scale, columns=columns
-        )
+        rows, columns = ((y.of("neg"), y.of_images("neg")) for y in (x.rows, x.columns))
+        return functional.negative_images_clip(*rows, x.scale, columns=columns, bias=x.bias)

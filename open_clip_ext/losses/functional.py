@@ -55,7 +55,7 @@ def clip(
     label_smoothing: float = 0.0,
     *,
     columns: Samples | None = None,
-    bias: Tensor | float | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Symmetric contrastive loss of images and captions.
 
@@ -88,7 +88,7 @@ def hard_negative_clip(
     valid: Tensor | None = None,
     *,
     columns: Samples | None = None,
-    bias: Tensor | float | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Contrastive loss where every image also sees the negatives of every caption.
 
@@ -381,7 +381,7 @@ def positives_clip(
     valid: Tensor | None = None,
     *,
     columns: Samples | None = None,
-    bias: Tensor | float | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """The symmetric contrastive loss with each other true caption in the caption's place, averaged.
 
@@ -514,7 +514,7 @@ def sigmoid_contrast(
     v: Tensor,
     c: Tensor,
     s: Tensor,
-    bias: Tensor | float,
+    bias: Tensor,
     valid: Tensor | None = None,
     *,
     columns: Samples | None = None,
@@ -850,7 +850,7 @@ def masked_clip(
     valid: Tensor | None = None,
     *,
     columns: Samples | None = None,
-    bias: Tensor | float | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Contrastive loss in which masked captions are columns for images, and have images to find.
 
@@ -886,14 +886,20 @@ def masked_clip(
 
 
 def negative_images_clip(
-    texts: Samples, images: Samples, s: Tensor, *, columns: tuple[Samples, Samples] | None = None
+    texts: Samples,
+    images: Samples,
+    s: Tensor,
+    *,
+    columns: tuple[Samples, Samples] | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Contrastive loss with negatives on both sides, in which a negative image finds its negative.
 
         L = 1/3 [ mean_i CE(s v_i.[T ; N], i) + mean_i CE(s t_i.[V ; V-], i) + L_pair ]
         L_pair = mean_ik CE(s v-_ik.[T ; N], n_ik)             of the pairs that exist
 
-    V- are all negative images of the batch, N all negatives.
+    V- are all negative images of the batch, N all negatives. With a logit bias, SigLIP's loss of all images
+    with all texts, half the mean over V and half that over the V- that have their negative.
 
     Args:
         texts: of samples, with their negatives.
@@ -901,31 +907,45 @@ def negative_images_clip(
             images `[B, K, D]`, each of which belongs to a negative place by place.
         s: logit scale.
         columns: both of the whole batch.
+        bias: logit bias, if there is one.
 
     Source: CoN-CLIP, arXiv 2403.20312; jaisidhsingh/CoN-CLIP@503388a. Differs in that K is any number and
     either side of a pair may be missing: what is there stays a column, and L_pair is 0 without any pair.
     """
     all_texts, all_images = columns or (texts, images)
     target = _own_column(texts.image, all_texts)
+    if bias is not None:
+        every, exists = _all_texts(all_texts)
+        there = _sigmoid(texts.image, every, s, bias, target, _owners(all_texts), exists)
+        pairs = _negatives_find(images, texts, s, all_images, all_texts, captions=True, bias=bias)
+        return (there + pairs) / 2
     there = cross_entropy_of_product(s * texts.image, *_listed(all_texts, target))
     back = cross_entropy_of_product(s * texts.text, *_listed(all_images, target))
     return (there + back + _negatives_find(images, texts, s, all_images, all_texts, captions=True)) / 3
 
 
 def negative_pairs_clip(
-    texts: Samples, images: Samples, s: Tensor, *, columns: tuple[Samples, Samples] | None = None
+    texts: Samples,
+    images: Samples,
+    s: Tensor,
+    *,
+    columns: tuple[Samples, Samples] | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """`hard_negative_clip` of negative images and their negatives, with captions as negatives of these.
 
         L = 1/2 [ mean_ik CE(s v-_ik.[T ; N], n_ik) + mean_ik CE(s n_ik.V-, v-_ik) ]     pairs that exist
 
-    Arguments as in `negative_images_clip`. 0 without any pair.
+    Arguments as in `negative_images_clip`. 0 without any pair. With a logit bias, SigLIP's loss of the V-
+    with all texts.
 
     Source: TripletCLIP, arXiv 2411.02545; tripletclip/TripletCLIP@abbf81c. Differs in that K is any number
     and either side of a pair may be missing: what is there stays a column.
     """
     all_texts, all_images = columns or (texts, images)
-    there = _negatives_find(images, texts, s, all_images, all_texts, captions=True)
+    there = _negatives_find(images, texts, s, all_images, all_texts, captions=True, bias=bias)
+    if bias is not None:
+        return there
     back = _negatives_find(texts, images, s, all_texts, all_images, captions=False)
     return (there + back) / 2
 
@@ -937,12 +957,14 @@ def more_pairs_clip(
     negatives: Sequence[Samples],
     *,
     columns: tuple[Samples, Samples] | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Contrastive loss of samples and of further pairs that came with them, and negatives.
 
         L = 1/2 [ mean_r CE(s x_r.[Y ; N], r) + mean_r CE(s y_r.X, r) ]     x: V and V', y: T and T'
 
-    r runs over the samples, and over their further pairs v'_ik, t'_ik that exist.
+    r runs over the samples, and over their further pairs v'_ik, t'_ik that exist. With a logit bias, SigLIP's
+    loss of these images with all texts.
 
     Args:
         texts: of samples, with their further captions as negatives.
@@ -950,6 +972,7 @@ def more_pairs_clip(
         s: logit scale.
         negatives: samples of the whole batch, with texts that are wrong columns for all images.
         columns: both of the whole batch.
+        bias: logit bias, if there is one.
 
     Source: NegCLIP with hard images, arXiv 2210.01936; vinid/neg_clip@e680f8e `ClipLoss`, whose batch has
     them as further samples. Differs in that any may be missing: what is there of a pair stays a column.
@@ -965,7 +988,9 @@ def more_pairs_clip(
     wrong = [_all_negatives(samples) for samples in negatives]
     columns_t = torch.cat([every_t, *(x for x, _ in wrong)])
     columns_t_exist = torch.cat([every_t_exist, *(exist for _, exist in wrong)])
-    there = _find(v, target, columns_t, columns_t_exist, s, pairs, every_pair)
+    there = _find(v, target, columns_t, columns_t_exist, s, pairs, every_pair, bias)
+    if bias is not None:
+        return there
     return (there + _find(t, target, every_v, every_v_exist, s, pairs, every_pair)) / 2
 
 
@@ -1065,7 +1090,14 @@ def _own_negatives(own: Tensor, k: int) -> Tensor:
 
 
 def _negatives_find(
-    rows: Samples, partners: Samples, s: Tensor, all_rows: Samples, all_partners: Samples, *, captions: bool
+    rows: Samples,
+    partners: Samples,
+    s: Tensor,
+    all_rows: Samples,
+    all_partners: Samples,
+    *,
+    captions: bool,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy of negatives that look for their partners among all of these.
 
@@ -1076,6 +1108,7 @@ def _negatives_find(
         all_rows: of the whole batch.
         all_partners: of the whole batch.
         captions: whether the partners' own samples are columns, too.
+        bias: logit bias, if there is one.
     """
     x, valid = _all_negatives(rows)
     _, with_partner = _all_negatives(partners)
@@ -1086,13 +1119,23 @@ def _negatives_find(
     if captions:
         columns, exists = _all_texts(all_partners)
         target = target + len(all_partners.text)
-    return _find(x, target, columns, exists, s, valid & with_partner, everywhere)
+    return _find(x, target, columns, exists, s, valid & with_partner, everywhere, bias)
 
 
 def _find(
-    x: Tensor, target: Tensor, columns: Tensor, exists: Tensor, s: Tensor, valid: Tensor, everywhere: Tensor
+    x: Tensor,
+    target: Tensor,
+    columns: Tensor,
+    exists: Tensor,
+    s: Tensor,
+    valid: Tensor,
+    everywhere: Tensor,
+    bias: Tensor | None = None,
 ) -> Tensor:
-    """Mean over the rows that exist of CE(s x.columns, target); 0 if none does."""
+    """Mean over the rows that exist of CE(s x.columns, target), with a bias of `_sigmoid`; 0 if none does."""
+    if bias is not None:
+        owner = torch.arange(len(columns), device=x.device)
+        return _sigmoid(x, columns, s, bias, target, owner, exists, rows=_shares(valid, everywhere, x))
     some = exists | ~exists.any()
     target = torch.where(valid | ~exists.any(), target, exists.int().argmax())
     return cross_entropy_of_product(s * x, columns, target, some, weight=_shares(valid, everywhere, x))
@@ -1115,15 +1158,16 @@ def _sigmoid(
     v: Tensor,
     texts: Tensor,
     s: Tensor,
-    bias: Tensor | float,
+    bias: Tensor,
     own: Tensor,
     owner: Tensor,
     weight: Tensor | None = None,
     *,
+    rows: Tensor | None = None,
     same: Same | None = None,
     skip: Tensor | None = None,
 ) -> Tensor:
-    """Each image with each text: mean over images of a sum over texts c, in blocks of rows.
+    """Each image with each text: mean over images of a sum over texts c, in blocks of images.
 
         L = mean_i sum_c w_c -log sigmoid(y_ic (s v_i.x_c + b))        y_ic: 1 where c is of i, else -1
 
@@ -1135,23 +1179,25 @@ def _sigmoid(
         own: the number of each image among all `[b]`.
         owner: that of the image of each text `[C]`; -1 for a text that is true of none.
         weight: w `[C]`; None for 1.
+        rows: weights of the images in place of the mean's `[b]`.
         same: identities; a pair that is the same is left out, unless the text is the image's own.
         skip: the number of an image for which each text is left out `[C]`; -1 for none.
     """
+    shares = v.new_full(v.shape[:1], 1 / len(v)) if rows is None else rows
 
-    def score(rows: slice) -> Tensor:
-        logits = s * v[rows] @ texts.T + bias
-        right = own[rows, None] == owner
+    def score(block: slice) -> Tensor:
+        logits = s * v[block] @ texts.T + bias
+        right = own[block, None] == owner
         each = F.logsigmoid(torch.where(right, logits, -logits))
         if weight is not None:
             each = each * weight
         if same is not None:
-            each = each.masked_fill(same.of(rows) & ~right, 0)
+            each = each.masked_fill(same.of(block) & ~right, 0)
         if skip is not None:
-            each = each.masked_fill(own[rows, None] == skip, 0)
-        return -each.sum()
+            each = each.masked_fill(own[block, None] == skip, 0)
+        return -(each.sum(1) * shares[block]).sum()
 
-    return sum_over_blocks(score, len(v), len(texts)) / len(v)
+    return sum_over_blocks(score, len(v), len(texts))
 
 
 def _every(columns: Samples) -> Tensor:

@@ -44,7 +44,5 @@ class NegCLIPLoss(HardNegativeLoss):
         if not x.has_images("hard"):
             return super().contrastive_loss(x)
         negatives = [x.columns.of(kind) for kind in ("neg", "hard_neg") if x.has(kind)]
-        columns = x.columns.of("hard"), x.columns.of_images("hard")
-        return functional.more_pairs_clip(
-            x.rows.of("hard"), x.rows.of_images("hard"), x.scale, negatives, columns=columns
-        )
+        rows, columns = ((y.of("hard"), y.of_images("hard")) for y in (x.rows, x.columns))
+        return functional.more_pairs_clip(*rows, x.scale, negatives, columns=columns, bias=x.bias)

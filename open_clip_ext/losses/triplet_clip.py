@@ -31,7 +31,5 @@ class TripletCLIPLoss(HardNegativeLoss):
     @term()
     def negatives_loss(self, x: Batch) -> Tensor:
         """The second contrast; see `functional.negative_pairs_clip`."""
-        columns = x.columns.of("neg"), x.columns.of_images("neg")
-        return functional.negative_pairs_clip(
-            x.rows.of("neg"), x.rows.of_images("neg"), x.scale, columns=columns
-        )
+        rows, columns = ((y.of("neg"), y.of_images("neg")) for y in (x.rows, x.columns))
+        return functional.negative_pairs_clip(*rows, x.scale, columns=columns, bias=x.bias)

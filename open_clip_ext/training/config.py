@@ -187,6 +187,11 @@ def resolve_flags(args: argparse.Namespace) -> Settings | None:
         raise InputError(
             f"--negatives has no effect with --loss {args.loss}, which uses no negatives; leave it out"
         )
+    if identified and (pairs or images):
+        raise InputError(
+            "--loss-cfg same=mask: which pictures companion images show is not known, and --loss "
+            f"{args.loss} has some here; leave out the one or the other"
+        )
     if pairs:
         companions, images = dict(loss.companions), dict(loss.companion_images)
     store = None

@@ -139,6 +139,7 @@ def defaults(of):
     found = {name: p.default for name, p in inspect.signature(of).parameters.items()}
     ignored = {*inspect.signature(Loss).parameters, "valid", "negatives_valid", "columns"}
     ignored |= {"exists", "foil", "first"}
+    ignored |= {name for name, default in found.items() if (name, default) == ("bias", None)}
     return {n: d for n, d in found.items() if d is not inspect.Parameter.empty and n not in ignored}
 
 

@@ -44,7 +44,7 @@ OURS = VARIANTS | {
 }
 LOSSES = OURS | {"open_clip": open_clip.ClipLoss}
 # On a model with a logit bias; upstream's SigLIP in each way of bringing texts to the other ranks.
-BIASED = {f"{name} biased": loss for name, loss in CLASSES.items()}
+BIASED = {f"{name} biased": loss for name, loss in (CLASSES | WITH_IMAGES).items()}
 SIGLIP = ("bidir", "shift", "reduce", "gather")
 PUBLISHED = ("clip", "open_clip", "negclip", "ce-clip", "degla")
 REFERENCE = {"negclip": 9.3098877662, "degla": 10.8370146775, "degla tgc=released": 10.7943142136}

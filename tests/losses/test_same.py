@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from oracles import cross_entropy, dot, mean, own_negatives, self_distillation, slots
-from our_losses import CLASSES
+from our_losses import CLASSES, IDENTIFIED, WITH_IMAGES
 from reference import KINDS, arguments, close, features, live
 from support import assert_same
 
@@ -141,7 +141,7 @@ def value(cls, x, **options):
     return cls(**options)(**arguments(cls, x), output_dict=True)
 
 
-@pytest.mark.parametrize("cls", CLASSES.values())
+@pytest.mark.parametrize("cls", IDENTIFIED.values())
 def test_a_batch_in_which_nothing_is_the_same_has_the_value_of_keep_to_the_bit(cls):
     x = case()
     x.picture, x.caption = torch.arange(6), 100 + torch.arange(6)
@@ -165,7 +165,7 @@ def rows(x, i):
 
 @pytest.mark.parametrize("what", ["picture", "caption"])
 @pytest.mark.parametrize("bias", [None, -1.0])
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", IDENTIFIED)
 def test_samples_that_are_all_the_same_do_not_meet(name, what, bias):
     """Without untrue texts, a batch of them is as good as each alone. Only masking can make it so."""
     cls, x = CLASSES[name], case()
@@ -180,6 +180,13 @@ def test_samples_that_are_all_the_same_do_not_meet(name, what, bias):
         assert together[key].item() == close(mean([y[key].item() for y in apart]))
     keep = value(cls, x)
     assert any(abs(keep[key] - together[key]) > 1e-3 for key in contrasts)
+
+
+def test_companion_images_cannot_be_told_apart():
+    x, loss = case(), WITH_IMAGES["con-clip with images"]
+    with pytest.raises(ValueError, match=r"^same=mask cannot tell which pictures companion images show; "):
+        value(loss, x, same="mask")
+    value(loss, x)
 
 
 def test_every_row_masked_but_for_itself_gives_0():

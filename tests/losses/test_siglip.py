@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from open_clip.loss import SigLipLoss
-from our_losses import CLASSES
+from our_losses import CLASSES, WITH_IMAGES
 from reference import arguments, close, features, live
 from set_d import set_d
 
@@ -76,21 +76,67 @@ def test_a_masked_caption_is_wrong_for_other_images_alone():
     assert value.item() == expected(x, captions(x) + masked)
 
 
+def whole_batch(x, images, texts, right, rows):
+    """Mean over `rows`, of images by their slots, of each with all texts that exist; `right` pairs slots."""
+    total = 0.0
+    for image in rows:
+        for text, feature in texts.items():
+            logit = x.s * images[image] @ feature + BIAS
+            total += F.softplus(-logit if (image, text) in right else logit)
+    return total / len(rows)
+
+
+def pools(x, kind):
+    """Images and texts of samples and of a kind's pairs, by slot, and the pairs that exist."""
+    (p, p_m), (u, u_m) = ((getattr(x, n), getattr(x, f"{n}_m" if n != "n" else "m")) for n in kind)
+    slots = [(i, k) for i in range(5) for k in range(3)]
+    images = dict(enumerate(x.v)) | {s: u[s] for s in slots if u_m[s]}
+    texts = dict(enumerate(x.t)) | {s: p[s] for s in slots if p_m[s]}
+    return images, texts, [s for s in slots if u_m[s] and p_m[s]]
+
+
+def test_negative_images_meet_all_texts():
+    x = features()
+    images, texts, pairs = pools(x, ("n", "neg_v"))
+    right = {(i, i) for i in [*range(5), *pairs]}
+    first, second = (whole_batch(x, images, texts, right, rows) for rows in (range(5), pairs))
+    x.b = BIAS
+    terms = evaluate(WITH_IMAGES["con-clip with images"], x)
+    assert terms["contrastive_loss"].item() == close(((first + second) / 2).item())
+    terms = evaluate(CLASSES["triplet-clip"], x)
+    assert terms["negatives_loss"].item() == close(second.item())
+
+
+def test_hard_images_are_further_samples():
+    x = features()
+    images, texts, pairs = pools(x, ("hard", "hard_v"))
+    right, rows = {(i, i) for i in [*range(5), *pairs]}, [*range(5), *pairs]
+    for kind, p, m in (("n", x.n, x.m), ("h", x.hard_neg, x.hard_neg_m)):
+        texts |= {(kind, i, k): p[i, k] for i in range(5) for k in range(3) if m[i, k]}
+    x.b = BIAS
+    terms = evaluate(WITH_IMAGES["negclip with images"], x)
+    assert terms["contrastive_loss"].item() == close(whole_batch(x, images, texts, right, rows).item())
+
+
 def evaluate(loss, x):
     loss, args = loss().double(), arguments(loss, x)
     if hasattr(loss, "configure"):
-        loss.configure({kind: args[f"{kind}_valid"].shape[1] for kind in loss.companions})
+        counts = {kind: args.get(f"{kind}_valid") for kind in loss.companions}
+        loss.configure({kind: valid.shape[1] for kind, valid in counts.items() if valid is not None})
     return loss(**args, output_dict=True)
 
 
-@pytest.mark.parametrize("name", [name for name in CLASSES if name != "c2lip"])
+LOSSES = CLASSES | WITH_IMAGES
+
+
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "c2lip"])
 def test_every_loss_takes_a_bias_and_its_other_terms_do_not_change(name):
     x = features()
     if name == "para-clip":
         x.pos, x.pos_m, x.pos_id = x.pos[:, :2], x.pos_m[:, :2], x.pos_id[:, :2]
-    plain = evaluate(CLASSES[name], x)
+    plain = evaluate(LOSSES[name], x)
     x.b = BIAS.clone().requires_grad_()
-    biased = evaluate(CLASSES[name], x)
+    biased = evaluate(LOSSES[name], x)
     read = [
         term
         for term, y in biased.items()
@@ -101,7 +147,7 @@ def test_every_loss_takes_a_bias_and_its_other_terms_do_not_change(name):
         assert biased[term].item() == close(plain[term].item()), term
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", LOSSES)
 def test_the_value_does_not_depend_on_blocks(name, monkeypatch):
     x = features()
     x.b = BIAS.clone().requires_grad_()
@@ -109,7 +155,7 @@ def test_the_value_does_not_depend_on_blocks(name, monkeypatch):
         x.pos, x.pos_m, x.pos_id = x.pos[:, :2], x.pos_m[:, :2], x.pos_id[:, :2]
 
     def value():
-        total = sum(evaluate(CLASSES[name], x).values())
+        total = sum(evaluate(LOSSES[name], x).values())
         return [total, *torch.autograd.grad(total, list(live(x).values()), allow_unused=True)]
 
     whole = value()

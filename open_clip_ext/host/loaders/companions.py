@@ -91,8 +91,8 @@ class CompanionBatches:
         layout: Layout,
         batched: bool,
         companions: Callable[[str], tuple[str, Companions]],
-        pairs: Pairs | None,
-        identified: bool,
+        pairs: Pairs | None = None,
+        identified: bool = False,
     ) -> None:
         self.collate = collate
         self.layout = layout

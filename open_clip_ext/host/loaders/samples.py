@@ -22,7 +22,7 @@ from open_clip_ext.training.config import Settings
 from open_clip_ext.training.kinds import key_flag
 
 # Where open_clip looks for a picture.
-IMAGES = ("jpg", "png", "jpeg", "webp")
+PICTURE = ("jpg", "png", "jpeg", "webp")
 # Samples that are looked at before training: in all, and of a shard; shards that they come from at most;
 # and how many of them are decoded.
 PEEK, SHARDS, DECODED = 256, 100, 8
@@ -135,7 +135,7 @@ class IdentifySample:
         Raises InputError if there is nothing.
         """
         if not self.key:
-            return next(bytes(sample[field]) for field in IMAGES if field in sample)
+            return next(bytes(sample[field]) for field in PICTURE if field in sample)
         found = value(sample, self.key)
         name = str(found, "utf-8", "replace") if isinstance(found, bytes) else str(found)
         if found is None or not name.strip():
