@@ -53,10 +53,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _server():
-    """The fork server ends with the tests, so that what it took is counted."""
+    """The fork servers end with the tests, so that what they took is counted."""
     yield
-    if support.server.cache_info().currsize:
-        support.server().close()
+    for server in support.servers.values():
+        server.close()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import functools
 import io
 import json
 import logging
@@ -19,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
@@ -62,7 +62,23 @@ MODEL: dict[str, dict[str, Any]] = {
 }
 
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+# A folder with another open_clip and open_clip_train, which the tests then import and train with.
+UPSTREAM = os.environ.get("OPEN_CLIP_EXT_UPSTREAM", "")
+if UPSTREAM:
+    sys.path.insert(0, UPSTREAM)
+# Whether it has the task API; it is not imported for that.
+SPEC = find_spec("open_clip")
+TASKS = SPEC is not None and Path(SPEC.origin or "").with_name("task").is_dir()
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Of a process, with that upstream first."""
+    made = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    paths = os.pathsep.join(filter(None, (UPSTREAM, made.pop("PYTHONPATH", None))))
+    return {**made, "PYTHONPATH": paths} if paths else made
+
+
+ENVIRONMENT = environment()
 DDP_ON_CPU = Path(__file__).with_name("ddp_on_cpu.py")
 # One short epoch on CPU; later flags win.
 COMMON = (
@@ -212,10 +228,15 @@ class Finished:
         return torch.load(self.folder / "checkpoints" / name, weights_only=True, map_location="cpu")
 
 
-@functools.cache
+# The fork servers of this process by their upstream, each from its first use on.
+servers: dict[str, Server] = {}
+
+
 def server() -> Server:
-    """The fork server of this process, from its first use on."""
-    return Server(ENVIRONMENT)
+    """That of the present upstream."""
+    if UPSTREAM not in servers:
+        servers[UPSTREAM] = Server(environment())
+    return servers[UPSTREAM]
 
 
 def start(
@@ -226,15 +247,15 @@ def start(
     real: bool = False,
 ) -> Process | subprocess.Popen[bytes]:
     """`python *argv` in a session of its own: a fork of the server, or a real start."""
-    environment = {**ENVIRONMENT, **(env or {})}
+    variables = environment(**(env or {}))
     if not real:
-        return server().start(argv, output, error or output, environment)
+        return server().start(argv, output, error or output, variables)
     return subprocess.Popen(
         [sys.executable, *map(str, argv)],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=error or output,
-        env=environment,
+        env=variables,
         start_new_session=True,
     )
 

@@ -58,9 +58,12 @@ def stop(tmp_path, monkeypatch):
     return run
 
 
-def places(run: Finished) -> list[str]:
-    """Epoch, samples, percentage and learning rate of each step in the log."""
-    return re.findall(r"Train Epoch: (.*\]) .*LR: (\S+)", run.output)
+def places(run: Finished) -> list[tuple[str, str, str]]:
+    """Epoch, percentage and learning rate of each step in the log.
+
+    Not how many samples: upstream's main branch counts those since the resume.
+    """
+    return re.findall(r"Train Epoch: (\d+) \[.*/(.*)\] .*LR: (\S+)", run.output)
 
 
 def assert_goes_on(unstopped: Finished, resumed: Finished, last: str = "epoch_2.pt"):

@@ -6,7 +6,6 @@ the call to upstream's function with the arguments it got.
 
 from __future__ import annotations
 
-import abc
 import argparse
 import functools
 import importlib
@@ -41,15 +40,24 @@ class Training:
         optimizer: upstream's.
         scaler: its GradScaler, if the precision needs one.
         args: its namespace.
+        checkpoint: makes what upstream would save with so many epochs and optimizer steps of the run done.
     """
 
     model: Any
     optimizer: Any
     scaler: Any
     args: argparse.Namespace
+    checkpoint: Callable[[int, int], dict[str, Any]]
 
 
-class Adapter(abc.ABC):
+# Options of every upstream that a --loss run refuses, and why.
+REFUSED = {
+    "distill_model": "it brings a loss of its own; --loss degla has a teacher too",
+    "use_bnb_linear": "its linear layers are not known to average",
+}
+
+
+class Adapter:
     """One method per seam: upstream's function first, then the arguments it was called with.
 
     A subclass adds those whose signatures are its upstream's alone, and says what its upstream saves.
@@ -57,8 +65,9 @@ class Adapter(abc.ABC):
     Attributes:
         seams: the functions that are wrapped.
         tested: the releases that they were found in.
-        refused: options of upstream's that cannot go with `--loss`, and why.
+        refused: options of upstream's that cannot go with `--loss`, and why; OPTION=VALUE for one value.
         layout: of the samples and batches of its training loaders.
+        prefixed: whether checkpoints of several ranks have DDP's `module.` before the names of weights.
         run: ours; None without `--loss`.
     """
 
@@ -66,6 +75,7 @@ class Adapter(abc.ABC):
     tested: ClassVar[str]
     refused: ClassVar[Mapping[str, str]]
     layout: ClassVar[Layout]
+    prefixed: ClassVar[bool]
 
     def __init__(self) -> None:
         self.run: Run | None = None
@@ -74,6 +84,7 @@ class Adapter(abc.ABC):
         self.benchmarks: TrainingBenchmarks | None = None
         self.signals = Signals()
         self.args = argparse.Namespace()
+        self.model: Any = None
         self.latest = False
         self.resumed: Mapping[str, Any] | None = None
 
@@ -85,10 +96,6 @@ class Adapter(abc.ABC):
             owner = importlib.import_module(seam.module)
             setattr(owner, seam.name, functools.update_wrapper(wrapper, function))
         torch.save = functools.update_wrapper(functools.partial(self.save, torch.save), torch.save)
-
-    @abc.abstractmethod
-    def checkpoint(self, training: Training, epoch: int, step: int) -> dict[str, Any]:
-        """What upstream would save with `epoch` epochs and `step` optimizer steps of the run done."""
 
     def parse_args(self, upstream: Upstream, args: Any) -> argparse.Namespace:
         """Add our flags to upstream's parser; begin a run if `--loss` is among them, read benchmarks."""
@@ -135,14 +142,16 @@ class Adapter(abc.ABC):
         from open_clip_ext.host import initial_weights
 
         with exit_on_error():
-            return initial_weights.create(build, model_name, pretrained, resumed=bool(self.args.resume))
+            made = initial_weights.create(build, model_name, pretrained, resumed=bool(self.args.resume))
+        self.model = made[0]
+        return made
 
     def pt_load(self, upstream: Upstream, file_path: str, map_location: Any = None) -> Any:
         """Take our state out of the checkpoint that is resumed."""
         if self.run is None:
             # Upstream's optimizers take no notice of our key.
             return upstream(file_path, map_location=map_location)
-        from open_clip_ext.host import initial_weights
+        from open_clip_ext.host import initial_weights, regroup
 
         with exit_on_error():
             try:
@@ -151,7 +160,9 @@ class Adapter(abc.ABC):
                 raise initial_weights.unreadable(file_path, error, latest=self.latest) from error
             optimizer = state.get("optimizer") if isinstance(state, dict) else None
             self.resumed = self.run.restore(optimizer, file_path, latest=self.latest)
-            return initial_weights.resumed(state, file_path, wrapped=self.args.distributed)
+            if self.run.groups is not None:
+                regroup.load_by_name(self.model, self.run.groups)
+            return initial_weights.resumed(state, file_path, wrapped=self.args.distributed and self.prefixed)
 
     def save(self, upstream: Upstream, obj: Any, f: Any, *args: Any, **options: Any) -> None:
         """Write upstream's checkpoints, as ours, whole or not at all."""
@@ -212,7 +223,7 @@ class Adapter(abc.ABC):
         """The registered loss, with the distributed options that upstream's own takes."""
         assert self.run is not None
         with exit_on_error():
-            loss = self.run.build_loss(
+            return self.run.build_loss(
                 torch.device(args.device),
                 local_loss=args.local_loss,
                 gather_with_grad=args.gather_with_grad,
@@ -220,8 +231,6 @@ class Adapter(abc.ABC):
                 rank=args.rank,
                 world_size=args.world_size,
             )
-        errors.started()  # upstream's epochs follow
-        return loss
 
     def train(self, train: functools.partial[None], data: Any, training: Training, epoch: int) -> None:
         """Let upstream `train` an epoch from where it begins, or was left; before the first, begin the run.
@@ -249,7 +258,7 @@ class Adapter(abc.ABC):
                     itemsize=4 if args.precision == "fp32" else 2,
                 )
                 self.checkpoints = checkpoint.MidEpochCheckpoints(
-                    functools.partial(self.checkpoint, training),
+                    training.checkpoint,
                     self.run.settings.save_every,
                     self.signals,
                     args,

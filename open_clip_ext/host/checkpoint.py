@@ -261,7 +261,7 @@ def enumerate_from(upstream: Callable[..., Any], first: int, tested: str) -> Ite
     function: Any = inspect.unwrap(upstream)
     if "enumerate" not in function.__code__.co_names:
         raise InputError(
-            f"{seams.upstream()} numbers batches in another way than {tested} do; resume from a "
+            f"{seams.upstream()} numbers batches in another way than {tested}; resume from a "
             "checkpoint that was written after an epoch"
         )
     names = function.__globals__

@@ -24,7 +24,7 @@ def parse(
     Args:
         upstream: its `parse_args`.
         args: the flags.
-        refused: options of upstream's that cannot go with `--loss`, and why.
+        refused: options of upstream's that cannot go with `--loss`, and why; OPTION=VALUE for one value.
 
     Returns:
         Upstream's namespace, the settings of a `--loss` run and the benchmarks of one that scores any.
@@ -95,9 +95,12 @@ def _with_flags(upstream: Upstream) -> Upstream:
 
 def _refuse(args: argparse.Namespace, refused: Mapping[str, str]) -> None:
     """Stop on options whose meaning a `--loss` run cannot keep."""
-    for option, reason in refused.items():
-        if getattr(args, option, None):
-            raise InputError(f"--{option.replace('_', '-')} cannot go with --loss: {reason}")
+    for refusal, reason in refused.items():
+        option, _, value = refusal.partition("=")
+        given = getattr(args, option, None)
+        if given == value if value else given:
+            flag = f"--{option.replace('_', '-')} {value}".strip()
+            raise InputError(f"{flag} cannot go with --loss: {reason}")
     if args.save_every_steps and args.logs.lower() == "none":
         raise InputError(f"--save-every-steps {args.save_every_steps} has no effect under --logs none")
     if "coca" in args.model.lower():

@@ -152,17 +152,22 @@ def samples(args: argparse.Namespace, settings: Settings | None) -> Iterator[str
     """What is wrong with the first samples of the shards that a run would be trained on."""
     if settings is None or not (args.train_data and _is_webdataset(args, args.train_data)):
         return
-    import webdataset as wds
+    from open_clip_train.data import get_wds_dataset
 
+    from open_clip_ext.host.loaders.companions import PassThrough
     from open_clip_ext.host.loaders.samples import FirstSamples, IdentifySample, PackSample
 
+    # Upstream makes its stages without reading anything.
+    alone = argparse.Namespace(**{**vars(args), "workers": 0, "world_size": 1})
+    loader = get_wds_dataset(alone, None, is_train=True, tokenizer=PassThrough()).dataloader.pipeline[0]
     try:
         packer = PackSample(settings.sources, settings.image_sources)
-        first = FirstSamples(args.train_data, packer, wds.decode("pilrgb"))
+        stages = loader.dataset.pipeline
+        first = FirstSamples(args.train_data, packer, stages)
         if settings.keys:
             first.require(settings)
         if settings.identified:
-            first.pictures(IdentifySample(settings.picture_key))
+            first.pictures(IdentifySample(settings.picture_key, stages))
     except InputError as error:
         yield str(error)
 

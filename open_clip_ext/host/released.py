@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from open_clip_ext import errors
+from open_clip_ext.host import adapter
 from open_clip_ext.host.adapter import Adapter, Training
 from open_clip_ext.host.loaders.layout import Layout
 from open_clip_ext.host.seams import Seam, Upstream
@@ -34,12 +35,10 @@ SEAMS = (
 )
 
 # Upstream's options that a --loss run refuses, and why.
-REFUSED = {
-    "distill_model": "it brings a loss of its own; --loss degla has a teacher too",
+REFUSED = adapter.REFUSED | {
     "trace": "a traced model cannot take companion texts",
     "torchscript": "a scripted model cannot take companion texts",
     "horovod": "features are gathered through torch.distributed",
-    "use_bnb_linear": "its linear layers are not known to average",
 }
 
 
@@ -80,6 +79,7 @@ class Released(Adapter):
     tested = TESTED
     refused = REFUSED
     layout = TupleLayout()
+    prefixed = True
 
     def get_data(
         self,
@@ -107,10 +107,9 @@ class Released(Adapter):
 
     def create_loss(self, upstream: Upstream, args: argparse.Namespace) -> torch.nn.Module:
         """The registered loss in place of upstream's own."""
-        if self.run is None:
-            errors.started()
-            return upstream(args)  # type: ignore[no-any-return]
-        return self.build_loss(args)
+        loss: torch.nn.Module = upstream(args) if self.run is None else self.build_loss(args)
+        errors.started()  # upstream's epochs follow
+        return loss
 
     def train_one_epoch(
         self,
@@ -142,17 +141,16 @@ class Released(Adapter):
         )
         if self.run is None:
             train()
-        else:
-            self.train(train, data["train"], Training(model, optimizer, scaler, args), epoch)
+            return
 
-    def checkpoint(self, training: Training, epoch: int, step: int) -> dict[str, Any]:
-        """What upstream's main function saves after an epoch: the model beneath the compiler, inside DDP."""
-        made = {
-            "epoch": epoch,
-            "name": training.args.name,
-            "state_dict": getattr(training.model, "_orig_mod", training.model).state_dict(),
-            "optimizer": training.optimizer.state_dict(),
-        }
-        if training.scaler is not None:
-            made["scaler"] = training.scaler.state_dict()
-        return made
+        def checkpoint(epoch: int, step: int) -> dict[str, Any]:
+            """As upstream's main function makes it: of the model beneath the compiler, inside DDP."""
+            made = {
+                "epoch": epoch,
+                "name": args.name,
+                "state_dict": getattr(model, "_orig_mod", model).state_dict(),
+                "optimizer": optimizer.state_dict(),
+            }
+            return made if scaler is None else {**made, "scaler": scaler.state_dict()}
+
+        self.train(train, data["train"], Training(model, optimizer, scaler, args, checkpoint), epoch)

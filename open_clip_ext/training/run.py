@@ -41,6 +41,8 @@ class Run:
         self.teacher: Any = None
         self.model: Any = None
         self.generations: Generations | None = None
+        # Names of the parameters in each group of the optimizer that a resumed checkpoint is of.
+        self.groups: list[list[str]] | None = None
         self._restored: Mapping[str, Any] | None = None
         # Calls of the loss since the last step, and how many there may be before the next one.
         self._loss_calls = 0
@@ -108,7 +110,7 @@ class Run:
                 f"open_clip_ext: {path} was written with options {state['options']}, "
                 f"the run goes on with {wanted['options']}"
             )
-        self._restored = state
+        self._restored, self.groups = state, state.get("parameters")
         position: Mapping[str, Any] | None = state["position"]
         return position
 
@@ -275,7 +277,8 @@ class Run:
             self.generations.after_step(self.steps, optimizer)
 
     def _save(self, optimizer: Optimizer, state_dict: dict[str, Any]) -> dict[str, Any]:
-        return {**state_dict, STATE_KEY: self.state()}
+        groups = parameter_names(self.model, optimizer)
+        return {**state_dict, STATE_KEY: {**self.state(), "parameters": groups}}
 
     def _watch(self, loss: nn.Module, inputs: Any, terms: Mapping[str, Tensor]) -> None:
         with exit_on_error():
@@ -303,6 +306,14 @@ class Run:
                     f"{bad} at step {self.steps}; the run stops here. Lower --lr, clip with "
                     "--grad-clip-norm, or look at the data of this step"
                 )
+
+
+def parameter_names(model: nn.Module, optimizer: Optimizer) -> list[list[str]]:
+    """The names of the parameters in each group of an optimizer; `model` has them, without wrappers."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [
+        [names.get(id(parameter), "") for parameter in group["params"]] for group in optimizer.param_groups
+    ]
 
 
 def _anew(path: str) -> str:

@@ -25,7 +25,6 @@ from open_clip_ext.host.loaders.companions import LoaderState, pack, unpack
 from open_clip_ext.host.loaders.images import problem
 from open_clip_ext.host.loaders.layout import Layout
 from open_clip_ext.host.loaders.samples import IMAGES
-from open_clip_ext.host.loaders.tally import where
 
 
 class ImageDraw:
@@ -121,9 +120,11 @@ class ImagesOfSamples:
 
     def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
         """The sample, its `image` stacked with those that `PackSample` set aside."""
-        return {**sample, "image": stack(sample["image"], map(partial(self._load, sample), sample[IMAGES]))}
+        sample = dict(sample)
+        place, contents = sample.pop(IMAGES)
+        return {**sample, "image": stack(sample["image"], map(partial(self._load, place), contents))}
 
-    def _load(self, sample: dict[str, Any], content: bytes | None) -> Tensor | None:
+    def _load(self, place: str, content: bytes | None) -> Tensor | None:
         if content is None:
             return None
         try:
@@ -132,7 +133,6 @@ class ImagesOfSamples:
         except Exception as error:
             self.broken(1)
             logging.warning(
-                f"open_clip_ext: {where(sample)}: a companion image cannot be read ({error}); it counts as "
-                "missing"
+                f"open_clip_ext: {place}: a companion image cannot be read ({error}); it counts as missing"
             )
             return None

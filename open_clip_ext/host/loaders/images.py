@@ -106,7 +106,7 @@ class ReadableImages(Dataset[Any]):
             try:
                 return self.samples[row]
             except Exception:
-                image = str(self.samples.images[row])
+                image = str(list(self.samples.images)[row])  # with the task API a pandas Series
                 reason = problem(image, Path(self.path).parent)
                 if not reason:  # then it is not the image's fault, or no longer
                     raise

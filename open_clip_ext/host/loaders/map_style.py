@@ -65,6 +65,7 @@ def source(
     captions = getattr(samples, "captions", None) or [samples.caption]
     if settings.companions or settings.images or settings.identified:
         loader.collate_fn = state.collate_fn(settings, batched=False)
+    captions = [samples.caption] if table is None else list(samples.captions)
     if state.lookup is not None:
         chosen = [captions[i] for i in spread(len(captions), SAMPLE)]
         summary += [check_coverage(chosen, state, state.lookup, settings, args.train_data)]
@@ -99,7 +100,7 @@ def _attach_to_csv(
 ) -> str:
     """Pack companions into the captions; what there is of them, in words."""
     path = args.train_data
-    captions = dataset.captions
+    captions = list(dataset.captions)
     kinds = {
         kind: [parse(value, f"{path}, data row {row}") for row, value in enumerate(table[column], start=1)]
         for kind, column in settings.sources.items()
@@ -112,10 +113,11 @@ def _attach_to_csv(
         return f"{path}, column{'s' if len(group) > 1 else ''} {columns}"
 
     found = Found(settings, kinds, place, "row")
-    dataset.captions = [
+    packed = [
         pack(caption, dict(zip(kinds, texts, strict=True)))
         for caption, *texts in zip(captions, *kinds.values(), strict=True)
     ]
+    dataset.captions = type(dataset.captions)(packed)  # a list, or with the task API a pandas Series
     if state.lookup is None:
         warn_of_truncation(state, captions, {kind: found.texts[kind] for kind in settings.sources}, path)
     return found.summary()

@@ -7,27 +7,38 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from functools import partial
 from typing import Any
 
 from open_clip_train import data as upstream
 from PIL import Image
-from webdataset.filters import FilterFunction
 
 from open_clip_ext.data import Companions, image_kind
 from open_clip_ext.errors import InputError
-from open_clip_ext.host.loaders.companions import identify, pack, parse
+from open_clip_ext.host.loaders.companions import identify, pack, parse, unpack
 from open_clip_ext.host.loaders.found import Found
+from open_clip_ext.host.loaders.stages import (
+    caption_field,
+    carry,
+    choosing,
+    image_fields,
+    lenient,
+    wanted,
+    with_handler,
+)
 from open_clip_ext.host.loaders.tally import Tally, where
 from open_clip_ext.training.config import Settings
 from open_clip_ext.training.kinds import key_flag
 
-# Where open_clip looks for a picture.
-PICTURE = ("jpg", "png", "jpeg", "webp")
 # Samples that are looked at before training: in all, and of a shard; shards that they come from at most;
 # and how many of them are decoded.
 PEEK, SHARDS, DECODED = 256, 100, 8
-# Where the companion images of a sample wait: upstream decodes no field with such a name.
+# Where companions of a sample travel until its caption is known, and then its companion images until they
+# are decoded; and what says which picture it shows. Upstream decodes no field with such a name.
+CARRIED, PICTURE = "__companions__", "__picture__"
 IMAGES = "__companion_images__"
+Draw = Callable[[str, Companions], tuple[str, list[str]]]
 
 
 class PackSample:
@@ -48,7 +59,7 @@ class PackSample:
         self,
         sources: Mapping[str, str],
         images: Mapping[str, str] | None = None,
-        draw: Callable[[str, Companions], tuple[str, list[str]]] | None = None,
+        draw: Draw | None = None,
     ) -> None:
         self.sources, self.draw = dict(sources), draw
         self.images = {image_kind(kind): name for kind, name in (images or {}).items()}
@@ -58,17 +69,16 @@ class PackSample:
             for kind, name in self.images.items()
         }
 
-    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """The sample, its `txt` packed and the companions' own fields gone; images wait in `IMAGES`."""
-        caption, companions = self.caption(sample), self.companions(sample)
-        packed = self.without_images(sample)
-        packed = {name: value for name, value in packed.items() if name not in self._fields()}
-        if self.draw is None:
-            text = pack(caption, companions)
-        else:
-            text, names = self.draw(caption, companions)
-            packed[IMAGES] = [sample[name] if name else None for name in names]
-        return {**packed, "txt": text.encode("utf-8")}
+    def insert(self, stages: list[Any], handler: Callable[[Exception], bool]) -> None:
+        """Put it into upstream's stages, in place; `handler` is told of samples that it cannot read."""
+        carry(stages, CARRIED, self.attach, partial(_pack_sample, self.draw, caption_field(stages)), handler)
+
+    def attach(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """The sample without its companions' fields: they, those of images, and its place are in `CARRIED`."""
+        companions, rest = self.companions(sample), self.without_images(sample)
+        images = {name: content for name, content in sample.items() if name not in rest}
+        rest = {name: value for name, value in rest.items() if name not in self._fields()}
+        return {**rest, CARRIED: (companions, images, where(sample))}
 
     def without_images(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """The sample without its companion images, which upstream would decode, drawn or not."""
@@ -77,14 +87,6 @@ class PackSample:
             for name, value in sample.items()
             if not any(member.fullmatch(name) for member in self._members.values())
         }
-
-    @staticmethod
-    def caption(sample: Mapping[str, Any]) -> str:
-        """The caption of a sample."""
-        try:
-            return str(sample["txt"], "utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{where(sample)}: its txt is not UTF-8 ({error})") from error
 
     def companions(self, sample: Mapping[str, Any]) -> dict[str, list[str]]:
         """The companions of a sample by kind, images as the names of their fields."""
@@ -119,15 +121,19 @@ class IdentifySample:
     Args:
         key: of what says which picture it is, where companions of that name would lie; empty: the picture's
             own file does.
+        stages: upstream's, as it made them.
     """
 
-    def __init__(self, key: str) -> None:
-        self.key = key
+    def __init__(self, key: str, stages: Sequence[Any]) -> None:
+        self.key, self.files = key, image_fields(stages)
 
-    def __call__(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """The sample, with another `txt`."""
-        text = identify(PackSample.caption(sample), self.picture(sample))
-        return {**sample, "txt": text.encode("utf-8")}
+    def insert(self, stages: list[Any], handler: Callable[[Exception], bool]) -> None:
+        """Put it into upstream's stages, in place, before a `PackSample` is."""
+        carry(stages, PICTURE, self.attach, partial(_identify_sample, caption_field(stages)), handler)
+
+    def attach(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """The sample, and what says which picture it shows in `PICTURE`."""
+        return {**sample, PICTURE: self.picture(sample)}
 
     def picture(self, sample: Mapping[str, Any]) -> str | bytes:
         """What two samples have in common that show the same picture.
@@ -135,7 +141,7 @@ class IdentifySample:
         Raises InputError if there is nothing.
         """
         if not self.key:
-            return next(bytes(sample[field]) for field in PICTURE if field in sample)
+            return next(bytes(sample[field]) for field in self.files if field in sample)
         found = value(sample, self.key)
         name = str(found, "utf-8", "replace") if isinstance(found, bytes) else str(found)
         if found is None or not name.strip():
@@ -159,6 +165,31 @@ def value(sample: Mapping[str, Any], name: str) -> Any:
     return None
 
 
+def _identify_sample(field: str, sample: dict[str, Any]) -> dict[str, Any]:
+    """The sample, the identity of its picture ahead of the caption in `field`, packed or not."""
+    sample = dict(sample)
+    picture, text = sample.pop(PICTURE), sample[field]
+    text = text.decode("utf-8") if isinstance(text, bytes) else text
+    return {**sample, field: identify(text, picture).encode("utf-8")}
+
+
+def _pack_sample(draw: Draw | None, field: str, sample: dict[str, Any]) -> dict[str, Any]:
+    """The sample, its companions packed into the caption in `field`; drawn images are in `IMAGES`."""
+    sample = dict(sample)
+    (companions, images, place), caption = sample.pop(CARRIED), sample[field]
+    if isinstance(caption, bytes):
+        try:
+            caption = caption.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"its {field} is not UTF-8 ({error})") from error
+    if draw is None:
+        text = pack(caption, companions)
+    else:
+        text, names = draw(caption, companions)
+        sample[IMAGES] = place, [images[name] if name else None for name in names]
+    return {**sample, field: text.encode("utf-8")}
+
+
 class FirstSamples:
     """The first samples of shards, read before training so that a wrong file or field costs no time.
 
@@ -167,10 +198,11 @@ class FirstSamples:
     Args:
         data: the shards, as `--train-data` names them.
         packer: reads the companions of a sample.
-        decode: upstream's stage that decodes samples; only some are, because pictures take long.
+        stages: upstream's, as it made them. Only some samples are decoded, because pictures take long.
 
     Attributes:
-        samples: undecoded, those that nothing is wrong with.
+        samples: as they are in their shards, those that nothing is wrong with.
+        captions: the caption of each.
         texts: the companions of each by kind.
         where: what was looked at, for a sentence.
         broken: what was passed over, for the log.
@@ -178,18 +210,25 @@ class FirstSamples:
     Raises InputError if there is no such sample.
     """
 
-    def __init__(self, data: str, packer: PackSample, decode: FilterFunction) -> None:
+    def __init__(self, data: str, packer: PackSample, stages: Sequence[Any]) -> None:
         self.packer = packer
         self.samples: list[dict[str, Any]] = []
+        self.captions: list[str] = []
         self.texts: list[dict[str, list[str]]] = []
-        self.tally = tally = Tally(f"--train-data {data}:", lambda error: True)
-        decode = FilterFunction(decode.f, *decode.args, **{**decode.kw, "handler": tally.bad_sample})
+        self.tally = tally = Tally(f"--train-data {data}:", wanted(stages), lambda error: True)
+        self.field = caption_field(stages)
+        self.decode = with_handler(lenient(stages)[-1], tally.bad_sample)
+        self.read = [with_handler(stage, tally.bad_sample) for stage in choosing(stages)]
+        undrawn = copy(packer)
+        undrawn.draw = None
+        undrawn.insert(self.read, tally.bad_sample)
+        choose = self.read.pop(0)
         shards = upstream.expand_urls(data)[0]
         for shard in tally.draw({"url": url} for url in shards[:SHARDS]):
             samples = upstream.tarfile_to_samples_nothrow([shard], handler=tally.bad_file)
             read = tally.read(itertools.islice(samples, PEEK))
-            for sample in tally.complete(filter(upstream.filter_no_caption_or_no_image, read)):
-                self._look_at(sample, decode)
+            for sample in tally.complete(choose(read)):
+                self._look_at(sample)
             if len(self.samples) >= PEEK:
                 break
         self.where = shards[0] if tally.shards == 1 else f"{tally.shards} shards of {data}"
@@ -198,19 +237,20 @@ class FirstSamples:
         seen = f"the first problem among {tally.whole} samples looked at"
         self.broken = f"; {seen}: {tally.first}" if tally.first else ""
 
-    def _look_at(self, sample: dict[str, Any], decode: FilterFunction) -> None:
-        try:
-            texts = self.packer.companions(sample)
-            self.packer.caption(sample)
-        except Exception as error:
-            self.tally.bad_sample(error)
-            return
-        if len(self.samples) < DECODED:
-            if not list(decode([self.packer.without_images(sample)])):
-                return
-            self._look_at_images(sample, texts)
-        self.samples.append(sample)
-        self.texts.append(texts)
+    def _look_at(self, sample: dict[str, Any]) -> None:
+        found: Any = [sample]
+        for stage in self.read:
+            found = stage(found)
+        for chosen in found:  # one, or none
+            packed: tuple[str, Any] = unpack(chosen[self.field])
+            caption, companions = packed
+            if len(self.samples) < DECODED:
+                if not list(self.decode([chosen])):
+                    return
+                self._look_at_images(sample, companions)
+            self.samples.append(sample)
+            self.captions.append(caption)
+            self.texts.append(companions)
 
     def _look_at_images(self, sample: dict[str, Any], companions: dict[str, list[str]]) -> None:
         """Decode the companion images of a sample; a broken one becomes missing."""

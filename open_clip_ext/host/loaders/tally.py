@@ -27,6 +27,7 @@ class Tally:
 
     Args:
         what: the data and who reads them, for a sentence: it goes on with "in 3 shards".
+        wanted: the fields of a usable sample, and how to choose others, in words.
         handler: told of every problem; says whether to go on.
         batch_size: how many usable samples it takes to train.
         patience: how many shards that are drawn without end may bring nothing.
@@ -35,11 +36,13 @@ class Tally:
     def __init__(
         self,
         what: str,
+        wanted: tuple[str, str],
         handler: Callable[[Exception], bool],
         batch_size: int = 1,
         patience: float = math.inf,
     ) -> None:
-        self.what, self.handler, self.batch_size, self.patience = what, handler, batch_size, patience
+        self.what, self.wanted, self.handler = what, wanted, handler
+        self.batch_size, self.patience = batch_size, patience
         self.shard = self.place = ""
         self.begin()
 
@@ -115,10 +118,8 @@ class Tally:
             return f"{head} there is no sample that can be read{first}; repair these files or leave them out"
         if not self.whole:
             fields = ", ".join(sorted(self.fields)[:FIELDS])
-            return (
-                f"{head} none of {self.samples} samples has both a caption (txt) and an image (png, jpg, "
-                f"jpeg or webp); their fields: {fields}; open_clip reads no other names"
-            )
+            names, advice = self.wanted
+            return f"{head} none of {self.samples} samples has both {names}; their fields: {fields}; {advice}"
         if not self.usable:
             return f"{head} none of {self.whole} samples can be used{first}; repair them or leave them out"
         return (

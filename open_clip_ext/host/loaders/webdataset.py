@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import webdataset as wds
 from open_clip_train import data as upstream
 from open_clip_train.data import SharedEpoch
 from torch import Tensor
-from webdataset.filters import FilterFunction, _batched, _map_dict, _select
+from webdataset.filters import _batched, _map_dict, _select, reraise_exception
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.host.loaders.companion_images import ImageDraw, ImagesOfSamples
@@ -26,6 +25,7 @@ from open_clip_ext.host.loaders.companions import (
 from open_clip_ext.host.loaders.layout import Layout
 from open_clip_ext.host.loaders.samples import FirstSamples, IdentifySample, PackSample
 from open_clip_ext.host.loaders.shard_order import seed_shuffles
+from open_clip_ext.host.loaders.stages import index, last_index, lenient, mapped, wanted
 from open_clip_ext.host.loaders.tally import Tally
 from open_clip_ext.texts import is_list
 from open_clip_ext.training import seeding
@@ -58,18 +58,19 @@ def source(
     stages: list[Any] = loader.dataset.pipeline
     tally = Tally(
         f"--train-data {args.train_data}: a loader worker found that",
+        wanted(stages),
         state.broken,
         args.batch_size,
         ROUNDS * len(stages[0].urls) if args.dataset_resampled else math.inf,
     )
     at = stages.index(upstream.tarfile_to_samples_nothrow)
     stages[at : at + 1] = tally.draw, partial(stages[at], handler=tally.bad_file), tally.read
-    decode = _decoding(stages)
-    decode.kw["handler"] = tally.bad_sample
     draw = ImageDraw(state) if settings.image_sources else None
     packer = PackSample(settings.sources, settings.image_sources, draw)
-    look = FirstSamples(args.train_data, packer, decode)
-    captions = [packer.caption(sample) for sample in look.samples]
+    look = FirstSamples(args.train_data, packer, stages)
+    captions = look.captions
+    for stage in lenient(stages):
+        stage.kw["handler"] = tally.bad_sample
     lists = list(filter(is_list, captions))
     if 2 * len(lists) > len(captions):
         raise InputError(
@@ -81,23 +82,23 @@ def source(
         loader.collate_fn = state.collate_fn(settings, batched=True)
     if state.lookup is not None:
         summary += [check_coverage(captions, state, state.lookup, settings, look.where)]
+    repeated = ""
+    if settings.identified:
+        identify = IdentifySample(settings.picture_key, stages)
+        repeated = f"; {repeats(look.pictures(identify), captions, 'samples looked at')}"
+        identify.insert(stages, tally.bad_sample)
     if settings.keys:
         found = look.require(settings)
         # A sample whose companions cannot be read is broken: counted and passed over like any other.
-        stages.insert(_index(stages, _select) + 1, wds.map(packer, handler=tally.bad_sample))
+        packer.insert(stages, tally.bad_sample)
         summary += [found.summary("captions looked at")]
         texts = {kind: found.texts[kind] for kind in settings.sources}
     if settings.image_sources:
         load = ImagesOfSamples(transform, state.broken_images.add)
-        stages.insert(_index(stages, _map_dict) + 1, wds.map(load))
+        stages.insert(last_index(stages, _map_dict) + 1, mapped(load, reraise_exception))
     if state.lookup is None:
         warn_of_truncation(state, captions, texts, look.where)
-    state.summary = "; ".join(summary) or state.summary
-    if settings.identified:
-        identify = IdentifySample(settings.picture_key)
-        state.summary += f"; {repeats(look.pictures(identify), captions, 'samples looked at')}"
-        stages.insert(stages.index(decode), wds.map(identify, handler=tally.bad_sample))
-    state.summary += look.broken
+    state.summary = "".join(["; ".join(summary) or state.summary, repeated, look.broken])
     return WebDataset(loader, info.shared_epoch, state.layout, args.batch_size, args.seed, args.rank, tally)
 
 
@@ -131,7 +132,7 @@ class WebDataset:
             (_select, [tally.shuffle], [tally.complete, self.number]),
             (_batched, [self.number.stamp, tally.use], [_RequiredBatches(tally, self.number), self.past]),
         ):
-            at = _index(stages, stage)
+            at = index(stages, stage)
             stages[at : at + 1] = *before, stages[at], *after
         loader.worker_init_fn = shield_worker_from_signals
 
@@ -207,17 +208,3 @@ class _SkippedBatches:
             self.start = (-1, [])  # not once more when the shards begin anew
             yield from itertools.repeat(None, past)
         yield from batches
-
-
-def _decoding(stages: Sequence[Any]) -> FilterFunction:
-    """The stage that decodes: upstream has it pass over what it cannot decode."""
-    return next(
-        stage
-        for stage in stages
-        if isinstance(stage, FilterFunction) and stage.kw.get("handler") is upstream.log_and_continue
-    )
-
-
-def _index(stages: Sequence[Any], function: Any) -> int:
-    """Where in a webdataset pipeline the filter `function` stands."""
-    return [isinstance(stage, FilterFunction) and stage.f is function for stage in stages].index(True)
