@@ -102,13 +102,16 @@ def seen(monkeypatch):
     """The images and texts that models are given, as they are."""
     batches = []
 
-    def watch(module, inputs):
-        if isinstance(module, open_clip.CLIP) and inputs[0].ndim == 5:  # the teacher gets rows
-            batches.append(inputs)
+    call = torch.nn.Module.__call__
 
-    handle = torch.nn.modules.module.register_module_forward_pre_hook(watch)
-    yield batches
-    handle.remove()
+    def watched(module, *inputs, **named):  # upstream's main branch names them
+        given = (*inputs, *named.values())
+        if isinstance(module, open_clip.CLIP) and given[0].ndim == 5:  # the teacher gets rows
+            batches.append(given)
+        return call(module, *inputs, **named)
+
+    monkeypatch.setattr(torch.nn.Module, "__call__", watched)
+    return batches
 
 
 def pairs(seen) -> tuple[set[str], int]:

@@ -74,7 +74,7 @@ class PackSample:
         carry(stages, CARRIED, self.attach, partial(_pack_sample, self.draw, caption_field(stages)), handler)
 
     def attach(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """The sample without its companions' fields: they, those of images, and its place are in `CARRIED`."""
+        """The sample without its companions' fields; they, and its place, are in `CARRIED`."""
         companions, rest = self.companions(sample), self.without_images(sample)
         images = {name: content for name, content in sample.items() if name not in rest}
         rest = {name: value for name, value in rest.items() if name not in self._fields()}
