@@ -19,6 +19,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from open_clip_ext.texts import IMAGE, image_kind
 from open_clip_ext.texts import parse_texts as parse_texts
 
 Tokenizer = Callable[[list[str]], Tensor]
@@ -28,8 +29,6 @@ Companions = Mapping[str, Sequence[str | Sequence[str]]]
 # Companions that are drawn together: one of each kind of a group.
 Unit = tuple[str, ...]
 
-# What follows the kind in the name of a kind of images; no name of a kind of texts has a blank.
-IMAGE = " image"
 # Words whose ids a loader worker keeps: a few dozen MB at most.
 KNOWN_WORDS = 100_000
 
@@ -262,11 +261,6 @@ def present(texts: Tensor) -> Tensor:
     A text that does not exist is a row of zeros.
     """
     return (texts != 0).any(-1)
-
-
-def image_kind(kind: str) -> str:
-    """What the companion images of a kind are called among the kinds of texts."""
-    return f"{kind}{IMAGE}"
 
 
 def _exists(unit: Unit, texts: int | None = None) -> bool:

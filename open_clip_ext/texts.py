@@ -1,4 +1,4 @@
-"""Texts in data files: a single text, a list of texts, or a list that a program has printed."""
+"""Texts in data files: a single text, a list of texts, or one that a program has printed; names of kinds."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ PRINTED = re.compile(f"{LIST}|{TUPLE}|{ARRAY}")
 # round brackets is not a list.
 PARTS = rf"(?:{ITEM}|b{HELD}|\.\.\.|nan|<NA>|[\[\](), ])+"
 UNCLEAR = re.compile(rf"(?!\({HELD}\)$)[\[(]{PARTS}[\])]|{NUMPY}array\({PARTS}(?:(?:shape|dtype)=.*)?\)")
+# What follows the kind in the name of a kind of images; no name of a kind of texts has a blank.
+IMAGE = " image"
 # How a list or another structure may begin.
 BEGINNINGS = ("[", "(", "{", "array(", "np.array(", "numpy.array(")
 
@@ -137,3 +139,8 @@ def _evaluated(read: Callable[[str], Any], text: str) -> Any:
 def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def image_kind(kind: str) -> str:
+    """What the companion images of a kind are called among the kinds of texts."""
+    return f"{kind}{IMAGE}"

@@ -30,7 +30,9 @@ ALLOWED = {
     "plugins": ["errors"],
     "registry": ["errors", "plugins"],
     "negatives": ["negatives", "csv_files", "data", "errors", "files", "plugins", "tables", "texts"],
-    "training": ["training", "", "data", "errors", "model", "negatives", "plugins", "registry", "teacher"],
+    "training": [
+        *("training", "", "errors", "model", "negatives", "plugins", "registry", "teacher", "texts"),
+    ],
     "host": [
         *("host", "", "csv_files", "data", "errors", "evaluation", "files", "identity", "model"),
         *("negatives", "precision", "teacher", "texts", "training"),

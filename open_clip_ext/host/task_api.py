@@ -136,10 +136,10 @@ class TaskAPI(Adapter):
         task = upstream(args, model, dist_model=dist_model, naflex_data_config=naflex_data_config)
         if self.run is None:
             return task
-        from open_clip.task import CLIPTask
+        from open_clip.task import CLIPTask, SigLIPTask
 
         with exit_on_error():
-            if type(task) is not CLIPTask:
+            if type(task) not in (CLIPTask, SigLIPTask):  # these differ in their loss alone
                 raise InputError(
                     f"--model {args.model} cannot go with --loss: open_clip trains it as a "
                     f"{type(task).__name__}, which has a loss of its own"

@@ -12,9 +12,9 @@ from typing import Any
 from torch import nn
 
 from open_clip_ext import registry
-from open_clip_ext.data import image_kind
 from open_clip_ext.errors import InputError
 from open_clip_ext.negatives.store import Store
+from open_clip_ext.texts import image_kind
 from open_clip_ext.training import kinds
 from open_clip_ext.training.flags import FLAGS
 from open_clip_ext.training.generations import Schedule, parse

@@ -9,8 +9,8 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from open_clip_ext.data import IMAGE, image_kind
 from open_clip_ext.errors import InputError
+from open_clip_ext.texts import IMAGE, image_kind
 
 # The kind that `--num-negatives` and `--negatives-key` are short forms for.
 NEGATIVES = "neg"

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from open_clip_ext import __version__, registry
-from open_clip_ext.data import image_kind
 from open_clip_ext.errors import InputError, TrainingError, exit_on_error
 from open_clip_ext.model.dense import DenseTokens
 from open_clip_ext.model.forward import extend_forward, extension_of, unwrap
 from open_clip_ext.model.text_trimming import trim
+from open_clip_ext.texts import image_kind
 from open_clip_ext.training import kinds, ranks
 from open_clip_ext.training.config import Settings
 from open_clip_ext.training.generations import Generations

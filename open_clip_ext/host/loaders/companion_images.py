@@ -19,12 +19,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from open_clip_ext.data import Companions, image_kind
+from open_clip_ext.data import Companions
 from open_clip_ext.errors import InputError
 from open_clip_ext.host.loaders.companions import LoaderState, pack, unpack
 from open_clip_ext.host.loaders.images import problem
 from open_clip_ext.host.loaders.layout import Layout
 from open_clip_ext.host.loaders.samples import IMAGES
+from open_clip_ext.texts import image_kind
 
 
 class ImageDraw:

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING, Any
 from open_clip_train import data as upstream
 from torch.utils.data import default_collate
 
-from open_clip_ext.data import CompanionCollate, Companions, image_kind, parse_texts, with_pictures
+from open_clip_ext.data import CompanionCollate, Companions, parse_texts, with_pictures
 from open_clip_ext.errors import InputError
 from open_clip_ext.host.loaders import truncation
 from open_clip_ext.host.loaders.found import Found, Texts, lacking
 from open_clip_ext.host.loaders.layout import Layout
 from open_clip_ext.identity import picture_identity
 from open_clip_ext.negatives.store import Store
+from open_clip_ext.texts import image_kind
 from open_clip_ext.training.config import Settings
 from open_clip_ext.training.kinds import several
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from open_clip_ext.data import grouped, image_kind
+from open_clip_ext.data import grouped
 from open_clip_ext.errors import InputError
+from open_clip_ext.texts import image_kind
 from open_clip_ext.training.config import Settings
 from open_clip_ext.training.kinds import count_flags, one
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from open_clip_ext.data import image_kind
 from open_clip_ext.errors import InputError
 from open_clip_ext.host.loaders import csv_data
 from open_clip_ext.host.loaders.companion_images import ImageDraw, ImagesOfRows, load_file, load_synthetic
@@ -32,6 +31,7 @@ from open_clip_ext.host.loaders.companions import (
 )
 from open_clip_ext.host.loaders.found import Found
 from open_clip_ext.host.loaders.images import ReadableImages, spread
+from open_clip_ext.texts import image_kind
 from open_clip_ext.training import seeding
 from open_clip_ext.training.config import Settings
 from open_clip_ext.training.signals import shield_worker_from_signals

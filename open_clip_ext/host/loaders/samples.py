@@ -14,7 +14,7 @@ from typing import Any
 from open_clip_train import data as upstream
 from PIL import Image
 
-from open_clip_ext.data import Companions, image_kind
+from open_clip_ext.data import Companions
 from open_clip_ext.errors import InputError
 from open_clip_ext.host.loaders.companions import identify, pack, parse, unpack
 from open_clip_ext.host.loaders.found import Found
@@ -28,6 +28,7 @@ from open_clip_ext.host.loaders.stages import (
     with_handler,
 )
 from open_clip_ext.host.loaders.tally import Tally, where
+from open_clip_ext.texts import image_kind
 from open_clip_ext.training.config import Settings
 from open_clip_ext.training.kinds import key_flag
 
