@@ -62,7 +62,6 @@ def source(
     """
     samples = loader.dataset
     summary = []
-    captions = getattr(samples, "captions", None) or [samples.caption]
     if settings.companions or settings.images or settings.identified:
         loader.collate_fn = state.collate_fn(settings, batched=False)
     captions = [samples.caption] if table is None else list(samples.captions)
@@ -130,7 +129,8 @@ def _identify(pictures: Sequence[str], column: str, dataset: Any, path: str) -> 
             f"{path}, data row {blank}: nothing in column {column!r} says which picture it shows, and "
             "same=mask needs that; fill it in or leave out the row"
         )
-    dataset.captions = [identify(*pair) for pair in zip(dataset.captions, pictures, strict=True)]
+    named = [identify(*pair) for pair in zip(dataset.captions, pictures, strict=True)]
+    dataset.captions = type(dataset.captions)(named)  # as above
 
 
 def _attach_to_synthetic(dataset: Any, state: LoaderState, settings: Settings) -> str:
