@@ -23,6 +23,8 @@ __all__ = [
     "Loss",
     "Teacher",
     "check_shapes",
+    "clip",
+    "hard_negative_clip",
     "in_fp32",
     "option",
     "term",
@@ -320,6 +322,18 @@ class Loss(Declared):
         super()._load_from_state_dict(state, prefix, *args)
 
 
+def clip(x: Batch) -> Tensor:
+    """`functional.clip` of a batch."""
+    return functional.clip(x.rows.image, x.rows.text, x.scale, columns=x.columns.of(), bias=x.bias)
+
+
+def hard_negative_clip(x: Batch) -> Tensor:
+    """`functional.hard_negative_clip` of a batch."""
+    v, t, n, valid = x.rows.tensors("neg")
+    columns = x.columns.of("neg")
+    return functional.hard_negative_clip(v, t, n, x.scale, valid, columns=columns, bias=x.bias)
+
+
 class ContrastiveLoss(Loss):
     """Base of the losses that begin with CLIP's, or with SigLIP's on a model with a logit bias."""
 
@@ -328,7 +342,7 @@ class ContrastiveLoss(Loss):
     @term()
     def contrastive_loss(self, x: Batch) -> Tensor:
         """See `functional.clip`."""
-        return functional.clip(x.rows.image, x.rows.text, x.scale, columns=x.columns.of(), bias=x.bias)
+        return clip(x)
 
 
 class HardNegativeLoss(Loss):
@@ -340,9 +354,7 @@ class HardNegativeLoss(Loss):
     @term()
     def contrastive_loss(self, x: Batch) -> Tensor:
         """See `functional.hard_negative_clip`."""
-        v, t, n, valid = x.rows.tensors("neg")
-        columns = x.columns.of("neg")
-        return functional.hard_negative_clip(v, t, n, x.scale, valid, columns=columns, bias=x.bias)
+        return hard_negative_clip(x)
 
 
 def in_fp32(forward: Callable[P, R]) -> Callable[P, R]:

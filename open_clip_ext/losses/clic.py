@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from open_clip_ext.losses import functional
-from open_clip_ext.losses.base import Batch, Loss, option, term
+from open_clip_ext.losses.base import Batch, Loss, clip, option, term
 from open_clip_ext.losses.batch import Rows
 
 
@@ -38,8 +38,7 @@ class CLICLoss(Loss):
         (u, p, valid), (all_u, all_p, exist) = shown(x.rows), shown(x.columns)
         columns = functional.Samples(all_u, all_u, all_p, exist, x.columns.first)
         pairs = functional.positives_clip(u, p, x.scale, valid, columns=columns, bias=x.bias)
-        single = functional.clip(x.rows.image, x.rows.text, x.scale, columns=x.columns.of(), bias=x.bias)
-        return torch.where(self.steps % 2 * self.alternate == 0, self.pair_weight * pairs, single)
+        return torch.where(self.steps % 2 * self.alternate == 0, self.pair_weight * pairs, clip(x))
 
     @term("own_weight")
     def own_loss(self, x: Batch) -> Tensor:

@@ -24,9 +24,8 @@ class HardPositivesLoss(Loss):
     C_j are the true captions of all samples at place j, J_i counts those of sample i, its caption included.
     So a sample without hard positives gives plain CLIP, and one without negatives adds 0 to L_own.
 
-    Source: The Hard Positive Truth about Vision-Language Compositionality, arXiv 2409.17958, and
-    amitakamath/hard_positives@33addaa, which has the data and no training code. That positives and negatives
-    are trained on together is theirs; the equation is our reading of it.
+    Source: The Hard Positive Truth about Vision-Language Compositionality, arXiv 2409.17958;
+    amitakamath/hard_positives@33addaa has no training code, so the equation is our reading.
     """
 
     paper = "Kamath et al., ECCV 2024, arXiv 2409.17958"
@@ -39,8 +38,8 @@ class HardPositivesLoss(Loss):
         """See `functional.positives_clip`."""
         rows, columns = true_captions(x.rows), true_captions(x.columns)
         assert rows.neg is not None
-        image, true, valid = rows.image, rows.neg, rows.valid
-        return functional.positives_clip(image, true, x.scale, valid, columns=columns, bias=x.bias)
+        c, valid = rows.neg, rows.valid
+        return functional.positives_clip(rows.image, c, x.scale, valid, columns=columns, bias=x.bias)
 
     @term("igc_weight")
     def igc_loss(self, x: Batch) -> Tensor:

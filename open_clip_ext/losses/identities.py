@@ -34,6 +34,11 @@ class Identities(NamedTuple):
         texts = [self.text] if self.neg is None else [self.text, self.neg[:, companions]]
         return torch.cat([self.picture[:, None], *texts], dim=1)
 
+    def beside(self, *places: int) -> Identities:
+        """The same, in which companions at some places belong to the texts of the pairs, and no others."""
+        assert self.neg is not None
+        return Identities(self.picture, torch.cat([self.text, self.neg[:, list(places)]], dim=1))
+
     def companions(self) -> Tensor:
         """True companions, each as a pair with its picture and its sample's texts: `[B*K, 2+n]`."""
         assert self.neg is not None

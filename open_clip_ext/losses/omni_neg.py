@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from open_clip_ext.losses import functional
-from open_clip_ext.losses.base import Batch, Loss, option, term
+from open_clip_ext.losses.base import Batch, Loss, clip, hard_negative_clip, option, term
 
 
 class OmniNegLoss(Loss):
@@ -24,9 +24,8 @@ class OmniNegLoss(Loss):
 
     Source: Omni-NegCLIP, arXiv 2603.29258; Jingqi-Xu/Omni-NegCLIP.
 
-    Differs: their stages have a data set each, CC-Neg and COCO; here, each caption brings both. Their margin
-    is 0.9: the cosine of a caption and its absence caption, both true, has to fall below -0.9. Ours is 0. A
-    sample without an absence caption adds 0 to L_absence and L_apart.
+    Differs: their stages have a data set each; here, each caption brings both. Their margin is 0.9, ours 0.
+    A sample without an absence caption adds 0 to L_absence and L_apart.
     """
 
     paper = "Xu, CVPR 2026 workshops, arXiv 2603.29258"
@@ -40,9 +39,7 @@ class OmniNegLoss(Loss):
     def presence_loss(self, x: Batch) -> Tensor:
         """The first stage."""
         v, t, n, valid = x.rows.tensors("neg")
-        columns = x.columns.of("neg")
-        contrast = functional.hard_negative_clip(v, t, n, x.scale, valid, columns=columns, bias=x.bias)
-        return (2 * contrast + functional.image_grounded(v, t, n, x.scale, valid)) / 3
+        return (2 * hard_negative_clip(x) + functional.image_grounded(v, t, n, x.scale, valid)) / 3
 
     @term()
     def absence_loss(self, x: Batch) -> Tensor:
@@ -54,7 +51,7 @@ class OmniNegLoss(Loss):
     @term("caption_weight")
     def caption_loss(self, x: Batch) -> Tensor:
         """The captions themselves."""
-        return functional.clip(x.rows.image, x.rows.text, x.scale, columns=x.columns.of(), bias=x.bias)
+        return clip(x)
 
     @term("apart_weight")
     def apart_loss(self, x: Batch) -> Tensor:

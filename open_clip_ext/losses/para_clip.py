@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -19,8 +19,8 @@ class ParaCLIPLoss(Loss):
 
         L = L_clip(V, P_2) + L_clip(T, P_1) + L_clip(P_1, P_2)
 
-    Where P_2 is missing, the image keeps its caption, plain CLIP. A pair of texts of which one is missing
-    leaves both directions, and contributes 0 to the other two terms.
+    Where P_2 is missing, the image keeps its caption. A pair of texts of which one is missing leaves both
+    directions, and adds 0 to the other two terms.
 
     Source: Fine-tuning CLIP Text Encoders with Two-step Paraphrasing, arXiv 2402.15120; no code was read.
     """
@@ -33,24 +33,22 @@ class ParaCLIPLoss(Loss):
     def image_loss(self, x: Batch) -> Tensor:
         """Images and second paraphrases, or captions in their place."""
         own, every = (
-            torch.where(rows.exists("pos")[:, 1:2], rows.features("pos")[:, 1], rows.text)
-            for rows in (x.rows, x.columns)
+            torch.where(r.exists("pos")[:, 1:2], r.features("pos")[:, 1], r.text) for r in (x.rows, x.columns)
         )
-        columns = functional.Samples(x.columns.image, every, first=x.columns.first, same=_pairs(x, 1))
+        columns = functional.Samples(x.columns.image, every, first=x.columns.first, same=_same(x, 1))
         return functional.clip(x.rows.image, own, x.scale, columns=columns, bias=x.bias)
 
     @term()
     def caption_loss(self, x: Batch) -> Tensor:
         """Captions and first paraphrases."""
-        same = _pairs(x, 0)
-        return _contrast(x, same, lambda r: (r.text, r.features("pos")[:, 0], r.exists("pos")[:, 0]))
+        return _contrast(x, [0], lambda r: (r.text, r.features("pos")[:, 0], r.exists("pos")[:, 0]))
 
     @term()
     def paraphrase_loss(self, x: Batch) -> Tensor:
         """First and second paraphrases."""
-        same = _pairs(x, 0, 1)
+        both = [0, 1]
         return _contrast(
-            x, same, lambda r: (*r.features("pos")[:, :2].unbind(1), r.exists("pos")[:, :2].all(1))
+            x, both, lambda r: (*r.features("pos")[:, :2].unbind(1), r.exists("pos")[:, :2].all(1))
         )
 
     def configure(self, companions: Mapping[str, int]) -> None:
@@ -59,15 +57,12 @@ class ParaCLIPLoss(Loss):
             raise ValueError(f"companions are {dict(companions)}, expected two pos")
 
 
-def _pairs(x: Batch, *places: int) -> Identities | None:
-    """Who is the same, where each has some paraphrases beside its caption."""
-    same = x.columns.identities("pos")
-    if same is None or same.neg is None:
-        return None
-    return Identities(same.picture, torch.cat([same.text, same.neg[:, list(places)]], dim=1))
-
-
-def _contrast(x: Batch, same: Identities | None, pairs: Callable[[Rows], tuple[Tensor, ...]]) -> Tensor:
+def _contrast(x: Batch, places: Sequence[int], pairs: Callable[[Rows], tuple[Tensor, ...]]) -> Tensor:
     (y, z, valid), (every_y, every_z, exists) = pairs(x.rows), pairs(x.columns)
-    columns = functional.Samples(every_y, every_z, None, exists, x.columns.first, same)
+    columns = functional.Samples(every_y, every_z, None, exists, x.columns.first, _same(x, *places))
     return functional.existing_pairs(y, z, x.scale, valid, columns=columns)
+
+
+def _same(x: Batch, *places: int) -> Identities | None:
+    same = x.columns.identities("pos")
+    return same and same.beside(*places)

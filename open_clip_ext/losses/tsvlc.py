@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from open_clip_ext.losses import functional
-from open_clip_ext.losses.base import Batch, Loss, option, term
+from open_clip_ext.losses.base import Batch, Loss, clip, hard_negative_clip, option, term
 
 
 class TSVLCLoss(Loss):
@@ -39,11 +39,7 @@ class TSVLCLoss(Loss):
     @term()
     def contrastive_loss(self, x: Batch) -> Tensor:
         """See `functional.hard_negative_clip`; `functional.clip` with captions alone."""
-        if self.contrast == "captions":
-            return functional.clip(x.rows.image, x.rows.text, x.scale, columns=x.columns.of(), bias=x.bias)
-        v, t, n, valid = x.rows.tensors("neg")
-        columns = x.columns.of("neg")
-        return functional.hard_negative_clip(v, t, n, x.scale, valid, columns=columns, bias=x.bias)
+        return clip(x) if self.contrast == "captions" else hard_negative_clip(x)
 
     @term("igc_weight")
     def igc_loss(self, x: Batch) -> Tensor:
