@@ -19,6 +19,7 @@ COMMANDS = (
     ("doctor", "cluster.doctor", "is the plugin armed, does upstream fit, and can a run start here?"),
     ("demo", "demo.run", "run the embedded example, end to end"),
     ("merge", "evaluation.merge", "interpolate two checkpoints"),
+    ("export", "export.run", "write a folder that transformers and open_clip load, with a model card"),
     ("traffic", "cluster.traffic", "compute what GPUs send each other in a step"),
 )
 NEGATIVES = (

@@ -1,10 +1,12 @@
-"""Atomic writes and hashes of files."""
+"""Atomic writes of files and folders, and hashes of files."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from open_clip_ext.errors import InputError
@@ -30,6 +32,27 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
         raise
     _to_disk(path.parent)  # the new name
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder next to `path`; at the end flush it to the disk and move it to `path`.
+
+    `path` must not exist, or be an empty folder. It is either that or complete. If the block raises, the
+    temporary folder is removed; a killed process leaves it under a hidden name.
+    """
+    path = path.resolve()
+    part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
+    part.mkdir()
+    try:
+        yield part
+        for file in (*part.rglob("*"), part):
+            _to_disk(file)
+        os.replace(part, path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    _to_disk(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

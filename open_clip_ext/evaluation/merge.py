@@ -78,11 +78,7 @@ def ends(base: str, tuned: str, model: str | None, activation: str | None) -> tu
     """
     from open_clip_ext.evaluation import models
 
-    def load(end: str) -> Loaded:
-        name, weights = (end, None) if end.startswith(models.SCHEMAS) else (model, end)
-        return models.load(name, weights, activation=activation, device="cpu")
-
-    a, b = load(base), load(tuned)
+    a, b = (models.from_end(end, model, activation) for end in (base, tuned))
     for what in ("activation", "preprocess"):
         if a.record[what] != b.record[what]:
             raise InputError(

@@ -81,6 +81,20 @@ def from_arguments(args: argparse.Namespace) -> Loaded:
     )
 
 
+def from_end(end: str, name: str | None, activation: str | None) -> Loaded:
+    """The model that a command names by one word, on the CPU.
+
+    Args:
+        end: a checkpoint, a tag of the model `name`, or `local-dir:FOLDER`.
+        name: of the model, or None if params.txt has it.
+        activation: `gelu` or `quickgelu`, or None if that is known.
+
+    Raises InputError as `load` does.
+    """
+    name, weights = (end, None) if end.startswith(SCHEMAS) else (name, end)
+    return load(name, weights, activation=activation, device="cpu")
+
+
 def load(
     name: str | None,
     pretrained: str | None = None,
@@ -112,14 +126,14 @@ def load(
     from open_clip_ext.model import text_trimming
 
     file = _file(name, pretrained)
-    run = _params(file) if file else {}
+    run = parameters(file) if file else {}
     if name is None:
         name = _noted_model(run, file)
     config = model_config(name)
     quick = _quick_gelu(name, pretrained, file, config, run, activation)
     as_trained = _as_trained(run)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    with _quiet(), _one_sentence(f"--model {name}"), checkpoints.loading(f"--model {name}"):
+    with quiet(), _one_sentence(f"--model {name}"), checkpoints.loading(f"--model {name}"):
         model = open_clip.create_model(
             name,
             pretrained=None if file else pretrained,
@@ -191,7 +205,7 @@ def checkpoint_file(name: str | None, pretrained: str) -> Path | None:
     raise InputError(f"--pretrained {pretrained}: no such tag and no such file{known}")
 
 
-def _params(checkpoint: Path) -> dict[str, str]:
+def parameters(checkpoint: Path) -> dict[str, str]:
     """The parameters of the run that made a checkpoint: from `merge`'s note in it, or from params.txt.
 
     Empty if there is neither a note nor a params.txt.
@@ -211,7 +225,7 @@ def _params(checkpoint: Path) -> dict[str, str]:
 def origin(loaded: Loaded) -> dict[str, str]:
     """The note that another checkpoint of this model needs in order to be loaded in the same way."""
     name, checkpoint = loaded.record["name"], Path(loaded.record["checkpoint"])
-    run = _params(checkpoint) if checkpoint.is_file() else {"pretrained": str(checkpoint)}
+    run = parameters(checkpoint) if checkpoint.is_file() else {"pretrained": str(checkpoint)}
     kept = {key: value for key, value in run.items() if key.startswith(("force_", "image_", "pretrained"))}
     quick = loaded.record["activation"] == ACTIVATIONS["quickgelu"]
     return {**kept, "model": name, "force_quick_gelu": str(quick)}
@@ -229,7 +243,7 @@ def model_config(name: str) -> dict[str, Any]:
     elif not name.startswith(SCHEMAS) and name.replace("/", "-") not in open_clip.list_models():
         near = plugins.nearest(name, open_clip.list_models())
         raise InputError(f"--model {name}: open_clip has no such model{near}")
-    with _quiet(), _one_sentence(f"--model {name}"):
+    with quiet(), _one_sentence(f"--model {name}"):
         config: dict[str, Any] | None = open_clip.get_model_config(
             name.replace("/", "-") if ":" not in name else name
         )
@@ -348,7 +362,7 @@ def _as_trained(run: Mapping[str, str]) -> dict[str, Any]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Suppress upstream's log lines and warnings about what this module checks itself."""
     logger = logging.getLogger()
     level = logger.level
