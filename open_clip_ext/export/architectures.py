@@ -84,22 +84,22 @@ def convert(model: nn.Module, eos: int) -> Any:
         Unfit: neither of them can hold it.
     """
     visual, text = model.visual, getattr(model, "text", model)
-    if not isinstance(model, open_clip.CLIP) and type(model) is not open_clip.CustomTextCLIP:
+    if not isinstance(model, open_clip.CLIP | open_clip.CustomTextCLIP):
         raise Unfit(f"it is a {type(model).__name__}")
     if not isinstance(text, open_clip.CLIP | TextTransformer):
         raise Unfit(f"its text tower is a {type(text).__name__}")
     if isinstance(visual, VisionTransformer):
         return _clip(model, visual, text, eos)
-    trunk = getattr(visual, "trunk", None)
-    if isinstance(trunk, timm.models.VisionTransformer) and trunk.attn_pool is not None:
+    trunk = getattr(visual, "trunk", visual)
+    if isinstance(trunk, timm.models.VisionTransformer):
         return _siglip(model, visual, text, eos)
-    raise Unfit(f"its image tower is a {type(visual if trunk is None else trunk).__name__}")
+    raise Unfit(f"its image tower is a {type(trunk).__name__}")
 
 
 def _clip(model: Any, visual: Any, text: Any, eos: int) -> Any:
-    pool = getattr(model, "text_pool_type", getattr(text, "pool_type", None))
+    pool = _pool(text)
     _require(visual.pool_type == "tok", f"its image tower pools by {visual.pool_type}")
-    _require(not visual.final_ln_after_pool or visual.attn_pool is None, "it pools images by attention")
+    _require(visual.attn_pool is None, "its image tower pools by attention, and CLIPModel's does not")
     _require(pool in ("argmax", "eos"), f"its text tower pools by {pool}, and CLIPModel at the end of a text")
     _require(text.attn_mask is not None, "its text tower reads in both directions, and CLIPModel's forwards")
     _require(model.logit_bias is None, "it has a logit bias, which CLIPModel has not")
@@ -126,10 +126,11 @@ def _clip(model: Any, visual: Any, text: Any, eos: int) -> Any:
 
 def _siglip(model: Any, visual: Any, text: Any, eos: int) -> Any:
     trunk = visual.trunk
-    pool = getattr(text, "pool_type", None)
+    pool = _pool(text)
     _require(pool == "last", f"its text tower pools by {pool}, and SiglipModel's by the last token")
     _require(text.attn_mask is None, "its text tower reads forwards, and SiglipModel's in both directions")
     _require(model.logit_bias is not None, "it has no logit bias, which SiglipModel has")
+    _require(trunk.attn_pool is not None, "its image tower has no attention pooling, which SiglipModel's has")
     width = trunk.embed_dim
     config = transformers.SiglipConfig(
         vision_config={
@@ -180,6 +181,10 @@ def _vocabulary(text: Any, eos: int) -> dict[str, Any]:
         "bos_token_id": None,
         "pad_token_id": None,
     }
+
+
+def _pool(text: Any) -> str:
+    return str(text.text_pool_type if isinstance(text, open_clip.CLIP) else text.pool_type)
 
 
 def _activation(module: nn.Module) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import ModelCardData
+from safetensors import SafetensorError
 
 from open_clip_ext import __version__
 from open_clip_ext.evaluation import models, result_folder, run
@@ -81,7 +82,7 @@ def write(
 
 def _state(checkpoint: Path) -> dict[str, Any]:
     """What a `--loss` run left in its checkpoint; empty for any other file."""
-    with suppress(OSError, ValueError, RuntimeError, pickle.UnpicklingError):
+    with suppress(OSError, ValueError, RuntimeError, pickle.UnpicklingError, SafetensorError):
         content = torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True)
         if Run.wrote(content):
             return dict(content["optimizer"][STATE_KEY])
@@ -93,13 +94,19 @@ def _front_matter(loaded: Loaded, parameters: Mapping[str, str], state: Mapping[
         library_name="open_clip",
         pipeline_tag="zero-shot-image-classification",
         tags=["clip", "transformers", "open_clip_ext", *([state["loss"]] if state else [])],
-        base_model=_base(loaded.record["name"], parameters),
+        base_model=base_model(loaded.record["name"], parameters),
     )
-    return f"---\nlicense:  # yours to choose; that of the base model and of the data may bind you\n{data.to_yaml()}\n---"
+    license_ = "license:  # yours to choose; those of the base model and of the data may bind you"
+    return f"---\n{license_}\n{data.to_yaml()}\n---"
 
 
-def _base(name: str, parameters: Mapping[str, str]) -> str | None:
-    """The base model on the hub, if open_clip knows it there."""
+def base_model(name: str, parameters: Mapping[str, str]) -> str | None:
+    """The base model on the hub, if open_clip knows it there.
+
+    Args:
+        name: of an open_clip model, or `hf-hub:NAME`.
+        parameters: of the run, from its params.txt.
+    """
     import open_clip
 
     if name.startswith(models.HUB):

@@ -71,11 +71,11 @@ def convert_tokenizer(tokenizer: Any, context_length: int, *, reads_padding: boo
     )
 
 
-def _cleaning(clean: Any) -> list[Any]:
+def _cleaning(clean: Any) -> list[normalizers.Normalizer]:
     """What open_clip does to a text before it tokenizes it, as normalizers."""
     names = {open_clip.tokenizer.get_clean_fn(name): name for name in ("canonicalize", "lower", "whitespace")}
     name = names[clean]
-    steps = []
+    steps: list[normalizers.Normalizer] = []
     if name == "canonicalize":
         punctuation = "".join(f"\\{mark}" for mark in string.punctuation)
         steps += [normalizers.Replace("_", " "), normalizers.Replace(Regex(f"[{punctuation}]"), "")]

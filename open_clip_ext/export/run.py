@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib.util
 import shlex
 from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,9 @@ from open_clip_ext.model.checkpoints import first_line
 
 if TYPE_CHECKING:
     from open_clip_ext.evaluation.models import Loaded
+
+# The oldest whose image processors can be told to resize with PIL, as open_clip does.
+TRANSFORMERS = "5.4"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,8 +87,16 @@ def _require_place(out: Path) -> None:
 
 
 def _require_transformers() -> None:
-    if importlib.util.find_spec("transformers") is None:
-        raise InputError("export needs transformers; pip install 'open_clip_ext[export]'")
+    from packaging.version import Version
+
+    try:
+        found = version("transformers")
+    except PackageNotFoundError:
+        found = "0"
+    if Version(found) < Version(TRANSFORMERS):
+        raise InputError(
+            f"export needs transformers {TRANSFORMERS} or later; pip install 'open_clip_ext[export]'"
+        )
 
 
 def _require_same_model(
