@@ -98,9 +98,12 @@ def convert(model: nn.Module, eos: int) -> Any:
 
 def _clip(model: Any, visual: Any, text: Any, eos: int) -> Any:
     pool = _pool(text)
+    if pool == "eos":
+        eos = model.text_eos_id if text is model else text.eos_id
     _require(visual.pool_type == "tok", f"its image tower pools by {visual.pool_type}")
     _require(visual.attn_pool is None, "its image tower pools by attention, and CLIPModel's does not")
     _require(pool in ("argmax", "eos"), f"its text tower pools by {pool}, and CLIPModel at the end of a text")
+    _require((pool, eos) != ("eos", 2), "its text tower pools at token 2, and CLIPModel would at the highest")
     _require(text.attn_mask is not None, "its text tower reads in both directions, and CLIPModel's forwards")
     _require(model.logit_bias is None, "it has a logit bias, which CLIPModel has not")
     config = transformers.CLIPConfig(
@@ -126,11 +129,11 @@ def _clip(model: Any, visual: Any, text: Any, eos: int) -> Any:
 
 def _siglip(model: Any, visual: Any, text: Any, eos: int) -> Any:
     trunk = visual.trunk
+    _require(trunk.attn_pool is not None, "its image tower has no attention pooling, which SiglipModel's has")
     pool = _pool(text)
     _require(pool == "last", f"its text tower pools by {pool}, and SiglipModel's by the last token")
     _require(text.attn_mask is None, "its text tower reads forwards, and SiglipModel's in both directions")
     _require(model.logit_bias is not None, "it has no logit bias, which SiglipModel has")
-    _require(trunk.attn_pool is not None, "its image tower has no attention pooling, which SiglipModel's has")
     width = trunk.embed_dim
     config = transformers.SiglipConfig(
         vision_config={
@@ -145,6 +148,9 @@ def _siglip(model: Any, visual: Any, text: Any, eos: int) -> Any:
         },
     )
     weights = _renamed(model, SIGLIP)
+    if text.text_projection is None:
+        weights["text_model.head.weight"] = torch.eye(width)
+        weights["text_model.head.bias"] = torch.zeros(width)
     head = "vision_model.head"
     for part in ("weight", "bias"):
         query, both = (weights.pop(f"{head}.{name}.{part}", None) for name in ("q", "kv"))
@@ -176,7 +182,7 @@ def _vocabulary(text: Any, eos: int) -> dict[str, Any]:
     return {
         "vocab_size": text.vocab_size,
         "max_position_embeddings": text.context_length,
-        # CLIPModel pools at the first of these; where it is 2 it pools as models before 2023 did.
+        # CLIPModel pools at the first of these; if this is 2, at the highest id, as its early versions did.
         "eos_token_id": eos,
         "bos_token_id": None,
         "pad_token_id": None,

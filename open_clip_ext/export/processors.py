@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import string
 from collections.abc import Mapping
 from pathlib import Path
@@ -115,6 +116,11 @@ def save(image_processor: Any, tokenizer: Any, folder: Path, *, siglip: bool) ->
     """Write the files from which `AutoProcessor` and its parts are loaded."""
     made = transformers.SiglipProcessor if siglip else transformers.CLIPProcessor
     made(copy.copy(image_processor), tokenizer).save_pretrained(folder)
-    image_processor.save_pretrained(folder)  # the file of versions before 5
+    # What versions before 5 read as well.
+    image_processor.save_pretrained(folder)
     if isinstance(tokenizer, transformers.CLIPTokenizer):
         tokenizer.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt
+    else:
+        path = folder / "tokenizer_config.json"
+        config = {**json.loads(path.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}
+        path.write_text(json.dumps(config, indent=2))

@@ -136,13 +136,13 @@ def _write(loaded: Loaded, folder: Path, checkpoint: str) -> None:
             words = processors.convert_tokenizer(tokenizer, length, reads_padding=siglip)
             images = processors.convert_preprocessing(loaded.record["preprocess"], side, siglip=siglip)
             made.save_pretrained(folder)
-            processors.save(images, words, folder, siglip=siglip)
             # What the run changed in the configuration of its model.
             config = copy.deepcopy(loaded.record["config"])
             config["custom_text"] = hasattr(loaded.model, "text")
             config["vision_cfg"]["image_size"] = side
             config["text_cfg"]["context_length"] = length
             save_for_hf(loaded.model, words, config, str(folder), safe_serialization=True)
+            processors.save(images, words, folder, siglip=siglip)
     except architectures.Unfit as error:
         raise InputError(
             f"{checkpoint}: cannot be exported, because {error}; CLIPModel and SiglipModel of transformers "

@@ -167,9 +167,11 @@ def test_every_clip_with_a_vit(tmp_path, changes):
     assert_equal_in_both(tmp_path / "out", stock.eval(), preprocess, open_clip.get_tokenizer(model))
 
 
-@pytest.mark.parametrize("activation", [{"approximate": "tanh"}, {"approximate": "none"}])
-def test_siglip_with_its_bias_and_tokenizer(tmp_path, activation):
-    model = tiny.write_siglip(tmp_path / "model", act_kwargs=activation)
+@pytest.mark.parametrize(
+    "changes", [{}, {"act_kwargs": None}, {"proj_type": "none"}], ids=["SigLIP 2", "SigLIP", "multilingual"]
+)
+def test_siglip_with_its_bias_and_tokenizer(tmp_path, changes):
+    model = tiny.write_siglip(tmp_path / "model", **changes)
     torch.save(tiny.draw(model), tmp_path / "model" / "open_clip_pytorch_model.bin")
     assert cli.main(["export", model, "--out", str(tmp_path / "out")]) == 0
     stock, preprocess = open_clip.create_model_from_pretrained(model)
@@ -202,12 +204,13 @@ UNFIT = {
     ),
     "average": (vision(pool_type="avg"), "its image tower pools by avg"),
     "both directions": (text(no_causal_mask=True), "its text tower reads in both directions"),
+    "token 2": (text(pool_type="eos", eos_id=2), "its text tower pools at token 2, and CLIPModel would"),
     "last token": (text(pool_type="last"), "its text tower pools by last"),
     "bias": ({"init_logit_bias": -10}, "it has a logit bias, which CLIPModel has not"),
     "not square": (vision(image_size=[32, 64]), r"its images or patches are not square \(\[32, 64\]\)"),
     "another timm tower": (
         vision(timm_model_name="test_vit", timm_pool="", timm_proj="linear", image_size=160),
-        "its text tower pools by argmax, and SiglipModel's by the last token",
+        "its image tower has no attention pooling, which SiglipModel's has",
     ),
     "CoCa": (
         {"multimodal_cfg": {"width": 32, "heads": 2, "layers": 1, "context_length": 16}, "custom_text": True}
@@ -255,6 +258,37 @@ def test_a_preprocessing_that_transformers_does_not_have_is_refused(tmp_path, re
     weights = tiny.write_weights(model, tmp_path / "weights.pt")
     said = refused(weights, "--model", model, "--activation", "gelu")
     assert "because its images are resized in the mode longest by bicubic interpolation" in said
+
+
+# What transformers does otherwise
+
+
+@pytest.mark.parametrize("margin", range(8))
+def test_a_crop_that_leaves_three_pixels_begins_one_pixel_earlier(margin):
+    config = {"size": 32, "mean": (0.0,) * 3, "std": (1.0,) * 3, "interpolation": "bicubic"}
+    config |= {"resize_mode": "shortest"}
+    preprocess = open_clip.transform.image_transform_v2(
+        open_clip.transform.PreprocessCfg(**config), is_train=False
+    )
+    images = processors.convert_preprocessing(config, 32, siglip=False)
+    picture = compare.pictures()[2].resize((32 + margin, 32))
+    here = preprocess(picture)
+    there = transformers.CLIPImageProcessorPil(**images.to_dict())(picture, return_tensors="pt").pixel_values[
+        0
+    ]
+    if margin % 4 == 3:
+        torch.testing.assert_close(there[:, :, 1:], here[:, :, :-1])
+    else:
+        torch.testing.assert_close(there, here)
+
+
+def test_html_entities_and_broken_unicode_stay_as_they_are():
+    tokenizer = open_clip.SimpleTokenizer(context_length=16)
+    made = processors.convert_tokenizer(tokenizer, 16, reads_padding=False)
+    for broken, repaired in (("salt &amp; pepper", "salt & pepper"), ("a cafÃ©", "a café")):
+        assert torch.equal(tokenizer(broken), tokenizer(repaired))
+        assert made(broken).input_ids != made(repaired).input_ids
+        assert made(repaired).input_ids == [token for token in tokenizer(repaired)[0].tolist() if token]
 
 
 # What is not equal is noticed
