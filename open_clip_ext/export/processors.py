@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import string
 from collections.abc import Mapping
@@ -115,7 +114,7 @@ def convert_preprocessing(config: Mapping[str, Any], side: int, *, siglip: bool)
 def save(image_processor: Any, tokenizer: Any, folder: Path, *, siglip: bool) -> None:
     """Write the files from which `AutoProcessor` and its parts are loaded."""
     made = transformers.SiglipProcessor if siglip else transformers.CLIPProcessor
-    made(copy.copy(image_processor), tokenizer).save_pretrained(folder)
+    made(image_processor, tokenizer).save_pretrained(folder)
     # What versions before 5 read as well.
     image_processor.save_pretrained(folder)
     if isinstance(tokenizer, transformers.CLIPTokenizer):
