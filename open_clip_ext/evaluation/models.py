@@ -226,7 +226,11 @@ def origin(loaded: Loaded) -> dict[str, str]:
     """The note that another checkpoint of this model needs in order to be loaded in the same way."""
     name, checkpoint = loaded.record["name"], Path(loaded.record["checkpoint"])
     run = parameters(checkpoint) if checkpoint.is_file() else {"pretrained": str(checkpoint)}
-    kept = {key: value for key, value in run.items() if key.startswith(("force_", "image_", "pretrained"))}
+    kept = {
+        key: value
+        for key, value in run.items()
+        if key.startswith(("force_", "image_", "pretrained", "siglip"))
+    }
     quick = loaded.record["activation"] == ACTIVATIONS["quickgelu"]
     return {**kept, "model": name, "force_quick_gelu": str(quick)}
 
@@ -352,6 +356,8 @@ def _as_trained(run: Mapping[str, str]) -> dict[str, Any]:
         for key in ("force_image_size", "force_context_length", "force_custom_text")
         if key in run
     }
+    if run.get("siglip") == "True":
+        changed["init_logit_bias"] = -10  # upstream's; a model without a bias could not load one
     if isinstance(size := changed.get("force_image_size"), list):
         changed["force_image_size"] = size[0] if len(size) == 1 else tuple(size)
     tag = open_clip.get_pretrained_cfg(run.get("model", ""), run.get("pretrained", "")) or {}

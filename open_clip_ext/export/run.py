@@ -141,6 +141,8 @@ def _write(loaded: Loaded, folder: Path, checkpoint: str) -> None:
             config["custom_text"] = hasattr(loaded.model, "text")
             config["vision_cfg"]["image_size"] = side
             config["text_cfg"]["context_length"] = length
+            if loaded.model.logit_bias is not None:
+                config["init_logit_bias"] = float(loaded.model.logit_bias)
             save_for_hf(loaded.model, words, config, str(folder), safe_serialization=True)
             processors.save(images, words, folder, siglip=siglip)
     except architectures.Unfit as error:

@@ -13,6 +13,7 @@ from support import train_here
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation import models
+from open_clip_ext.evaluation import weights as weight_files
 from open_clip_ext.evaluation.encode import Encoder, weights_digest
 from open_clip_ext.evaluation.items import Picture
 
@@ -52,6 +53,17 @@ def test_a_trainer_s_checkpoint_needs_no_other_flag(trained):
     tokens = open_clip.tokenize(TEXTS, context_length=16)
     with torch.inference_mode():
         torch.testing.assert_close(texts(loaded), stock.encode_text(tokens, normalize=True))
+
+
+def test_a_bias_that_the_flag_siglip_added_is_loaded(tmp_path, model, csv_data):
+    flags = ["--model", model, "--train-data", csv_data, "--csv-separator", ",", "--loss", "negclip"]
+    checkpoint = train_here(tmp_path, *flags, "--siglip").folder / "checkpoints" / "epoch_1.pt"
+    bias = torch.load(checkpoint, weights_only=True)["state_dict"]["logit_bias"]
+    loaded = models.load(None, str(checkpoint), device="cpu")
+    assert torch.equal(loaded.model.logit_bias, bias)
+    mixed = tmp_path / "mixed.pt"
+    weight_files.save(mixed, loaded.model.state_dict(), models.origin(loaded))
+    assert torch.equal(models.load(None, str(mixed), device="cpu").model.logit_bias, bias)
 
 
 def test_another_activation_gives_other_features(trained):

@@ -180,6 +180,21 @@ def test_siglip_with_its_bias_and_tokenizer(tmp_path, changes):
     assert set(os.listdir(tmp_path / "out")) == FILES
 
 
+def test_a_run_of_siglip_whose_bias_the_flag_added(tmp_path, csv_data):
+    model = tiny.write_siglip(tmp_path / "model")
+    tiny.change_config(model, init_logit_bias=None)
+    flags = ["--model", model, "--train-data", csv_data, "--csv-separator", ",", "--loss", "negclip"]
+    checkpoint = train_here(tmp_path, *flags, "--siglip").folder / "checkpoints" / "epoch_1.pt"
+    out = tmp_path / "out"
+    assert cli.main(["export", str(checkpoint), "--out", str(out)]) == 0
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    assert state["logit_bias"] not in (0, -10)  # it was trained
+    stock, preprocess = open_clip.create_model_from_pretrained(f"local-dir:{out}")
+    assert torch.equal(stock.logit_bias, state["logit_bias"])
+    assert_equal_in_both(out, stock.eval(), preprocess, open_clip.get_tokenizer(model))
+    assert "| siglip | True |" in (out / "README.md").read_text()
+
+
 def test_a_mixture_is_exported_as_what_it_was_mixed_from(tmp_path, trained):
     mixed = tmp_path / "mixed.safetensors"
     words = ["merge", trained, trained, "--alpha", "0.5", "--out", mixed]
@@ -241,10 +256,7 @@ def test_siglip_s_towers_with_clip_s_tokenizer_are_refused(tmp_path, refused):
 
 def test_siglip_without_a_bias_is_refused(tmp_path, refused):
     model = tiny.write_siglip(tmp_path / "model")
-    path = tmp_path / "model" / "open_clip_config.json"
-    config = json.loads(path.read_text())
-    del config["model_cfg"]["init_logit_bias"]
-    path.write_text(json.dumps(config))
+    tiny.change_config(model, init_logit_bias=None)
     weights = tiny.write_weights(model, tmp_path / "weights.pt")
     said = refused(weights, "--model", model, "--activation", "gelu")
     assert "because it has no logit bias, which SiglipModel has" in said

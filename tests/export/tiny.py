@@ -73,6 +73,14 @@ def write_siglip(folder: Path, **text: object) -> str:
     return f"local-dir:{folder}"
 
 
+def change_config(model: str, **changes: object) -> None:
+    """Change the configuration of a `local-dir:` model."""
+    path = Path(model.removeprefix("local-dir:"), "open_clip_config.json")
+    config = json.loads(path.read_text())
+    config["model_cfg"] |= changes
+    path.write_text(json.dumps(config))
+
+
 def draw(model: str) -> dict[str, torch.Tensor]:
     """Random weights of a `local-dir:` model, in which no bias or norm is trivial."""
     torch.manual_seed(0)
