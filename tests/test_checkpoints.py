@@ -10,6 +10,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import open_clip
 import pytest
 import support
@@ -91,6 +92,18 @@ def test_safetensors_are_told_by_their_content(tmp_path, state, prefix, name):
 def test_torch_s_older_format_is_read(tmp_path, state):
     torch.save(prefixed(state, "_orig_mod."), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     assert_same(checkpoints.read(tmp_path / "old.pt"), state)
+
+
+@pytest.mark.parametrize("module", ["numpy._core", "numpy.core"], ids=["numpy 2", "numpy 1"])
+def test_a_learning_rate_of_numpy_is_read(tmp_path, state, module):
+    """Upstream before 2.30 wrote one."""
+    content = {"state_dict": state, "optimizer": {"param_groups": [{"lr": np.float64(0.1)}]}}
+    path = tmp_path / "old.pt"
+    torch.save(content, path, _use_new_zipfile_serialization=False)  # so that names can be exchanged
+    written = path.read_bytes()
+    assert b"cnumpy._core.multiarray\nscalar\n" in written
+    path.write_bytes(written.replace(b"cnumpy._core.", f"c{module}.".encode()))
+    assert_same(checkpoints.read(path), state)
 
 
 def test_what_upstream_makes_of_weights_is_kept(tmp_path, state):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 from our_losses import CLASSES, RUNS
 from support import COMMON, assert_same, end, start, train, train_here
+
+from open_clip_ext import _startup, cli
 
 pytestmark = pytest.mark.trainer
 
@@ -31,6 +34,24 @@ def test_resumed_equals_unstopped(tmp_path, flags, name, precision):
     assert unstopped.values("loss")[4:] == resumed.values("loss")
     last = [run.checkpoint("epoch_3.pt") for run in (unstopped, resumed)]
     assert_same(*({key: value for key, value in c.items() if key != "name"} for c in last))
+
+
+def test_a_checkpoint_of_upstream_before_2_30_resumes(tmp_path, flags):
+    """Its learning rate is a number of numpy, which torch 2.6 and later takes for code."""
+    flags += ["--loss", "degla", "--epochs", 2]
+    ours = train_here(tmp_path, *flags, name="ours")
+    state = ours.checkpoint()
+    for group in state["optimizer"]["param_groups"]:
+        group["lr"] = np.float64(group["lr"])
+    torch.save(state, tmp_path / "old.pt")
+    resumed = train_here(tmp_path, *flags, "--resume", tmp_path / "old.pt", name="resumed")
+    assert resumed.values("loss") == ours.values("loss")[4:]
+    # The launcher's check reads it too.
+    latest = ours.folder / "checkpoints" / "epoch_latest.pt"
+    torch.save(state, latest)
+    again = ["--logs", tmp_path / "logs", "--name", "ours", "--resume", "latest", "--device", "cpu"]
+    _startup.arm()  # once more, after a run in this process
+    assert cli.main(list(map(str, ["doctor", "--quiet", "--", *flags, *again]))) == 0
 
 
 @pytest.mark.parametrize("sampling", [(), ("--dataset-resampled",)], ids=["", "resampled"])

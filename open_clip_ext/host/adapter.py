@@ -152,10 +152,12 @@ class Adapter:
             # Upstream's optimizers take no notice of our key.
             return upstream(file_path, map_location=map_location)
         from open_clip_ext.host import initial_weights, regroup
+        from open_clip_ext.model.checkpoints import numpy_numbers
 
         with exit_on_error():
             try:
-                state = upstream(file_path, map_location=map_location)
+                with numpy_numbers():
+                    state = upstream(file_path, map_location=map_location)
             except Exception as error:
                 raise initial_weights.unreadable(file_path, error, latest=self.latest) from error
             optimizer = state.get("optimizer") if isinstance(state, dict) else None

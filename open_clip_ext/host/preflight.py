@@ -40,12 +40,14 @@ def checkpoint(args: argparse.Namespace, settings: Settings | None) -> Iterator[
         return
     import torch
 
+    from open_clip_ext.model.checkpoints import numpy_numbers
     from open_clip_ext.training.run import Run
 
     if shutil.disk_usage(path.parent).free < path.stat().st_size:
         yield f"--logs {args.logs}: no room for a second {path}, which is written before it is replaced"
     try:
-        state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        with numpy_numbers():
+            state = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         Run(settings).restore(state.get("optimizer"), str(path), latest=True)
     except InputError as error:
         yield str(error)

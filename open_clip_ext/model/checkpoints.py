@@ -12,7 +12,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -225,13 +225,28 @@ def _content(path: Path) -> Any:
     if head[8:] == b"{":
         return _safetensors(path)
     try:
-        with warnings.catch_warnings():
+        with numpy_numbers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles that torch did not write
             return torch.load(path, map_location="cpu", weights_only=True, mmap=head.startswith(ZIP))
     except pickle.UnpicklingError as error:
         raise InputError(_code(path)) from error
     except Exception as error:  # a broken file can cause any exception
         raise InputError(f"{path}: cannot be read as a checkpoint ({first_line(error)})") from error
+
+
+def numpy_numbers() -> AbstractContextManager[None]:
+    """Lets `torch.load(weights_only=True)` read float64 numbers of numpy, which run no code.
+
+    The learning rate is one in upstream's checkpoints before 2.30. Upstream itself reads them with torch 2.6
+    and later in 2.28 alone.
+    """
+    import numpy as np
+    import torch
+
+    scalar, (dtype, _) = np.float64(0).__reduce__()
+    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # of numpy 1 and 2
+    names = [(scalar, f"{module}.scalar") for module in modules]
+    return torch.serialization.safe_globals([*names, np.dtype, type(dtype)])
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
