@@ -70,6 +70,18 @@ def test_an_outcome_is_read_back(outcomes, tmp_path):
         assert outcome.whole == (outcome.why == "" and bool(outcome.passed))
 
 
+def test_the_reason_is_the_line_that_says_it():
+    """torch has more to say after an exception."""
+    assert (
+        corners.reason("Traceback:\n  File\ntorch.CudaError: no\nI1129 cache_misses: 0\n")
+        == "torch.CudaError: no"
+    )
+    assert corners.reason("ok    all\nopen_clip_ext: no such loss\n\n") == "open_clip_ext: no such loss"
+    assert corners.reason("ERROR: No matching distribution\n") == "ERROR: No matching distribution"
+    assert corners.reason("first\nKilled\n") == "Killed"
+    assert corners.reason("") == "it printed nothing"
+
+
 def test_the_rest_of_the_page_is_kept(tmp_path):
     page = tmp_path / "page.md"
     corners.rewrite(page, "first")

@@ -91,6 +91,13 @@ def choose(
     ]
 
 
+def reason(printed: str) -> str:
+    """The last line that reports an error: ours, pip's or an exception's; else the last of all."""
+    lines = [line.strip() for line in printed.splitlines() if line.strip()] or ["it printed nothing"]
+    errors = [line for line in lines if re.match(r"open_clip_ext: |ERROR: |[\w.]*(Error|Exception)\b", line)]
+    return (errors or lines)[-1]
+
+
 def table(outcomes: Mapping[Corner, Outcome]) -> str:
     """The section of the page: a row for each corner, and a sentence for each that failed."""
     rows = [[*SHOWN, *STEPS[1:]], ["---"] * (len(SHOWN) + len(STEPS) - 1)]

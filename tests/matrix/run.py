@@ -30,7 +30,7 @@ sys.path.extend([str(Path(__file__).parent), str(Path(__file__).parents[1])])
 
 import environments
 import support
-from corners import SHOWN, STEPS, Corner, Outcome, choose, fitting, load, rewrite, table
+from corners import SHOWN, STEPS, Corner, Outcome, choose, fitting, load, reason, rewrite, table
 from environments import Environment
 from tqdm import tqdm
 
@@ -225,7 +225,7 @@ class Trial:
             stop: once it says so, the command gets a SIGTERM.
 
         Raises:
-            Failed: It has another status, or takes longer; with the last line that it printed.
+            Failed: It has another status, or takes longer.
         """
         words = list(map(str, command))
         print("$", *words, file=self.log, flush=True)
@@ -255,8 +255,7 @@ class Trial:
         self.log.seek(begin)
         printed = self.log.read()
         if process.returncode != status:
-            lines = [line for line in printed.splitlines() if line.strip()] or ["it printed nothing"]
-            raise Failed(f"exit status {process.returncode}: {lines[-1].strip()}")
+            raise Failed(f"exit status {process.returncode}: {reason(printed)}")
         return printed
 
 
