@@ -243,10 +243,10 @@ def numpy_numbers() -> AbstractContextManager[None]:
     import numpy as np
     import torch
 
-    scalar, (dtype, _) = np.float64(0).__reduce__()
-    modules = ("numpy.core.multiarray", "numpy._core.multiarray")  # of numpy 1 and 2
-    names = [(scalar, f"{module}.scalar") for module in modules]
-    return torch.serialization.safe_globals([*names, np.dtype, type(dtype)])
+    scalar: Any = np.float64(0).__reduce__()[0]
+    old, new = "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar"  # in numpy 1 and 2
+    types = (np.dtype, type(np.dtype(np.float64)))
+    return torch.serialization.safe_globals([(scalar, old), (scalar, new), *types])
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
