@@ -24,7 +24,7 @@ check: .venv/ready  ## lint and types
 bench: .venv/ready  ## what a step costs: about 10 minutes on 2 cores; figures in build/bench.json
 	$(BIN)/python tests/benchmarks/run.py $(BENCH_ARGS)
 
-matrix: .venv/ready  ## releases of open_clip_torch with the oldest and the newest torch: MINUTES minutes on 2 cores
+matrix: .venv/ready  ## every open_clip_torch with the oldest and the newest torch: 16 minutes on 2 cores
 	$(BIN)/python tests/matrix/run.py $(MATRIX_ARGS)
 
 .venv/ready: pyproject.toml setup.py
