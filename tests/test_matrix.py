@@ -77,6 +77,7 @@ def test_the_reason_is_the_line_that_says_it():
         == "torch.CudaError: no"
     )
     assert corners.reason("ok    all\nopen_clip_ext: no such loss\n\n") == "open_clip_ext: no such loss"
+    assert corners.reason("FAIL  run: no data\n1 problem(s)\n") == "FAIL  run: no data"
     assert corners.reason("ERROR: No matching distribution\n") == "ERROR: No matching distribution"
     assert corners.reason("first\nKilled\n") == "Killed"
     assert corners.reason("") == "it printed nothing"

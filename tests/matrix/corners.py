@@ -14,6 +14,7 @@ from packaging.version import Version
 STEPS = ("install", "doctor", "training", "resume")
 SHOWN = ("open_clip_torch", "torch", "torchvision", "timm")
 MARKERS = ("<!-- matrix -->", "<!-- /matrix -->")
+ERRORS = r"open_clip_ext: |FAIL |ERROR: |[\w.]*(Error|Exception)\b"
 INTRODUCTION = """\
 ## Releases of open_clip_torch and torch
 
@@ -92,9 +93,9 @@ def choose(
 
 
 def reason(printed: str) -> str:
-    """The last line that reports an error: ours, pip's or an exception's; else the last of all."""
+    """The last line that reports an error: ours, the doctor's, pip's or an exception's; else the last."""
     lines = [line.strip() for line in printed.splitlines() if line.strip()] or ["it printed nothing"]
-    errors = [line for line in lines if re.match(r"open_clip_ext: |ERROR: |[\w.]*(Error|Exception)\b", line)]
+    errors = [line for line in lines if re.match(ERRORS, line)]
     return (errors or lines)[-1]
 
 
