@@ -97,4 +97,4 @@ def test_the_rest_of_the_page_is_kept(tmp_path):
 def test_the_docs_claim_the_releases_of_the_table():
     rows = re.findall(r"^\| (\d+\.\d+)\.\d+ \| .* passed \|$", PAGE.read_text(), re.MULTILINE)
     assert f"{rows[0]} to {rows[-1]}" == TESTED
-    assert f"open_clip_torch {TESTED}, torch 2.6 and later" in (PAGE.parents[1] / "README.md").read_text()
+    assert f"open_clip_torch {TESTED} and" in (PAGE.parents[1] / "README.md").read_text()
