@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from open_clip_ext import __version__
 from open_clip_ext.evaluation import models, result_folder, run
 from open_clip_ext.evaluation.models import Loaded
+from open_clip_ext.model.checkpoints import numpy_numbers
 from open_clip_ext.training.run import STATE_KEY, Run
 
 # Lines of params.txt that a reader needs to repeat a run.
@@ -82,7 +83,10 @@ def write(
 
 def _state(checkpoint: Path) -> dict[str, Any]:
     """What a `--loss` run left in its checkpoint; empty for any other file."""
-    with suppress(OSError, ValueError, RuntimeError, pickle.UnpicklingError, SafetensorError):
+    with (
+        suppress(OSError, ValueError, RuntimeError, pickle.UnpicklingError, SafetensorError),
+        numpy_numbers(),
+    ):
         content = torch.load(checkpoint, map_location="meta", weights_only=True, mmap=True)
         if Run.wrote(content):
             return dict(content["optimizer"][STATE_KEY])
