@@ -4,4 +4,4 @@
 set -euo pipefail
 launch=$(dirname "${BASH_SOURCE[0]}")
 unset SLURM_JOB_ID
-RECIPE=${1:?name a recipe: a file in launch/settings, such as degla} LAUNCHER=$launch/train.sh exec bash "$launch/loss.slurm" "${@:2}"
+RECIPE=${1:-} LAUNCHER=$launch/train.sh exec bash "$launch/loss.slurm" "${@:2}"

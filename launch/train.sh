@@ -5,13 +5,15 @@
 
 stop() { echo "open_clip_ext: $(uname -n): $*" >&2; exit 2; }
 settings=$(dirname "${BASH_SOURCE[0]}")/settings
-[[ -f $settings/$RECIPE.sh ]] || stop "$RECIPE: no such recipe in $settings"
+recipes=$(cd "$settings" && printf '%s ' *.sh) && recipes=${recipes//.sh /, } && recipes=${recipes%, }
+[[ ${RECIPE:-} ]] || stop "set RECIPE to the name of a file in launch/settings: $recipes"
+[[ -f $settings/$RECIPE.sh ]] || stop "$RECIPE: no such recipe in $settings; there are $recipes"
 # shellcheck source=launch/settings/degla.sh
 source "$settings/$RECIPE.sh"
 
 : "${MODEL:=ViT-B-32-quickgelu}"                # -quickgelu: OpenAI's weights need it
 : "${PRETRAINED=openai}"                        # a tag or a checkpoint file; empty: from scratch
-: "${TRAIN_DATA:?set TRAIN_DATA to a CSV with the columns filepath and title, or to webdataset shards}"
+[[ ${TRAIN_DATA:-} ]] || stop "set TRAIN_DATA to a CSV with the columns filepath and title, or to webdataset shards"
 : "${NEGATIVES:=}"                              # a store of `open-clip-ext negatives`; empty: companions are in the data
 : "${COMPANIONS:=}" "${COMPANION_KEYS:=}"       # KIND=COUNT ..., KIND=COLUMN ...
 : "${DATASET_TYPE:=auto}" "${CSV_SEPARATOR:=,}" "${TRAIN_NUM_SAMPLES:=}"

@@ -185,8 +185,8 @@ def test_a_csv_without_the_column(stop, csv_data, flags):
             "column 'negatives': --num-negatives 4 is more than any row has (2 at most); "
             "give --num-negatives 2",
         ),
-        (lambda texts: "a b", "data row 1: expected a list of strings, got 'a b'"),
-        (lambda texts: "[1]", "data row 1: expected a list of strings, got [1]"),
+        (lambda texts: "a b", "column 'negatives', data row 1: expected a list of strings, got 'a b'"),
+        (lambda texts: "[1]", "column 'negatives', data row 1: expected a list of strings, got [1]"),
     ],
     ids=["empty", "too few", "no list", "no strings"],
 )
@@ -220,7 +220,8 @@ def test_a_csv_s_negatives(tmp_path, stop, form, sentence):
         (
             "text",
             [],
-            "none of 8 samples can be used; the first problem: {shard}, sample 00000: expected a list of "
+            "none of 8 samples can be used; the first problem: {shard}, sample 00000, field 'negatives': "
+            "expected a list of "
             "strings, got 'text'; repair them or leave them out",
         ),
     ],
@@ -276,11 +277,11 @@ BROKEN = {
     ),
     "no list": (
         lambda field, content: {field: b'"a"' if field == "negatives.json" else content},
-        "{shard}, sample 00000: expected a list of strings, got 'a'",
+        "{shard}, sample 00000, field 'negatives': expected a list of strings, got 'a'",
     ),
     "no strings": (
         lambda field, content: {field: b"[1]" if field == "negatives.json" else content},
-        "{shard}, sample 00000: expected a list of strings, got [1]",
+        "{shard}, sample 00000, field 'negatives': expected a list of strings, got [1]",
     ),
     "picture": (
         lambda field, content: {field: b"none" if field == "png" else content},

@@ -6,13 +6,14 @@ import json
 import math
 import multiprocessing
 import re
+import tarfile
 from pathlib import Path
 
 import open_clip
 import pandas as pd
 import pytest
 import torch
-from support import assert_same, photos, train_here, write_csv, write_shards
+from support import add_file, assert_same, photos, png, train_here, write_csv, write_shards
 
 from open_clip_ext import registry
 from open_clip_ext.data import CompanionCollate
@@ -305,6 +306,12 @@ def test_resumed_equals_unstopped(tmp_path, model, table, shards_with_images, so
     assert_same(*(run.checkpoint("epoch_2.pt")["optimizer"] for run in (unstopped, resumed)))
 
 
+def test_an_image_of_one_of_several_texts_is_seldom_drawn_and_the_log_says_so(tmp_path, model, table):
+    path = changed(table, neg_image=lambda i, row: row["filepath"])
+    run = train_here(tmp_path, "--model", model, *csv_flags(path), "--loss", "triplet-clip")
+    assert "neg image: 16 of 16 captions have some, 0.25 of 1 on average" in run.output
+
+
 # --- images that cannot be read ---
 
 
@@ -376,6 +383,19 @@ def test_in_shards_it_is_always_missing_and_counted(tmp_path, model, monkeypatch
     assert "sample 00000: its neg_image.1.png cannot be read" in run.output
     assert "epoch 0: 1 companion images could not be read and counted as missing" in run.output
     assert len(run.values("loss")) == 2
+
+
+def test_but_a_run_does_not_start_if_all_are_broken(stop, tmp_path):
+    fields = {"png": png(photos(1)[0].image), "txt": b"a cat", "negatives.json": b'["a dog"]'}
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for key in range(8):
+            for name, content in (fields | {"neg_image.png": b"hello"}).items():
+                add_file(tar, f"{key}.{name}", content)
+    assert stop(*shard_flags(f"{tmp_path}/0.tar", 8), "--loss", "triplet-clip", "--workers", 0) == (
+        f"{tmp_path}/0.tar: none of the 8 neg images looked at can be read; the first problem: "
+        f"{tmp_path}/0.tar, sample 0: its neg_image.png cannot be read (cannot identify image file); repair "
+        "them, or name other ones with --image-keys neg=NAME"
+    )
 
 
 # --- what is refused ---
@@ -485,7 +505,7 @@ def test_a_csv_s_images(stop, table, cell, sentence):
 def test_a_cell_that_is_no_list_of_paths(stop, table):
     path = changed(table, neg_image=lambda i, row: "['a' ... 'b']" if i == 3 else row["neg_image"])
     sentence = stop(*csv_flags(path), "--loss", "Shown")
-    assert sentence.startswith(f"{path}, data row 4: expected a list of strings, got ")
+    assert sentence.startswith(f"{path}, column 'neg_image', data row 4: expected a list of strings, got ")
 
 
 def test_shards_without_images(stop, tmp_path):

@@ -453,7 +453,7 @@ def test_texts_that_are_cut_are_counted():
         f"data.csv: 1 of 3 captions looked at are cut after 16 tokens; the longest has 17: {captions[1]!r}",
         f"data.csv: 2 of 5 negatives looked at are cut after 16 tokens; the longest has 19: {longest!r}",
         "data.csv: 3 of 5 negatives looked at are to the tokenizer the same as their caption (they differ "
-        "behind the cut, or in upper case alone) and count as missing",
+        "behind the cut, in upper case alone, or not at all) and count as missing",
     ]
 
 
@@ -509,8 +509,8 @@ def test_negatives_that_all_differ_behind_the_cut(tmp_path, model, capsys):
     sentence = capsys.readouterr().err.strip()
     assert sentence.endswith(
         "photos.csv: 8 of 8 negatives looked at are to the tokenizer the same as their caption (they differ "
-        "behind the cut, or in upper case alone); shorten the captions, or make negatives that change their "
-        "beginning"
+        "behind the cut, in upper case alone, or not at all); shorten the captions, or make negatives that "
+        "change their beginning"
     )
 
 

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import torch
-from support import photos, train_here, write_shards
+from support import photos, train_here, write_csv, write_shards
 
 from open_clip_ext import _startup, cli
 from open_clip_ext.cluster import rendezvous
@@ -80,6 +80,17 @@ def test_fewer_shards_than_workers_of_all_nodes(doctor, shards):
     assert doctor(*flags) == []
     few = doctor(*flags, options=["--nodes", 2, "--processes", 2])
     assert few[0].startswith(f"run: --train-data {shards}: 2 shards are too few for 4 processes of 1 workers")
+
+
+def test_companions_of_a_table_that_cannot_be_trained_on(doctor, data, tmp_path):
+    assert doctor(*data, "--num-negatives", 9) == [
+        f"run: {data[1]}, column 'negatives': --num-negatives 9 is more than any row has (4 at most); give "
+        "--num-negatives 4"
+    ]
+    path = write_csv(tmp_path, photos(8), form=lambda texts: texts[0])
+    assert doctor("--train-data", path, "--csv-separator", ",")[0].startswith(
+        f"run: {path}, column 'negatives', data row 1: expected a list of strings, got "
+    )
 
 
 def test_shards_whose_first_samples_cannot_be_trained_on(doctor, tmp_path):

@@ -96,7 +96,7 @@ def _csv(args: argparse.Namespace, option: str, settings: Settings | None) -> It
         wanted = (settings.keys, settings.picture_key) if settings else ({}, "")
         table = csv_data.read(path, args, *wanted)
         lists = {
-            kind: csv_data.image_lists(table[column], path)
+            kind: csv_data.image_lists(table, column, path)
             for kind, column in (settings.image_sources if settings else {}).items()
         }
     except InputError as error:
@@ -151,8 +151,12 @@ def _companion_images(
 
 
 def samples(args: argparse.Namespace, settings: Settings | None) -> Iterator[str]:
-    """What is wrong with the first samples of the shards that a run would be trained on."""
-    if settings is None or not (args.train_data and _is_webdataset(args, args.train_data)):
+    """What is wrong with the companions of a CSV file, or the first samples of shards, that a run reads."""
+    if settings is None or not args.train_data:
+        return
+    if _is_csv(args, args.train_data):
+        yield from _companions(args, settings)
+    if not _is_webdataset(args, args.train_data):
         return
     from open_clip_train.data import get_wds_dataset
 
@@ -170,6 +174,15 @@ def samples(args: argparse.Namespace, settings: Settings | None) -> Iterator[str
             first.require(settings)
         if settings.identified:
             first.pictures(IdentifySample(settings.picture_key, stages))
+    except InputError as error:
+        yield str(error)
+
+
+def _companions(args: argparse.Namespace, settings: Settings) -> Iterator[str]:
+    from open_clip_ext.host.loaders.found import in_table
+
+    try:
+        in_table(csv_data.read(args.train_data, args, settings.keys), settings, args.train_data)
     except InputError as error:
         yield str(error)
 

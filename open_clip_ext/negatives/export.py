@@ -139,11 +139,18 @@ def main(args: argparse.Namespace) -> int:
         for kind in kinds:
             taken = [known for group in (*types, kinds) for known in group].count(kind) > 1
             if taken or not store.types(kind):
+                further = [kind for kind in store.kinds() if kind != NEGATIVE and store.types(kind)]
                 raise InputError(
-                    f"--kind {word}: give kinds that {args.store} has, each once; it has "
-                    f"{', '.join(kind for kind in store.kinds() if kind != NEGATIVE and store.types(kind))}"
+                    f"--kind {word}: give kinds other than {NEGATIVE} that {args.store} has, each once; it "
+                    f"has {', '.join(further) or 'none'}"
                 )
         types[kinds] = store.types(kinds[0])
+        if len(kinds) > 1 and not _belong(store, kinds, types[kinds]):
+            raise InputError(
+                f"--kind {word}: in {args.store} no {kinds[0]} has a {' and a '.join(kinds[1:])} that "
+                "belongs to it; name first the kind that others belong to, as in phrase+foil, or write "
+                "single kinds"
+            )
     export = Export(store, types)
     if args.shard_size < 1:
         raise InputError(f"--shard-size {args.shard_size}: give at least 1")
@@ -268,6 +275,11 @@ def _pictures(export: Export, args: argparse.Namespace) -> Iterator[tuple[str, P
             f"none of the {named:,} pictures is there, such as {export.missing[0]}; "
             "name their folder with --images"
         )
+
+
+def _belong(store: Store, kinds: Sequence[str], types: Sequence[str]) -> bool:
+    """Whether a caption of the store has texts of all these kinds that belong together."""
+    return any(any(store.together_by_type(caption, types, kinds) or ()) for caption, _, _ in store.entries())
 
 
 def _name(kind: str) -> str:

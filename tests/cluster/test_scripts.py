@@ -195,15 +195,18 @@ def test_a_loss_without_companions_gets_none(launch):
 
 
 def test_a_job_of_any_loss_names_its_recipe(launch):
-    assert "set RECIPE to the name of a file in launch/settings" in launch("loss").output
+    run = launch("loss")
+    assert run.status == 2
+    assert "set RECIPE to the name of a file in launch/settings: ahnpl, ce-clip, con-clip, " in run.output
     run = launch("loss", RECIPE="deglo")
     assert run.status == 2
     assert "deglo: no such recipe in " in run.output
+    assert "there are ahnpl, ce-clip, con-clip, " in run.output
 
 
 def test_a_warm_up_in_epochs_has_to_be_said(launch):
     run = launch("cs-clip", gpus=1)
-    assert run.status != 0
+    assert run.status == 2
     assert "set WARMUP to the steps of 3 epochs" in run.output
 
 
@@ -438,3 +441,6 @@ def test_local_names_the_recipes(launch):
     run = launch(LAUNCH / "local.sh", "deglo")
     assert run.status == 2
     assert "deglo: no such recipe" in run.output
+    run = launch(LAUNCH / "local.sh")
+    assert run.status == 2
+    assert "set RECIPE" in run.output

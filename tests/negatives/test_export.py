@@ -246,9 +246,21 @@ def test_a_store_without_pictures_says_where_else_to_go(folder, export):
 @pytest.mark.parametrize("kinds", [["absent"], ["pos", "pos"], ["neg"], ["phrase+phrase"]], ids=" ".join)
 def test_kinds_that_the_store_has_not(folder, export, units, kinds):
     sentence = (
-        f"--kind {kinds[-1]}: give kinds that {folder}/n.store has, each once; it has pos, phrase, foil"
+        f"--kind {kinds[-1]}: give kinds other than neg that {folder}/n.store has, each once; it has pos, "
+        "phrase, foil"
     )
     assert export("data.csv", "--kind", *kinds, status=2) == sentence
+
+
+@pytest.mark.parametrize(
+    ("kinds", "first", "other"), [("foil+phrase", "foil", "phrase"), ("pos+foil", "pos", "foil")]
+)
+def test_kinds_that_do_not_belong_together(folder, export, units, kinds, first, other):
+    assert export("data.csv", "--kind", kinds, status=2) == (
+        f"--kind {kinds}: in {folder}/n.store no {first} has a {other} that belongs to it; name first the "
+        "kind that others belong to, as in phrase+foil, or write single kinds"
+    )
+    assert not (folder / "data.csv").exists()
 
 
 def test_a_store_without_negatives(folder, export):

@@ -11,7 +11,7 @@ import re
 import shlex
 import types
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -143,17 +143,34 @@ def doubts(table: Any, args: argparse.Namespace) -> Iterator[str]:
         )
 
 
-def image_lists(column: Any, path: str) -> list[list[str]]:
-    """The paths in each cell of a column of images: one, or a list of them; "" for a missing one.
+def text_lists(table: Any, column: str, path: str) -> list[list[str]]:
+    """The texts in each cell of a column of a table that `read` gave of `path`; "" for a missing one.
+
+    Raises InputError for a cell that is no list of strings.
+    """
+    return _cells(table, column, path, parse_texts)
+
+
+def image_lists(table: Any, column: str, path: str) -> list[list[str]]:
+    """The paths in each cell of a column of images, as `text_lists`: a cell may also be one path.
 
     Raises InputError for a cell that is a list of something else.
     """
+    return _cells(
+        table,
+        column,
+        path,
+        lambda cell: parse_texts(cell) if is_list(cell) else [cell] if cell.strip() else [],
+    )
+
+
+def _cells(table: Any, column: str, path: str, parse: Callable[[str], list[str]]) -> list[list[str]]:
     rows = []
-    for row, cell in enumerate(column, start=1):
+    for row, cell in enumerate(table[column], start=1):
         try:
-            rows.append(parse_texts(cell) if is_list(cell) else [cell] if cell.strip() else [])
+            rows.append(parse(cell))
         except ValueError as error:
-            raise InputError(f"{path}, data row {row}: {error}") from error
+            raise InputError(f"{path}, column {column!r}, data row {row}: {error}") from error
     return rows
 
 

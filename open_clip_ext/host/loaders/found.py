@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from open_clip_ext.data import grouped
 from open_clip_ext.errors import InputError
-from open_clip_ext.texts import image_kind
+from open_clip_ext.host.loaders import csv_data
+from open_clip_ext.texts import IMAGE, image_kind
 from open_clip_ext.training.config import Settings
 from open_clip_ext.training.kinds import count_flags, one
 
@@ -68,9 +71,35 @@ class Found:
         )
 
     def average(self, kind: str) -> str:
-        """How many of the companions that are wanted of a kind a caption has in the mean."""
+        """How many of the companions that are wanted of a kind a caption gets in the mean.
+
+        Images are drawn with their texts, so of a caption with more texts they come more seldom.
+        """
         texts, wanted = self.texts[kind], self.counts[kind]
-        return f"{sum(min(count(row), wanted) for row in texts) / len(texts):.2f} of {wanted}"
+        partners = self.texts.get(kind.removesuffix(IMAGE), texts)
+        total = 0.0
+        for row, others in zip(texts, partners, strict=True):
+            places = sum(map(any, itertools.zip_longest(row, others, fillvalue="")))
+            total += count(row) * min(1, wanted / max(places, 1))
+        return f"{total / len(texts):.2f} of {wanted}"
+
+
+def in_table(table: Any, settings: Settings, path: str) -> tuple[Found, dict[str, Texts]]:
+    """The companions in a table that `csv_data.read` gave of `path`, and all that is there of each kind.
+
+    Raises InputError as `Found`, and for a cell that is no list.
+    """
+    kinds: dict[str, Texts] = {
+        kind: csv_data.text_lists(table, column, path) for kind, column in settings.sources.items()
+    }
+    for kind, column in settings.image_sources.items():
+        kinds[image_kind(kind)] = csv_data.image_lists(table, column, path)
+
+    def place(group: Sequence[str]) -> str:
+        columns = " and ".join(repr(settings.keys[kind]) for kind in group)
+        return f"{path}, column{'s' if len(group) > 1 else ''} {columns}"
+
+    return Found(settings, kinds, place, "row"), kinds
 
 
 def lacking(group: Sequence[str], where: Callable[[Sequence[str]], str], unit: str) -> str:

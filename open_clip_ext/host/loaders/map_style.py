@@ -25,11 +25,10 @@ from open_clip_ext.host.loaders.companions import (
     check_coverage,
     identify,
     pack,
-    parse,
     repeats,
     warn_of_truncation,
 )
-from open_clip_ext.host.loaders.found import Found
+from open_clip_ext.host.loaders.found import in_table
 from open_clip_ext.host.loaders.images import ReadableImages, spread
 from open_clip_ext.texts import image_kind
 from open_clip_ext.training import seeding
@@ -100,18 +99,7 @@ def _attach_to_csv(
     """Pack companions into the captions; what there is of them, in words."""
     path = args.train_data
     captions = list(dataset.captions)
-    kinds = {
-        kind: [parse(value, f"{path}, data row {row}") for row, value in enumerate(table[column], start=1)]
-        for kind, column in settings.sources.items()
-    }
-    for kind, column in settings.image_sources.items():
-        kinds[image_kind(kind)] = csv_data.image_lists(table[column], path)
-
-    def place(group: Sequence[str]) -> str:
-        columns = " and ".join(repr(settings.keys[kind]) for kind in group)
-        return f"{path}, column{'s' if len(group) > 1 else ''} {columns}"
-
-    found = Found(settings, kinds, place, "row")
+    found, kinds = in_table(table, settings, path)
     packed = [
         pack(caption, dict(zip(kinds, texts, strict=True)))
         for caption, *texts in zip(captions, *kinds.values(), strict=True)

@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import partial
@@ -92,7 +93,10 @@ class PackSample:
     def companions(self, sample: Mapping[str, Any]) -> dict[str, list[str]]:
         """The companions of a sample by kind, images as the names of their fields."""
         place = where(sample)
-        texts = {kind: parse(value(sample, name), place) for kind, name in self.sources.items()}
+        texts = {
+            kind: parse(value(sample, name), f"{place}, field {name!r}")
+            for kind, name in self.sources.items()
+        }
         return texts | {kind: self._places(sample, kind) for kind in self.images}
 
     def carries(self, sample: Mapping[str, Any], kind: str) -> bool:
@@ -216,6 +220,8 @@ class FirstSamples:
         self.samples: list[dict[str, Any]] = []
         self.captions: list[str] = []
         self.texts: list[dict[str, list[str]]] = []
+        self.decoded: Counter[str] = Counter()  # companion images, by kind
+        self.broken_images: Counter[str] = Counter()
         self.tally = tally = Tally(f"--train-data {data}:", wanted(stages), lambda error: True)
         self.field = caption_field(stages)
         self.decode = with_handler(lenient(stages)[-1], tally.bad_sample)
@@ -259,11 +265,13 @@ class FirstSamples:
             for place, name in enumerate(companions[kind]):
                 if not name:
                     continue
+                self.decoded[kind] += 1
                 try:
                     with Image.open(io.BytesIO(sample[name])) as image:
                         image.convert("RGB")
                 except Exception as error:
                     companions[kind][place] = ""
+                    self.broken_images[kind] += 1
                     self.tally.bad_sample(InputError(f"{where(sample)}: its {name} cannot be read ({error})"))
 
     def require(self, settings: Settings) -> Found:
@@ -272,6 +280,12 @@ class FirstSamples:
         for kind in settings.keys:
             if not any(self.packer.carries(sample, kind) for sample in self.samples):
                 raise InputError(self._lacking(self.packer.field(kind), key_flag(kind)))
+            if self.broken_images[kind] == self.decoded[kind] >= max(1, DECODED // 2):
+                raise InputError(
+                    f"{self.where}: none of the {self.decoded[kind]} {kind}s looked at can be read; the "
+                    f"first problem: {self.tally.first}; repair them, or name other ones with "
+                    f"{key_flag(kind)}"
+                )
 
         def place(group: Sequence[str]) -> str:
             fields = " and ".join(repr(settings.keys[kind]) for kind in group)

@@ -71,7 +71,7 @@ def describe(
     for kind, number in same.items():
         sentence = (
             f"{where}: {number} of {seen[kind]} {kind} looked at are to the tokenizer the same as their "
-            "caption (they differ behind the cut, or in upper case alone)"
+            "caption (they differ behind the cut, in upper case alone, or not at all)"
         )
         if number == seen[kind]:
             raise InputError(f"{sentence}; shorten the captions, or make {kind} that change their beginning")
