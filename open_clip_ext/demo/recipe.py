@@ -10,7 +10,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -133,15 +133,22 @@ def tuned_options(recipe: Recipe, loss: str, base_scale: float) -> dict[str, flo
         loss: name of the loss.
         base_scale: the base's logit scale (exp).
     """
-    if loss == "ce-clip":
-        return {"threshold_cap": round(PUBLISHED_CAP * base_scale / PUBLISHED_SCALE, 4)}
-    if loss == "degla":
-        schedule = recipe.fine_tuning
-        return {
-            "distill_weight": round(PUBLISHED_DISTILL * PUBLISHED_BATCH / schedule.batch, 6),
-            "ema_decay": round(PUBLISHED_TEACHER_LEFT ** (1 / schedule.steps), 6),
-        }
-    return {}
+    return TUNED[loss](recipe.fine_tuning, base_scale) if loss in TUNED else {}
+
+
+def _cap(schedule: Schedule, base_scale: float) -> dict[str, float]:
+    return {"threshold_cap": round(PUBLISHED_CAP * base_scale / PUBLISHED_SCALE, 4)}
+
+
+def _distillation(schedule: Schedule, base_scale: float) -> dict[str, float]:
+    return {
+        "distill_weight": round(PUBLISHED_DISTILL * PUBLISHED_BATCH / schedule.batch, 6),
+        "ema_decay": round(PUBLISHED_TEACHER_LEFT ** (1 / schedule.steps), 6),
+    }
+
+
+# AHNPL has CE-CLIP's thresholds.
+TUNED = {"ce-clip": _cap, "ahnpl": _cap, "degla": _distillation}
 
 
 def command(
@@ -155,6 +162,7 @@ def command(
     logs: str,
     loss: str,
     options: Mapping[str, float] | None = None,
+    flags: Sequence[str] = (),
     save_frequency: int = 0,
 ) -> list[str]:
     """One run of the trainer, with paths relative to the output folder."""
@@ -175,6 +183,7 @@ def command(
     ]  # fmt: skip
     if options:
         words += ["--loss-cfg", *(f"{key}={value}" for key, value in options.items())]
+    words += flags
     return [str(word) for word in words]
 
 

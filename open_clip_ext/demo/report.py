@@ -6,6 +6,7 @@ The spread over bases therefore contains all sources of variation, and is the on
 
 from __future__ import annotations
 
+import colorsys
 import itertools
 import math
 import statistics
@@ -442,8 +443,21 @@ LINES = ("-", "--", ":", "-.")
 
 
 def _colours(names: Sequence[str]) -> dict[str, str]:
-    spare = iter(SPARE)
-    return {name: COLOURS.get(name) or next(spare, "#000000") for name in names}
+    """A colour for each method, and no two with the same."""
+    others = [name for name in names if name not in COLOURS]
+    spare: Sequence[str] = SPARE
+    if len(others) > len(SPARE):
+        turns = (
+            colorsys.hsv_to_rgb(k / len(others), 1 - k % 2 / 2, 0.85 - k % 3 / 5) for k in range(len(others))
+        )
+        spare = ["#" + "".join(f"{round(255 * part):02x}" for part in colour) for colour in turns]
+    return COLOURS | dict(zip(others, spare, strict=False))
+
+
+def _legend(axes: Any, methods: int, size: int) -> None:
+    """The legend, in two columns of small print if there are many methods."""
+    many = methods > len(COLOURS) + len(SPARE)
+    axes.legend(loc="best", frameon=True, fontsize=5 if many else size, ncols=2 if many else 1)
 
 
 def _pyplot() -> Any:
@@ -461,8 +475,9 @@ def plot_tradeoff(path: Path, curves: Mapping[str, Sequence[Row]], alpha: float)
     comp, kept = evaluate.composition, evaluate.unmentioned
     figure, axes = pyplot.subplots(figsize=(8, 5.6), dpi=130)
     before = next(iter(curves.values()))[0]
-    for loss, colour in _colours(list(curves)).items():
-        curve = curves[loss]
+    colours = _colours(list(curves))
+    for loss, curve in curves.items():
+        colour = colours[loss]
         points = [(row.value(kept), row.value(comp)) for row in curve]
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.5, alpha=0.75, zorder=2)
         axes.plot(
@@ -493,7 +508,7 @@ def plot_tradeoff(path: Path, curves: Mapping[str, Sequence[Row]], alpha: float)
     )
     axes.grid(alpha=0.25)
     axes.margins(0.1)
-    axes.legend(loc="best", frameon=True, fontsize=9)
+    _legend(axes, len(curves), 9)
     figure.tight_layout()
     atomic_write(path, lambda part: figure.savefig(part, format="png"))
     pyplot.close(figure)
@@ -502,25 +517,27 @@ def plot_tradeoff(path: Path, curves: Mapping[str, Sequence[Row]], alpha: float)
 def plot_courses(path: Path, courses: Mapping[str, Sequence[Course]]) -> None:
     """Plot composition, relations and unmentioned zero-shot over the steps, per method and base."""
     pyplot = _pyplot()
+    colours = _colours(list(courses))
     figure, panels = pyplot.subplots(1, 3, figsize=(12, 4.2), dpi=120, sharex=True)
     for axes, summary, title in (
         (panels[0], evaluate.composition, "composition: exchanged words, %"),
         (panels[1], evaluate.relations, "relations, %"),
         (panels[2], evaluate.unmentioned, "zero-shot on what captions never mention, %"),
     ):
-        for loss, colour in _colours(list(courses)).items():
-            for base, course in enumerate(courses[loss]):
+        for loss, found in courses.items():
+            for base, course in enumerate(found):
                 steps = sorted(course)
                 axes.plot(
                     steps, [summary(course[step]) for step in steps], LINES[base % len(LINES)],
-                    color=colour, linewidth=1.4, marker="o", markersize=2.5, label=None if base else loss,
+                    color=colours[loss], linewidth=1.4, marker="o", markersize=2.5,
+                    label=None if base else loss,
                 )  # fmt: skip
         axes.set_xlabel("steps of fine-tuning")
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.25)
     for base in range(len(next(iter(courses.values())))):
         panels[0].plot([], [], LINES[base % len(LINES)], color="0.3", label=f"base {base}")
-    panels[0].legend(loc="best", frameon=True, fontsize=8)
+    _legend(panels[0], len(courses), 8)
     figure.tight_layout()
     atomic_write(path, lambda part: figure.savefig(part, format="png"))
     pyplot.close(figure)

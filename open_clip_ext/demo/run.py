@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +22,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from open_clip_ext.demo import recipe as recipes
+from open_clip_ext.demo.methods import Method, methods
 from open_clip_ext.demo.recipe import Recipe, Schedule
 from open_clip_ext.errors import InputError, TrainingError
 from open_clip_ext.files import atomic_write, write_text
@@ -29,6 +30,7 @@ from open_clip_ext.files import atomic_write, write_text
 if TYPE_CHECKING:
     from open_clip_ext.demo.evaluate import Check, Scores
     from open_clip_ext.demo.report import Course, Row
+    from open_clip_ext.demo.shards import Sample
 
 LOSSES = ("clip", "negclip", "ce-clip", "degla")
 DEFAULT_OUT = Path("open-clip-ext-demo")
@@ -58,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--losses",
         nargs="+",
         metavar="NAME",
-        help=f"methods to compare (default: {' '.join(LOSSES)})",
+        help=f"methods to compare (default: {' '.join(LOSSES)}): losses; LOSS+images, with the companion "
+        "images that the loss takes if asked; all, every loss of this package",
     )
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="settings, in the format of recipe.json")
     parser.add_argument(
@@ -101,7 +104,7 @@ def run(
         bases: pretrained models to start from.
         seeds: fine-tuning seeds per method and base.
         world_seed: replaces that of the recipe.
-        losses: registered losses, the built-in ones by default.
+        losses: what to compare, as `methods.methods` reads it.
         recipe_file: settings to use instead of the built-in ones.
         select: choose learning rates instead of comparing methods.
 
@@ -112,8 +115,8 @@ def run(
         InputError: the arguments are wrong.
         TrainingError: a training failed, or a base did not pass the gate.
     """
-    chosen = tuple(dict.fromkeys(losses or LOSSES))
-    recipe = _checked(bases, seeds, chosen, quick, recipe_file)
+    chosen = methods(losses or LOSSES)
+    recipe = _checked(bases, seeds, quick, recipe_file)
     if world_seed is not None:
         recipe = replace(recipe, world_seed=world_seed)
     _claim(out, recipe)
@@ -126,15 +129,11 @@ def run(
     return 0
 
 
-def _checked(bases: int, seeds: int, losses: Sequence[str], quick: bool, recipe_file: Path | None) -> Recipe:
+def _checked(bases: int, seeds: int, quick: bool, recipe_file: Path | None) -> Recipe:
     """The recipe, after checking everything that could otherwise stop a long run at its end."""
-    from open_clip_ext import registry
-
     for option, number in (("--bases", bases), ("--seeds", seeds)):
         if number < 1:
             raise InputError(f"{option} {number}: give at least 1")
-    for loss in losses:
-        registry.load(loss)
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -179,6 +178,7 @@ class Job:
         schedule: length and learning rate.
         seed: of the trainer.
         save_frequency: epochs between saved models; 0 saves only the last.
+        flags: further ones.
     """
 
     base: int
@@ -189,16 +189,17 @@ class Job:
     schedule: Schedule
     seed: int
     save_frequency: int = 0
+    flags: tuple[str, ...] = ()
 
 
 class Demo:
     """One demo in one folder, with a subfolder for each base."""
 
-    def __init__(self, out: Path, recipe: Recipe, bases: int, losses: Sequence[str], quick: bool) -> None:
+    def __init__(self, out: Path, recipe: Recipe, bases: int, methods: Sequence[Method], quick: bool) -> None:
         self.out = out.resolve()
         self.recipe = recipe
         self.bases = range(bases)
-        self.losses = losses
+        self.methods = methods
         self.quick = quick
         self.stages: dict[str, tuple[float, float]] = {}
         self.commands: list[str] = []
@@ -209,14 +210,16 @@ class Demo:
 
     def prepare(self) -> None:
         """Draw the data, pretrain the bases and check them with the gate."""
-        from open_clip_ext.demo import evaluate, report, train, vocabulary, world
+        from open_clip_ext.demo import evaluate, report, shards, train, vocabulary
 
         recipe = self.recipe
         atomic_write(self.out / vocabulary.FILE, lambda part: part.write_bytes(vocabulary.content()))
         with self._stage("drawing"):
             for base in self.bases:
-                self._draw(base, "pretraining", world.pretraining_sample, recipe.pretraining.samples, 1)
-                self._draw(base, "fine-tuning", world.fine_tuning_sample, recipe.fine_tuning.samples, 2)
+                self._draw(base, "pretraining", shards.pretraining, recipe.pretraining.samples, 1)
+                for data, kinds in {method.data: method.kinds for method in self.methods}.items():
+                    sample = shards.fine_tuning(kinds)
+                    self._draw(base, data, sample, recipe.fine_tuning.samples, 2)
         for base in self.bases:
             if not self._model(base, "untrained").exists():
                 train.untrained(self._model(base, "untrained"), recipe.base_seed(base))
@@ -256,10 +259,12 @@ class Demo:
 
         recipe = self.recipe
         jobs = [
-            self._fine_tuning(base, loss, seed, recipe.schedule(loss), f"{loss}-seed{seed}", save_frequency=1)
+            self._fine_tuning(
+                base, m, seed, recipe.schedule(m.name), f"{m.name}-seed{seed}", save_frequency=1
+            )
             for seed in range(seeds)
             for base in self.bases
-            for loss in self.losses
+            for m in self.methods
         ]
         with self._stage("fine-tuning"):
             self._train(jobs)
@@ -268,7 +273,7 @@ class Demo:
             courses = self._score_courses()
         markdown = report.markdown(
             recipe=recipe, rows=rows, curves=curves, courses=courses, checks=self.checks,
-            options=[{loss: self._options(base, loss) for loss in self.losses} for base in self.bases],
+            options=[{m.name: self._options(base, m.loss) for m in self.methods} for base in self.bases],
             scales=self.scales, stages=self.stages, quick=self.quick,
         )  # fmt: skip
         write_text(self.out / "report.md", markdown)
@@ -287,20 +292,21 @@ class Demo:
         from open_clip_ext.demo import evaluate, train
 
         recipe = self.recipe
-        tried = [(loss, lr) for loss in self.losses for lr in recipe.select_lr]
-        names = {(loss, lr): f"{loss}-lr{lr:g}" for loss, lr in tried}
+        tried = [(method, lr) for method in self.methods for lr in recipe.select_lr]
+        names = {(method, lr): f"{method.name}-lr{lr:g}" for method, lr in tried}
         with self._stage("selection"):
             self._train(
                 [
-                    self._fine_tuning(base, loss, 0, replace(recipe.fine_tuning, lr=lr), name)
+                    self._fine_tuning(base, method, 0, replace(recipe.fine_tuning, lr=lr), name)
                     for base in self.bases
-                    for (loss, lr), name in names.items()
+                    for (method, lr), name in names.items()
                 ]
             )
         best: dict[str, tuple[float, float]] = {}
         print(f"evaluation seed {recipe.dev_seed}, mean over {len(self.bases)} bases\n")
-        print(f"{'':<10}{'lr':>8}{'composition':>13}{'zero-shot':>11}{'mean':>7}")
-        for (loss, lr), name in names.items():
+        width = max(10, *(len(method.name) + 2 for method in self.methods))
+        print(f"{'':<{width}}{'lr':>8}{'composition':>13}{'zero-shot':>11}{'mean':>7}")
+        for (method, lr), name in names.items():
             scores = [
                 evaluate.score(
                     train.load(self._model(base, name)),
@@ -311,9 +317,9 @@ class Demo:
             ]
             comp, kept = (fmean(map(s, scores)) for s in (evaluate.composition, evaluate.unmentioned))
             mean = (comp + kept) / 2
-            print(f"{loss:<10}{lr:>8g}{comp:>13.1f}{kept:>11.1f}{mean:>7.1f}")
-            best[loss] = max(best.get(loss, (-1.0, 0.0)), (mean, lr))
-        selected = replace(recipe, lr={**recipe.lr, **{loss: lr for loss, (_, lr) in best.items()}})
+            print(f"{method.name:<{width}}{lr:>8g}{comp:>13.1f}{kept:>11.1f}{mean:>7.1f}")
+            best[method.name] = max(best.get(method.name, (-1.0, 0.0)), (mean, lr))
+        selected = replace(recipe, lr={**recipe.lr, **{name: lr for name, (_, lr) in best.items()}})
         path = self.out / "recipe-selected.json"
         write_text(path, recipes.to_json(selected))
         print(f"\nchosen by the mean of both; use it with --recipe {path} and another --out")
@@ -333,10 +339,10 @@ class Demo:
             "{}: {:.0f} s, {:.0f} s of CPU time".format(name, *self.stages[name]), file=sys.stderr, flush=True
         )
 
-    def _draw(self, base: int, name: str, sampler: Callable[..., Any], samples: int, part_seed: int) -> None:
+    def _draw(self, base: int, name: str, sample: Sample, samples: int, part_seed: int) -> None:
         from tqdm import tqdm
 
-        from open_clip_ext.demo import train, world
+        from open_clip_ext.demo import shards, train
 
         target = self.out / FOLDER.format(base) / "shards" / name
         if target.exists():
@@ -344,7 +350,7 @@ class Demo:
         part = train.new_folder(target)
         seed = 10 * self.recipe.base_seed(base) + part_seed
         with tqdm(total=samples, desc=f"drawing for {name}", unit="picture", disable=None) as bar:
-            for done in world.write_shards(part, sampler, samples, self.recipe.shards, seed):
+            for done in shards.write(part, sample, samples, self.recipe.shards, seed):
                 bar.update(done - bar.n)
         train.finish(part, target)
 
@@ -372,9 +378,10 @@ class Demo:
         return Job(base, "base", "untrained", "pretraining", "clip", recipe.pretraining, seed)
 
     def _fine_tuning(
-        self, base: int, loss: str, seed: int, schedule: Schedule, name: str, save_frequency: int = 0
+        self, base: int, method: Method, seed: int, schedule: Schedule, name: str, save_frequency: int = 0
     ) -> Job:
-        return Job(base, name, "base", "fine-tuning", loss, schedule, seed, save_frequency)
+        loss, data = method.loss, method.data
+        return Job(base, name, "base", data, loss, schedule, seed, save_frequency, method.flags)
 
     def _train(self, jobs: Sequence[Job]) -> None:
         """Run the unfinished jobs, `at_once` at a time."""
@@ -403,6 +410,7 @@ class Demo:
                 data=f"{folder}/shards/{job.data}", schedule=job.schedule, seed=job.seed,
                 logs=f"{folder}/logs", loss=job.loss, save_frequency=job.save_frequency,
                 options=self._options(job.base, job.loss) if job.start == "base" else {},
+                flags=job.flags,
             )  # fmt: skip
             self._note_command(words)
             planned.append((job, words))
@@ -424,6 +432,7 @@ class Demo:
 
         recipe = self.recipe
         alphas = sorted({*recipe.curve, recipe.alpha, 1.0})
+        names = [method.name for method in self.methods]
 
         def score(base: int, model: Any) -> evaluate.Scores:
             numbers = [recipe.evaluation_seed(base, seed) for seed in recipe.test_seeds]
@@ -431,12 +440,12 @@ class Demo:
             bar.update()
             return scores
 
-        total = len(self.bases) * (1 + len(self.losses) * seeds * len(alphas))
+        total = len(self.bases) * (1 + len(self.methods) * seeds * len(alphas))
         with tqdm(total=total, desc="scoring", unit="model", disable=None) as bar:
             starts = [self._model(base, "base") for base in self.bases]
             before = Row("", 0.0, [[score(base, train.load(start))] for base, start in enumerate(starts)])
             rows, curves = [before], {}
-            for loss in self.losses:
+            for loss in names:
                 tuned = [
                     [self._model(base, f"{loss}-seed{seed}") for seed in range(seeds)] for base in self.bases
                 ]
@@ -460,10 +469,10 @@ class Demo:
         from open_clip_ext.demo import evaluate, train
 
         recipe = self.recipe
-        courses: dict[str, list[Course]] = {loss: [] for loss in self.losses}
+        courses: dict[str, list[Course]] = {method.name: [] for method in self.methods}
         epochs = recipe.fine_tuning.epochs
         steps = recipe.fine_tuning.steps // epochs
-        total = len(self.bases) * (1 + len(self.losses) * epochs)
+        total = len(self.bases) * (1 + len(self.methods) * epochs)
         with tqdm(total=total, desc="scoring along the runs", unit="model", disable=None) as bar:
 
             def score(base: int, name: str, epoch: int | None) -> evaluate.Scores:
@@ -475,7 +484,7 @@ class Demo:
 
             for base in self.bases:
                 start = score(base, "base", None)
-                for loss in self.losses:
+                for loss in courses:
                     course = {0: start}
                     for epoch in range(1, epochs + 1):
                         last = epoch == epochs

@@ -15,15 +15,12 @@ Choices that matter, most of them found by experiment:
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import random
 import re
-import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -99,10 +96,10 @@ class Statement:
 
     def text(self) -> str:
         """The caption."""
-        first = _noun_phrase(self.first, self.added_texture)
-        second = _noun_phrase(self.second)
+        first = noun_phrase(self.first, self.added_texture)
+        second = noun_phrase(self.second)
         text = self.frame.format(a=first, r=RELATIONS[self.relation][self.wording], b=second)
-        return text if self.added_thing is None else f"{text} and {_noun_phrase(self.added_thing)}"
+        return text if self.added_thing is None else f"{text} and {noun_phrase(self.added_thing)}"
 
 
 def _article(word: str) -> str:
@@ -113,7 +110,8 @@ def _plural(noun: str) -> str:
     return noun + ("es" if noun.endswith("s") else "s")
 
 
-def _noun_phrase(noun: tuple[str, str], texture: str | None = None) -> str:
+def noun_phrase(noun: tuple[str, str], texture: str | None = None) -> str:
+    """A colour and a shape with their article, such as "a red circle"."""
     words = ([texture] if texture else []) + list(noun)
     return f"{_article(words[0])} {' '.join(words)}"
 
@@ -367,7 +365,26 @@ def words() -> list[str]:
 # --- training data ----------------------------------------------------------------------------------------
 
 
-def pretraining_sample(rng: random.Random) -> tuple[Scene, str, None]:
+class Pair(NamedTuple):
+    """A picture of two objects for fine-tuning, with its caption and one false caption per slot."""
+
+    scene: Scene
+    true: Statement
+    negatives: list[Statement]
+
+
+def captioned(scene: Scene, rng: random.Random) -> Pair:
+    """A pair with a full caption and false captions."""
+    true = statement(scene, rng, TRAIN_FRAMES)
+    return Pair(scene, true, [edit(rng.choice(slot), true, scene, rng) for slot in SLOTS])
+
+
+def fine_tuning_sample(rng: random.Random) -> Pair:
+    """A pair that is not held out."""
+    return captioned(pair_scene(rng, test=False), rng)
+
+
+def pretraining_sample(rng: random.Random) -> tuple[Scene, str]:
     """A scene of any type with a web-like caption."""
     lot = rng.random()
     if lot < 0.25:
@@ -376,44 +393,7 @@ def pretraining_sample(rng: random.Random) -> tuple[Scene, str, None]:
         scene = count_scene(rng, rng.randrange(2, 5))
     else:
         scene = pair_scene(rng, test=False)
-    return scene, web_caption(scene, rng), None
-
-
-def fine_tuning_sample(rng: random.Random) -> tuple[Scene, str, list[str]]:
-    """A pair with its full caption and one false caption per slot."""
-    scene = pair_scene(rng, test=False)
-    true = statement(scene, rng, TRAIN_FRAMES)
-    return scene, true.text(), [edit(rng.choice(s), true, scene, rng).text() for s in SLOTS]
-
-
-def write_shards(
-    folder: Path,
-    sampler: Callable[[random.Random], tuple[Scene, str, list[str] | None]],
-    samples: int,
-    shards: int,
-    seed: int,
-) -> Iterator[int]:
-    """Write `samples` drawn scenes as webdataset shards; yields the number written from time to time.
-
-    A sample has `png`, `txt` and, if there are negatives, `negatives.json`, a list of strings.
-    """
-    rng = random.Random(seed)
-    for shard in range(shards):
-        with tarfile.open(folder / f"{shard:04d}.tar", "w") as tar:
-            for index in range(shard * samples // shards, (shard + 1) * samples // shards):
-                scene, caption, negatives = sampler(rng)
-                picture = io.BytesIO()
-                draw(scene).save(picture, "png", compress_level=1)
-                files = {"png": picture.getvalue(), "txt": caption.encode()}
-                if negatives is not None:
-                    files["negatives.json"] = json.dumps(negatives).encode()
-                for extension, content in files.items():
-                    member = tarfile.TarInfo(f"{index:06d}.{extension}")
-                    member.size = len(content)
-                    tar.addfile(member, io.BytesIO(content))
-                if index % 100 == 0:
-                    yield index
-    yield samples
+    return scene, web_caption(scene, rng)
 
 
 # --- evaluation data --------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ def test_quick_demo_through_the_real_trainer(tmp_path, capsys, monkeypatch):
     parser = argparse.ArgumentParser()
     run.add_arguments(parser)
     out = tmp_path / "out"
-    words = ["--quick", "--losses", "negclip", "degla", "--out", str(out)]
+    words = ["--quick", "--losses", "negclip+images", "degla", "--out", str(out)]
 
     # One base, and nothing is compared; another is added to it afterwards.
     assert run.main(parser.parse_args([*words, "--bases", "1"])) == 0
@@ -114,7 +114,7 @@ def test_quick_demo_through_the_real_trainer(tmp_path, capsys, monkeypatch):
     args = parser.parse_args(words)
     assert run.main(args) == 0
     printed = capsys.readouterr().out
-    for name in ("base 1", "negclip", "degla", "0.6 degla + 0.4 base", "swap_att", "R@1", "2 bases"):
+    for name in ("base 1", "negclip+images", "degla", "0.6 degla + 0.4 base", "swap_att", "R@1", "2 bases"):
         assert name in printed
     for name in ("tradeoff.png", "course.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
@@ -123,6 +123,7 @@ def test_quick_demo_through_the_real_trainer(tmp_path, capsys, monkeypatch):
     commands = (out / "commands.sh").read_text()
     assert commands.count("open_clip_train.main") == 6
     assert commands.count("--loss degla") == 2
+    assert commands.count("--companion-images hard=1") == 2
     assert '--logs "base-1/$LOGS"' in commands
     subprocess.run(["bash", "-n", str(out / "commands.sh")], check=True)
     assert all(path.read_bytes() == content for path, content in first.items())
@@ -136,7 +137,7 @@ def test_quick_demo_through_the_real_trainer(tmp_path, capsys, monkeypatch):
     assert len(list(out.glob("base-0/models/degla-seed0/epoch_*.safetensors"))) == epochs - 1
     assert not list(out.glob("base-*/logs/*/checkpoints"))
     scores = json.loads((out / "scores.json").read_text())
-    assert [row["loss"] for row in scores["models"]] == ["", "negclip", "negclip", "degla", "degla"]
+    assert [row["loss"] for row in scores["models"]] == ["", *("negclip+images",) * 2, "degla", "degla"]
     assert [len(row["scores"]) for row in scores["models"]] == [2] * 5
     steps = [str(8 * epoch) for epoch in range(epochs + 1)]
     assert [list(course) for course in scores["courses"]["degla"]] == [steps, steps]

@@ -244,6 +244,7 @@ def test_recall_does_not_count_ties_and_equal_captions():
 def test_options_follow_the_base_and_the_schedule():
     default = recipe.Recipe()
     assert recipe.tuned_options(default, "ce-clip", 20.0) == {"threshold_cap": 2.0}
+    assert recipe.tuned_options(default, "ahnpl", 20.0) == {"threshold_cap": 2.0}
     options = recipe.tuned_options(default, "degla", 20.0)
     assert options["distill_weight"] == pytest.approx(0.005 * 256 / default.fine_tuning.batch)
     assert options["ema_decay"] ** default.fine_tuning.steps == pytest.approx(0.0394, abs=1e-3)
@@ -284,3 +285,12 @@ def test_mixing(tmp_path):
     mixed = train.mix(tmp_path / "m0", tmp_path / "m1", 0.25).state_dict()
     for key, value in mixed.items():
         torch.testing.assert_close(value, 0.75 * a[key] + 0.25 * b[key])
+
+
+@pytest.mark.parametrize("others", [0, 4, 5, 20])
+def test_every_method_has_a_colour_of_its_own(others):
+    names = [*report.COLOURS, *map(str, range(others))]
+    colours = report._colours(names)
+    assert list(colours) == names
+    assert len(set(colours.values())) == len(names)
+    assert {name: colours[name] for name in report.COLOURS} == report.COLOURS

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from open_clip_ext.demo import recipe, vocabulary, world
+from open_clip_ext.demo import recipe, shards, vocabulary, world
 
 
 def pairs(n, test=False):
@@ -17,6 +17,10 @@ def pairs(n, test=False):
     for _ in range(n):
         scene = world.pair_scene(rng, test=test)
         yield scene, world.statement(scene, rng, world.TRAIN_FRAMES + world.TEST_FRAMES), rng
+
+
+def texts_of(pair):
+    return [said.text() for said in (pair.true, *pair.negatives)]
 
 
 def test_pairs_are_distinct_and_related():
@@ -75,7 +79,7 @@ def test_fine_tuning_captions_never_mention_the_zero_shot_words():
     rng = random.Random(0)
     hidden = {*world.BACKGROUNDS, *world.TEXTURES, *world.STYLES, *world.SIZES, *world.NUMBERS}
     for _ in range(500):
-        _, caption, negatives = world.fine_tuning_sample(rng)
+        caption, *negatives = texts_of(world.fine_tuning_sample(rng))
         assert len(negatives) == len(world.SLOTS)
         assert len({caption, *negatives}) == 1 + len(negatives)
         for text in (caption, *negatives):
@@ -109,8 +113,7 @@ def test_every_word_of_the_world_is_known():
     texts = [*items.captions, *items.web, *(t for false in items.false.values() for t in false)]
     texts += [t for z in items.zero_shot.values() for prompts in z.prompts for t in prompts]
     for _ in range(1000):
-        _, caption, negatives = world.fine_tuning_sample(rng)
-        texts += [caption, *negatives, world.pretraining_sample(rng)[1]]
+        texts += [*texts_of(world.fine_tuning_sample(rng)), world.pretraining_sample(rng)[1]]
     assert {word for text in texts for word in text.split()} <= set(world.words())
 
 
@@ -120,8 +123,7 @@ def test_every_caption_fits_the_context():
     items = world.evaluation(1, 100)
     texts = [*items.captions, *(t for false in items.false.values() for t in false)]
     for _ in range(300):
-        _, caption, negatives = world.fine_tuning_sample(rng)
-        texts += [caption, *negatives]
+        texts += texts_of(world.fine_tuning_sample(rng))
     tokens = vocabulary.tokenizer(77)(texts)
     assert int((tokens != 0).sum(1).max()) <= length
 
@@ -146,7 +148,7 @@ def test_every_attribute_can_be_seen(field):
 
 
 def test_shards(tmp_path):
-    for _ in world.write_shards(tmp_path, world.fine_tuning_sample, 10, 4, seed=1):
+    for _ in shards.write(tmp_path, shards.fine_tuning(()), 10, 4, seed=1):
         pass
     keys = []
     for path in sorted(tmp_path.iterdir()):
@@ -163,7 +165,7 @@ def test_shards(tmp_path):
 
 
 def test_pretraining_shards_hold_no_negatives(tmp_path):
-    for _ in world.write_shards(tmp_path, world.pretraining_sample, 4, 1, seed=1):
+    for _ in shards.write(tmp_path, shards.pretraining, 4, 1, seed=1):
         pass
     with tarfile.open(tmp_path / "0000.tar") as tar:
         assert {name.split(".", 1)[1] for name in tar.getnames()} == {"png", "txt"}
