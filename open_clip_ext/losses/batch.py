@@ -86,6 +86,12 @@ class Rows:
         """Images, captions, companions of a kind, and which of them exist."""
         return self.image, self.text, self.features(kind), self.exists(kind)
 
+    def true_texts(self, kind: str) -> tuple[Tensor, Tensor]:
+        """Captions, and companions of a true kind behind them `[B, 1+K, D]`; which of these exist."""
+        exists = self.exists(kind)
+        texts = torch.cat([self.text[:, None], self.features(kind)], dim=1)
+        return texts, torch.cat([torch.ones_like(exists[:, :1]), exists], dim=1)
+
     def of(self, kind: str | None = None) -> Samples:
         """The same for the functions of `functional`: as their `columns`, a kind as their negatives."""
         same = self.identities(kind)

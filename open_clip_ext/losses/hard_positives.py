@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from open_clip_ext.losses import functional
@@ -52,9 +51,7 @@ class HardPositivesLoss(Loss):
 
 def true_captions(rows: Rows) -> Samples:
     """The samples with their captions `[B, 1+J, D]`, the hard positives after the first, as companions."""
-    v, t, p, valid = rows.tensors("pos")
-    exists = torch.cat([torch.ones_like(valid[:, :1]), valid], dim=1)
     same = rows.identities("pos")
     if same is not None:
         same = same._replace(neg=same.pairs(slice(None))[:, 1:])
-    return Samples(v, t, torch.cat([t[:, None], p], dim=1), exists, rows.first, same)
+    return Samples(rows.image, rows.text, *rows.true_texts("pos"), rows.first, same)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -10,8 +10,6 @@ from torch import Tensor
 
 from open_clip_ext.losses import functional
 from open_clip_ext.losses.base import Batch, Loss, term
-from open_clip_ext.losses.batch import Rows
-from open_clip_ext.losses.identities import Identities
 
 
 class ParaCLIPLoss(Loss):
@@ -19,8 +17,7 @@ class ParaCLIPLoss(Loss):
 
         L = L_clip(V, P_2) + L_clip(T, P_1) + L_clip(P_1, P_2)
 
-    Where P_2 is missing, the image keeps its caption. A pair of texts of which one is missing leaves both
-    directions, and adds 0 to the other two terms.
+    Where P_2 is missing, the image keeps its caption. Pairs of texts of which one is missing are left out.
 
     Source: Fine-tuning CLIP Text Encoders with Two-step Paraphrasing, arXiv 2402.15120; no code was read.
     """
@@ -32,24 +29,21 @@ class ParaCLIPLoss(Loss):
     @term()
     def image_loss(self, x: Batch) -> Tensor:
         """Images and second paraphrases, or captions in their place."""
-        own, every = (
-            torch.where(r.exists("pos")[:, 1:2], r.features("pos")[:, 1], r.text) for r in (x.rows, x.columns)
-        )
-        columns = functional.Samples(x.columns.image, every, first=x.columns.first, same=_same(x, 1))
+        each = (rows.true_texts("pos") for rows in (x.rows, x.columns))
+        own, every = (torch.where(m[:, 2:3], t[:, 2], t[:, 0]) for t, m in each)
+        ids = x.columns.identities("pos")
+        columns = x.columns.of()._replace(text=every, same=ids and ids.beside(1))
         return functional.clip(x.rows.image, own, x.scale, columns=columns, bias=x.bias)
 
     @term()
     def caption_loss(self, x: Batch) -> Tensor:
         """Captions and first paraphrases."""
-        return _contrast(x, [0], lambda r: (r.text, r.features("pos")[:, 0], r.exists("pos")[:, 0]))
+        return between(x, 0, 1)
 
     @term()
     def paraphrase_loss(self, x: Batch) -> Tensor:
         """First and second paraphrases."""
-        both = [0, 1]
-        return _contrast(
-            x, both, lambda r: (*r.features("pos")[:, :2].unbind(1), r.exists("pos")[:, :2].all(1))
-        )
+        return between(x, 1, 2)
 
     def configure(self, companions: Mapping[str, int]) -> None:
         """Raise ValueError unless captions get two paraphrases."""
@@ -57,12 +51,10 @@ class ParaCLIPLoss(Loss):
             raise ValueError(f"companions are {dict(companions)}, expected two pos")
 
 
-def _contrast(x: Batch, places: Sequence[int], pairs: Callable[[Rows], tuple[Tensor, ...]]) -> Tensor:
-    (y, z, valid), (every_y, every_z, exists) = pairs(x.rows), pairs(x.columns)
-    columns = functional.Samples(every_y, every_z, None, exists, x.columns.first, _same(x, *places))
-    return functional.existing_pairs(y, z, x.scale, valid, columns=columns)
-
-
-def _same(x: Batch, *places: int) -> Identities | None:
-    same = x.columns.identities("pos")
-    return same and same.beside(*places)
+def between(x: Batch, a: int, b: int) -> Tensor:
+    """The contrast of two of caption and paraphrases; see `functional.existing_pairs`."""
+    (t, m), (every, exist) = x.rows.true_texts("pos"), x.columns.true_texts("pos")
+    ids, both = x.columns.identities("pos"), exist[:, a] & exist[:, b]
+    same = ids and ids.beside(*range(b))
+    columns = functional.Samples(every[:, a], every[:, b], None, both, x.columns.first, same)
+    return functional.existing_pairs(t[:, a], t[:, b], x.scale, m[:, a] & m[:, b], columns=columns)
