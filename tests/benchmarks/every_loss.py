@@ -23,10 +23,13 @@ class Steps:
 
     def __init__(self, name: str, tiny: bool, batch: int) -> None:
         loss = registry.load(name)
-        counts, aligned = dict(loss.companions), getattr(loss, "aligned", ())
+        # What a loss takes only where a run asks for it, none of.
+        counts = {kind: n for kind, n in loss.companions.items() if n}
+        images = {kind: n for kind, n in getattr(loss, "companion_images", {}).items() if n}
+        aligned, pairs = getattr(loss, "aligned", ()), getattr(loss, "pairs", False)
         self.model = create(tiny, MODEL).to(measure.DEVICE)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6)
-        run = Run(Settings(name, loss, {}, counts, {}, {}, aligned=aligned))
+        run = Run(Settings(name, loss, {}, counts, {}, {}, aligned=aligned, images=images, pairs=pairs))
         self.loss = run.build_loss(measure.DEVICE)
         run.begin(self.model, self.optimizer, scaled=False, calls_per_step=1)
         texts, edited = captions.made(batch, sum(counts.values()))
@@ -38,7 +41,10 @@ class Steps:
         ]
         self.texts = collate.texts(texts, kinds).to(measure.DEVICE)
         side = self.model.visual.image_size[0]
-        self.images = torch.randn(batch, 3, side, side, device=measure.DEVICE)
+        shape = batch, 1 + sum(images.values()), 3, side, side
+        self.images = torch.randn(shape, device=measure.DEVICE)
+        if not images:
+            self.images = self.images[:, 0]
 
     def step(self) -> None:
         out = self.model(self.images, self.texts)

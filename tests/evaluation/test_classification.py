@@ -66,6 +66,13 @@ def test_rows_name_the_right_class_and_the_nearest_wrong_one(coloured):
     assert rows[0]["margin"] > 0.9
 
 
+class ByName(FakeEncoder):
+    """Draws that do not depend on the folder of a test."""
+
+    def _one(self, thing):
+        return super()._one(repr(thing).rpartition("/many/")[2])
+
+
 def test_top1_and_top5_are_those_of_a_loop(tmp_path):
     names = [f"class {i}" for i in range(12)]
     root = write_folders(tmp_path / "many", {f"{i:02d}": "red" for i in range(12)}, each=3)
@@ -76,7 +83,7 @@ def test_top1_and_top5_are_those_of_a_loop(tmp_path):
         templates=tmp_path / "templates.txt",
     )  # fmt: skip
     assert len(benchmark.files) == 2
-    encoder = FakeEncoder()
+    encoder = ByName()
     hits = {1: 0, 5: 0}
     for item in benchmark.items:
         seen = encoder.pictures(item.pictures)[0]
