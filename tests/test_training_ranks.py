@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import pytest
@@ -18,9 +19,10 @@ def rank(*lines: str) -> None:
     number = dist.get_rank()
     try:
         ranks.require_same(lines[number])
-        print(f"{number}: agreed")
+        outcome = "agreed"
     except TrainingError as error:
-        print(f"{number}: {error}")
+        outcome = str(error)
+    os.write(1, f"{number}: {outcome}\n".encode())  # at once, as both write to one file
     dist.barrier()
     dist.destroy_process_group()
 
