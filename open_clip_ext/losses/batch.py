@@ -1,7 +1,7 @@
 """A batch as the terms of a loss see it: a tensor is upcast and gathered when it is first asked for.
 
-Where more would enter: they are further names in `Loss.forward` and methods of `Rows`. Kinds
-that belong together place by place are a matter of the collate, and any teacher of `make_teacher`.
+Further tensors would enter as names in `Loss.forward` and methods of `Rows`. Kinds that belong together place
+by place are a matter of the collate, and any teacher of `make_teacher`.
 """
 
 from __future__ import annotations
