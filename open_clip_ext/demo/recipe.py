@@ -33,6 +33,14 @@ MODEL = {
         "interpolation": "bicubic", "resize_mode": "shortest",
     },
 }  # fmt: skip
+# Upstream's SigLIP models have such a text tower: it sees the text as a whole and pools its last position,
+# mostly padding. Scale and bias start as in upstream's training with --siglip. The image tower stays.
+SIGLIP = {
+    "init_logit_scale": math.log(10), "init_logit_bias": -10, "custom_text": True,
+    "text_cfg": {
+        **MODEL["model_cfg"]["text_cfg"], "no_causal_mask": True, "pool_type": "last", "proj_bias": True,
+    },
+}  # fmt: skip
 
 # DeGLA's published run: batch 256, weight 0.005 of a distillation that is a sum over the batch, and a teacher
 # that at the end still contains 0.9996^(5 epochs * 1617 steps) = 3.9 % of the initial weights.
@@ -83,6 +91,7 @@ class Recipe:
         swap_band: allowed distance from 50 % of a base's exchanged words and relations, in points.
         alpha: weight of the fine-tuned model in the control that is mixed with the base.
         curve: the weights at which the plot's curves are measured.
+        siglip: whether the models are SigLIPs, with a logit bias and another text tower.
     """
 
     shards: int = 8
@@ -101,6 +110,12 @@ class Recipe:
     swap_band: float = 10.0
     alpha: float = 0.6
     curve: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
+    siglip: bool = False
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """The configuration of all models, as upstream reads it."""
+        return {**MODEL, "model_cfg": {**MODEL["model_cfg"], **SIGLIP}} if self.siglip else MODEL
 
     def base_seed(self, base: int) -> int:
         """The seed of a base's pictures, captions and untrained model."""
@@ -133,7 +148,8 @@ def tuned_options(recipe: Recipe, loss: str, base_scale: float) -> dict[str, flo
         loss: name of the loss.
         base_scale: the base's logit scale (exp).
     """
-    return TUNED[loss](recipe.fine_tuning, base_scale) if loss in TUNED else {}
+    tuned = TUNED[loss](recipe.fine_tuning, base_scale) if loss in TUNED else {}
+    return tuned | (WITHOUT_WORDS.get(loss, {}) if recipe.siglip else {})
 
 
 def _cap(schedule: Schedule, base_scale: float) -> dict[str, float]:
@@ -149,6 +165,8 @@ def _distillation(schedule: Schedule, base_scale: float) -> dict[str, float]:
 
 # AHNPL has CE-CLIP's thresholds.
 TUNED = {"ce-clip": _cap, "ahnpl": _cap, "degla": _distillation}
+# SigLIP's text tower does not tell where a text ends, so no loss can look at its words.
+WITHOUT_WORDS = {"fsc-clip": {"local_weight": 0.0}}
 
 
 def command(

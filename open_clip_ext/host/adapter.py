@@ -152,7 +152,7 @@ class Adapter:
             # Upstream's optimizers take no notice of our key.
             return upstream(file_path, map_location=map_location)
         from open_clip_ext.host import initial_weights, regroup
-        from open_clip_ext.model.checkpoints import numpy_numbers
+        from open_clip_ext.model.checkpoints import has_bias, numpy_numbers
 
         with exit_on_error():
             try:
@@ -164,7 +164,8 @@ class Adapter:
             self.resumed = self.run.restore(optimizer, file_path, latest=self.latest)
             if self.run.groups is not None:
                 regroup.load_by_name(self.model, self.run.groups)
-            return initial_weights.resumed(state, file_path, wrapped=self.args.distributed and self.prefixed)
+            wrapped = self.args.distributed and self.prefixed
+            return initial_weights.resumed(state, file_path, biased=has_bias(self.model), wrapped=wrapped)
 
     def save(self, upstream: Upstream, obj: Any, f: Any, *args: Any, **options: Any) -> None:
         """Write upstream's checkpoints, as ours, whole or not at all."""

@@ -113,10 +113,11 @@ def _obstacle(model: Any) -> str | None:
     if not isinstance(model, CLIP | CustomTextCLIP):
         return f"{type(model).__name__} is not known to"
     visual, text = model.visual, model if isinstance(model, CLIP) else model.text
+    # SigLIP's is a model of timm, the `trunk`.
+    if getattr(getattr(visual, "trunk", visual), "attn_pool", None) is not None:
+        return "its image tower pools by attention, so its patches are not in the space of its features"
     if type(visual) is not VisionTransformer:
         return f"its image tower {type(visual).__name__} has none, or not in the space of its features"
-    if visual.attn_pool is not None:
-        return "its image tower pools by attention"
     if visual.final_ln_after_pool or visual.pool_type not in ("tok", "avg"):
         return "its image tower normalizes after it has pooled, or does not pool"
     if text is not model and type(text) is not TextTransformer:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from open_clip_ext import __version__, registry
 from open_clip_ext.errors import InputError, TrainingError, exit_on_error
+from open_clip_ext.model.checkpoints import has_bias
 from open_clip_ext.model.dense import DenseTokens
 from open_clip_ext.model.forward import extend_forward, extension_of, unwrap
 from open_clip_ext.model.text_trimming import trim
@@ -152,8 +153,7 @@ class Run:
             itemsize: bytes of a number of its output.
         """
         self.model = unwrap(model)
-        biased = getattr(self.model, "logit_bias", None) is not None
-        if biased and not getattr(self.loss, "takes_bias", False):
+        if has_bias(self.model) and not getattr(self.loss, "takes_bias", False):
             raise InputError(
                 f"this model has a logit bias (SigLIP), and --loss {self.settings.loss} takes none; choose a "
                 "CLIP --model, or another --loss"
