@@ -34,9 +34,9 @@ MODEL = {
     },
 }  # fmt: skip
 # Upstream's SigLIP models have such a text tower: it sees the text as a whole and pools its last position,
-# mostly padding. Scale and bias start as in upstream's training with --siglip. The image tower stays.
+# mostly padding. The scale starts as in upstream's training with --siglip. The image tower stays.
 SIGLIP = {
-    "init_logit_scale": math.log(10), "init_logit_bias": -10, "custom_text": True,
+    "init_logit_scale": math.log(10), "custom_text": True,
     "text_cfg": {
         **MODEL["model_cfg"]["text_cfg"], "no_causal_mask": True, "pool_type": "last", "proj_bias": True,
     },
@@ -115,7 +115,12 @@ class Recipe:
     @property
     def model(self) -> dict[str, Any]:
         """The configuration of all models, as upstream reads it."""
-        return {**MODEL, "model_cfg": {**MODEL["model_cfg"], **SIGLIP}} if self.siglip else MODEL
+        if not self.siglip:
+            return MODEL
+        # One in `batch` pairs is right. Upstream's -10 stands for one in 22,000: from there the bias, which
+        # moves by less than the learning rate in a step, would never arrive.
+        bias = -round(math.log(self.pretraining.batch - 1), 2)
+        return {**MODEL, "model_cfg": {**MODEL["model_cfg"], **SIGLIP, "init_logit_bias": bias}}
 
     def base_seed(self, base: int) -> int:
         """The seed of a base's pictures, captions and untrained model."""

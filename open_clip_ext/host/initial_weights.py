@@ -106,8 +106,8 @@ def resumed(checkpoint: Any, path: str, *, biased: bool, wrapped: bool) -> dict[
     if (checkpoints.BIAS in named) != biased:
         was, now = ("without", "one") if biased else ("with", "none")
         raise InputError(
-            f"{path}: a checkpoint of a model {was} a logit bias, and this one has {now}; give the --model of "
-            "that run, and --siglip if and only if that run had it"
+            f"{path}: a checkpoint of a model {was} a logit bias, and this one has {now}; give the --model "
+            "of that run, and --siglip if and only if that run had it"
         )
     weights = {"module." * wrapped + key: value for key, value in named.items()}
     return {**checkpoint, "state_dict": weights} if of_run else weights

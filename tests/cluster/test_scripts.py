@@ -10,6 +10,7 @@ import signal
 import subprocess
 from pathlib import Path
 
+import open_clip
 import pytest
 from open_clip_train import params
 
@@ -20,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(path for path in LAUNCH.rglob("*") if path.is_file())
 RECIPES = sorted(path.stem for path in LAUNCH.glob("settings/*.sh"))
+BASES = sorted(path.stem for path in LAUNCH.glob("bases/*.sh"))
 JOBS = ("degla", "ce-clip", "negclip", "loss")  # a job script each; `loss` takes any recipe
 TABLE = (ROOT / "docs" / "losses.md").read_text().splitlines()
 # Each notes its arguments in a file of its name; srun becomes the command of node 0.
@@ -178,6 +180,51 @@ def test_the_trainer_takes_the_flags_of_a_recipe(launch, recipe):
     published = f"| {args.batch_size} | {args.lr:g} | {args.wd:g} | {warmup} | {args.epochs} |"
     published = published.replace("e-0", "e-")
     assert any(line.startswith(f"| `{recipe}` {published}") for line in TABLE)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_base_is_a_model_of_upstream_with_the_settings_of_the_table(launch, base):
+    """They precede those of the recipe, which keeps its companions and options."""
+    run = launch("ce-clip", BASE=base)
+    assert run.status == 0, run.output
+    words = run.called("torchrun")
+    args, settings, _ = flags.parse(
+        inspect.unwrap(params.parse_args), words[words.index("open_clip_train.main") + 1 :], {}
+    )
+    assert (settings.loss, settings.companions, args.name) == ("ce-clip", {"neg": 4}, f"{base}-ce-clip")
+    assert settings.options["threshold_cap"] == 10
+    tag = open_clip.get_pretrained_cfg(args.model, args.pretrained)
+    assert [args.image_mean, args.image_std] == [list(tag["mean"]), list(tag["std"])]
+    assert args.image_resize_mode == tag["resize_mode"]
+    text = (LAUNCH / "bases" / f"{base}.sh").read_text()
+    assert "NOT RUN HERE ON THE REAL WEIGHTS" in text
+    assert "arXiv" in text
+    batch = 8 * args.batch_size
+    published = f"| {batch} | {args.lr:g} | {args.wd:g} | {args.warmup} | {args.epochs} | {args.precision} |"
+    published = published.replace("e-0", "e-")
+    assert any(
+        line.startswith(f"| `{base}` | `{args.model}`, {args.pretrained} {published}") for line in TABLE
+    )
+
+
+def test_the_environment_precedes_a_base(launch):
+    run = launch(
+        "degla", BASE="siglip2-b16", LR="2e-5", GLOBAL_BATCH=256, MODEL_FLAGS="--siglip", NAME="mine"
+    )
+    assert [run.flag(name) for name in ("--lr", "--batch-size", "--name")] == ["2e-5", "32", "mine"]
+    assert "--siglip" in run.called("torchrun")
+    assert "--image-mean" not in run.called("torchrun")
+
+
+def test_a_base_scales_what_depends_on_the_batch(launch):
+    assert launch("degla", BASE="siglip2-b16").flag("--loss-cfg") == f"distill_weight={0.005 * 256 / 768:g}"
+
+
+def test_an_unknown_base_is_told(launch):
+    run = launch("degla", BASE="siglip3")
+    assert run.status == 2
+    assert "siglip3: no such base in " in run.output
+    assert "there are siglip2-b16.sh" in run.output
 
 
 def test_companions_and_their_columns_can_be_set(launch):
