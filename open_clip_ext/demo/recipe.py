@@ -33,14 +33,6 @@ MODEL = {
         "interpolation": "bicubic", "resize_mode": "shortest",
     },
 }  # fmt: skip
-# Upstream's SigLIP models have such a text tower: it sees the text as a whole and pools its last position,
-# mostly padding. The scale starts as in upstream's training with --siglip. The image tower stays.
-SIGLIP = {
-    "init_logit_scale": math.log(10), "custom_text": True,
-    "text_cfg": {
-        **MODEL["model_cfg"]["text_cfg"], "no_causal_mask": True, "pool_type": "last", "proj_bias": True,
-    },
-}  # fmt: skip
 
 # DeGLA's published run: batch 256, weight 0.005 of a distillation that is a sum over the batch, and a teacher
 # that at the end still contains 0.9996^(5 epochs * 1617 steps) = 3.9 % of the initial weights.
@@ -91,7 +83,7 @@ class Recipe:
         swap_band: allowed distance from 50 % of a base's exchanged words and relations, in points.
         alpha: weight of the fine-tuned model in the control that is mixed with the base.
         curve: the weights at which the plot's curves are measured.
-        siglip: whether the models are SigLIPs, with a logit bias and another text tower.
+        siglip: whether the models have a logit bias, so that losses are SigLIP's. The towers stay.
     """
 
     shards: int = 8
@@ -120,7 +112,8 @@ class Recipe:
         # One in `batch` pairs is right. Upstream's -10 stands for one in 22,000: from there the bias, which
         # moves by less than the learning rate in a step, would never arrive.
         bias = -round(math.log(self.pretraining.batch - 1), 2)
-        return {**MODEL, "model_cfg": {**MODEL["model_cfg"], **SIGLIP, "init_logit_bias": bias}}
+        start = {"init_logit_scale": math.log(10), "init_logit_bias": bias}
+        return {**MODEL, "model_cfg": {**MODEL["model_cfg"], **start}}
 
     def base_seed(self, base: int) -> int:
         """The seed of a base's pictures, captions and untrained model."""
@@ -153,8 +146,7 @@ def tuned_options(recipe: Recipe, loss: str, base_scale: float) -> dict[str, flo
         loss: name of the loss.
         base_scale: the base's logit scale (exp).
     """
-    tuned = TUNED[loss](recipe.fine_tuning, base_scale) if loss in TUNED else {}
-    return tuned | (WITHOUT_WORDS.get(loss, {}) if recipe.siglip else {})
+    return TUNED[loss](recipe.fine_tuning, base_scale) if loss in TUNED else {}
 
 
 def _cap(schedule: Schedule, base_scale: float) -> dict[str, float]:
@@ -170,8 +162,6 @@ def _distillation(schedule: Schedule, base_scale: float) -> dict[str, float]:
 
 # AHNPL has CE-CLIP's thresholds.
 TUNED = {"ce-clip": _cap, "ahnpl": _cap, "degla": _distillation}
-# SigLIP's text tower does not tell where a text ends, so no loss can look at its words.
-WITHOUT_WORDS = {"fsc-clip": {"local_weight": 0.0}}
 
 
 def command(

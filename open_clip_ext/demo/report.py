@@ -440,8 +440,8 @@ table above uses:
 
 SIGLIP = """\
 * The models have a logit bias, which starts at {bias:g}: the contrast of images and captions over the batch
-  is SigLIP's sigmoid loss. The text tower sees a text as a whole and pools its last position, so no loss
-  compares words. All options were published for CLIP; none was chosen for SigLIP.
+  is SigLIP's sigmoid loss. The towers are those of the CLIPs of this demo. All options were published for
+  CLIP; none was chosen for SigLIP.
 """
 
 

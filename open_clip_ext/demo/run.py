@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--siglip", action="store_true",
-        help="pretrain and fine-tune SigLIPs, models with a logit bias, in place of CLIPs",
+        help="models with a logit bias, so that losses are SigLIP's",
     )  # fmt: skip
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="settings, in the format of recipe.json")
     parser.add_argument(
@@ -111,7 +111,7 @@ def run(
         seeds: fine-tuning seeds per method and base.
         world_seed: replaces that of the recipe.
         losses: what to compare, as `methods.methods` reads it.
-        siglip: SigLIPs in place of what the recipe says.
+        siglip: models with a logit bias, whatever the recipe says.
         recipe_file: settings to use instead of the built-in ones.
         select: choose learning rates instead of comparing methods.
 

@@ -71,11 +71,9 @@ def untrained(target: Path, config: Mapping[str, Any], seed: int) -> None:
     import open_clip
     import torch
 
-    settings = dict(config["model_cfg"])
-    made = open_clip.CustomTextCLIP if settings.pop("custom_text", False) else open_clip.CLIP
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = made(**settings)
+        model = open_clip.CLIP(**config["model_cfg"])
     write_model(target, config, model.state_dict(), {"seed": seed})
 
 

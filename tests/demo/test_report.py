@@ -261,20 +261,12 @@ def test_options_follow_the_base_and_the_schedule():
     assert recipe.tuned_options(default, "clip", 20.0) == {}
 
 
-def test_no_loss_looks_at_the_words_of_a_siglip():
-    siglip = recipe.Recipe(siglip=True)
-    assert recipe.tuned_options(siglip, "fsc-clip", 20.0) == {"local_weight": 0.0}
-    assert recipe.tuned_options(recipe.Recipe(), "fsc-clip", 20.0) == {}
-    assert recipe.tuned_options(siglip, "ce-clip", 20.0) == {"threshold_cap": 2.0}
-
-
 def test_a_siglip_starts_at_the_share_of_right_pairs(tmp_path):
     settings = recipe.Recipe(siglip=True)
     train.untrained(tmp_path / "m", settings.model, 0)
     model = train.load(tmp_path / "m")
     assert model.logit_scale.exp().item() == pytest.approx(10)
     assert model.logit_bias.sigmoid().item() == pytest.approx(1 / settings.pretraining.batch, rel=1e-2)
-    assert (model.text.attn_mask, model.text.pool_type) == (None, "last")
     assert "init_logit_bias" not in recipe.MODEL["model_cfg"]
 
 
