@@ -109,8 +109,8 @@ class Recipe:
         """The configuration of all models, as upstream reads it."""
         if not self.siglip:
             return MODEL
-        # One in `batch` pairs is right. Upstream's -10 stands for one in 22,000: from there the bias, which
-        # moves by less than the learning rate in a step, would never arrive.
+        # One in `batch` pairs is right. Upstream's -10 stands for one in 22,000, and from there the bias of a
+        # base moved by 0.03 (docs/demo.md).
         bias = -round(math.log(self.pretraining.batch - 1), 2)
         start = {"init_logit_scale": math.log(10), "init_logit_bias": bias}
         return {**MODEL, "model_cfg": {**MODEL["model_cfg"], **start}}
