@@ -6,7 +6,7 @@ DEMO_OUT ?= build/demo
 CHECK = $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 PYTEST = $(BIN)/python -m pytest --dist loadgroup --no-loadscope-reorder
 
-.PHONY: demo test quick check bench matrix clean
+.PHONY: demo test quick check bench bench-gpu matrix clean
 
 demo: .venv/ready  ## the embedded example: about 12 minutes on 2 cores
 	$(BIN)/open-clip-ext demo --out $(DEMO_OUT) $(DEMO_ARGS)
@@ -23,6 +23,9 @@ check: .venv/ready  ## lint and types
 
 bench: .venv/ready  ## what a step costs: about 10 minutes on 2 cores; figures in build/bench.json
 	$(BIN)/python tests/benchmarks/run.py $(BENCH_ARGS)
+
+bench-gpu: .venv/ready  ## the same on one GPU, in bf16: at most 8 minutes; figures in build/bench-gpu.json
+	$(BIN)/python tests/benchmarks/gpu.py $(BENCH_ARGS)
 
 matrix: .venv/ready  ## every open_clip_torch with the oldest and the newest torch: 16 minutes on 2 cores
 	$(BIN)/python tests/matrix/run.py $(MATRIX_ARGS)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import captions
 import fresh
+import gpu
+import loader
 import open_clip
 import pytest
 import reference
@@ -43,7 +45,7 @@ def test_a_quick_run_writes_every_figure(tmp_path):
         assert figures[key] > 0
         assert key.replace("_", " ") in done.stdout
     assert figures["quick"] is True
-    assert {"step", "loss", "ema", "tokenizer", "startup", "machine"} <= set(figures)
+    assert {"step", "loss", "ema", "tokenizer", "loader", "startup", "machine"} <= set(figures)
     assert [row["loss"] for row in figures["every_loss"]] == list(registry.entries())
     for row in figures["every_loss"]:
         assert row["texts"] == 1 + sum(registry.load(row["loss"]).companions.values())
@@ -55,6 +57,47 @@ def test_a_quick_run_writes_every_figure(tmp_path):
         assert (parts["teacher"] > 0) == (row["loss"] == "degla")
         assert parts["total"] == pytest.approx(sum(parts.values()) - parts["total"])
     assert all(row["relative_difference"] < 1e-5 for row in figures["loss"])
+
+
+def test_the_gpu_s_script_runs_with_a_toy(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fresh, "SEPARATE", True)  # is set by the script
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    for setting in (matmul, cudnn):
+        monkeypatch.setattr(setting, "allow_tf32", setting.allow_tf32)
+    gpu.main(["--tiny", "--eager", "--out", str(tmp_path / "bench.json")])
+    figures = json.loads((tmp_path / "bench.json").read_text())
+    assert figures["failed"] == figures["not_reached"] == []
+    cost, *steps = figures["measured"]
+    assert set(cost["found"]) >= {"token_us", "group_us", "group_cost_tokens"}
+    assert [len(one["found"]) for one in steps] == [5, 5, 1, 1, 1]
+    for row in (row for one in steps for row in one["found"]):
+        assert row["parts"]["total"] > 0
+        assert row["peak_mb"] > 0
+    assert "GROUP_COST" in capsys.readouterr().out
+
+
+def test_the_gpu_s_script_names_what_it_does_not_reach(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fresh, "SEPARATE", True)
+    gpu.main(["--tiny", "--minutes", "-1", "--out", str(tmp_path / "bench.json")])
+    figures = json.loads((tmp_path / "bench.json").read_text())
+    assert figures["measured"] == []
+    assert len(figures["not_reached"]) == len(gpu.plan())
+    assert "not reached: {'function': 'group_cost'" in capsys.readouterr().out
+
+
+def test_without_a_gpu_the_gpu_s_script_says_so(monkeypatch):
+    monkeypatch.setattr(fresh, "call", lambda *_, **__: {"gpu": None})
+    with pytest.raises(SystemExit, match="no GPU here; `make bench` measures a CPU"):
+        gpu.main([])
+
+
+def test_one_core_of_the_loader_is_decoding_transform_and_texts(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(loader.drawn(1)[0])
+    for photos in ("", str(tmp_path)):
+        found = loader.rates(photos, [], count=3, rounds=1)
+        whole = found["decode_ms"] + found["transform_ms"] + found["texts_ms"]
+        assert found["samples_per_core_s"] == pytest.approx(1e3 / whole)
+        assert found["pictures"] == 3
 
 
 def test_a_process_of_its_own_returns_what_the_function_does():

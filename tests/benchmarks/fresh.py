@@ -16,14 +16,17 @@ from typing import Any
 SEPARATE = True
 
 
-def call(module: str, function: str, **arguments: Any) -> Any:
-    """What `function` of `module` returns, through JSON. The caller should be small itself."""
+def call(module: str, function: str, timeout: float | None = None, **arguments: Any) -> Any:
+    """What `function` of `module` returns, through JSON. The caller should be small itself.
+
+    Raises `subprocess.TimeoutExpired` after `timeout` seconds, and `subprocess.CalledProcessError`.
+    """
     if not SEPARATE:  # soon done, and the memory of one is that of all
         return here(module, function, **arguments)
     command = [sys.executable, __file__, module, function, json.dumps(arguments)]
     # One thread: the time is that of one core, and the sum of threads hides their waiting.
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True, timeout=timeout)
     return json.loads(done.stdout.splitlines()[-1])
 
 

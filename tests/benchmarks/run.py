@@ -53,16 +53,16 @@ def main() -> None:
     begin = time.perf_counter()
 
     figures = {"quick": args.quick, "machine": fresh.call("machine", "describe")}
-    on_gpu = figures["machine"]["gpu"] is not None
     print(" · ".join(f"{key} {value}" for key, value in figures["machine"].items()), flush=True)
 
     figures["loss"] = loss(args.quick)
     figures["ema"] = ema(args.quick)
     figures["tokenizer"] = tokenizer(args.quick, args.captions)
+    figures["loader"] = loader(args)
     figures["encoding"] = encoding(args)
     figures["startup"] = startup(args.quick)
     figures["every_loss"] = every_loss(args)
-    figures["step"] = step_on_gpu(args) if on_gpu and not args.quick else step(args)
+    figures["step"] = step(args)
 
     largest = figures["loss"][-1]
     headline = {
@@ -121,6 +121,15 @@ def tokenizer(quick: bool, captions: list[str]) -> dict:
     return found
 
 
+def loader(args: argparse.Namespace) -> dict:
+    count, rounds = (4, 1) if args.quick else (100, 5)
+    found = fresh.call(
+        "loader", "rates", photos=args.sugarcrepe[1], files=args.captions, count=count, rounds=rounds
+    )
+    table("one core of the data loader", list(found), [list(found.values())])
+    return found
+
+
 def encoding(args: argparse.Namespace) -> dict:
     found = fresh.call(
         "encoding", "compare", annotations=args.sugarcrepe[0], photos=args.sugarcrepe[1], pictures=6, pairs=2,
@@ -170,18 +179,6 @@ def step(args: argparse.Namespace) -> dict:
         variant = {key: row[key] for key in ("loss", "pad", "plain")}
         row["peak_mb"] = fresh.call("step", "peak", variant=variant, **common)
     return {"batch": args.batch, "variants": rows, **summarize(rows, f"step, B = {args.batch}, K = 4")}
-
-
-def step_on_gpu(args: argparse.Namespace) -> dict:
-    """Each variant in a process of its own, so not in turns: each is compiled. Not yet run on any GPU."""
-    by_batch = {}
-    for batch in (256, 512, 1024):
-        rows = fresh.call("step", "variants")
-        for row in tqdm(rows, desc=f"steps, B = {batch}", leave=False):
-            row |= fresh.call("step", "on_gpu", batch=batch, steps=20, files=args.captions, variant=dict(row))
-        title = f"step, B = {batch}, K = 4, bf16, compiled"
-        by_batch[batch] = {"variants": rows, **summarize(rows, title)}
-    return {"batches": by_batch, **{key: by_batch[256][key] for key in ("speedup", "memory_ratio")}}
 
 
 def summarize(rows: list[dict], title: str) -> dict:

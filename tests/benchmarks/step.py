@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import statistics
 from contextlib import nullcontext
 
 import captions
@@ -50,10 +49,20 @@ def create(tiny: bool, name: str = "ViT-B-32") -> torch.nn.Module:
 class Step:
     """One student with its optimizer and teacher, which takes steps of any variant."""
 
-    def __init__(self, tiny: bool, batch: int, files: list[str]) -> None:
+    def __init__(
+        self,
+        tiny: bool,
+        batch: int,
+        files: list[str],
+        *,
+        compiled: bool = False,
+        bf16: bool = measure.DEVICE.type == "cuda",
+        fused: bool | None = None,
+    ) -> None:
+        self.compiled, self.bf16 = compiled, bf16
         self.model = create(tiny).to(measure.DEVICE)
         self.stock = type(self.model)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6, fused=fused)
         self.teacher = EMATeacher(self.model)
         self.clock = measure.Clock()
         self.teacher.register_forward_pre_hook(lambda *_: self.clock.lap("forward"))
@@ -80,12 +89,11 @@ class Step:
             trim(self.model)
             trim(self.teacher.module, evaluation=True)
         extend_forward(self.model, counts, self.learner)
-        self.forward = torch.compile(self.model) if measure.DEVICE.type == "cuda" else self.model
+        self.forward = torch.compile(self.model) if self.compiled else self.model
 
     def take(self) -> dict[str, float]:
         """One step; the seconds of its parts."""
-        on_gpu = measure.DEVICE.type == "cuda"
-        autocast = torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext()
+        autocast = torch.autocast(measure.DEVICE.type, torch.bfloat16) if self.bf16 else nullcontext()
         self.clock.start()
         with autocast:
             out = self.forward(self.images, self.shown)
@@ -135,15 +143,3 @@ def peak(tiny: bool, batch: int, files: list[str], variant: dict) -> float:
     step.use(**variant)
     step.take()
     return measure.peak_mb()
-
-
-def on_gpu(batch: int, steps: int, files: list[str], variant: dict) -> dict:
-    """Median parts and peak memory of a variant, compiled, in bf16, in a process of its own."""
-    step = Step(False, batch, files)
-    step.use(**variant)
-    for _ in range(5):  # compilation, and the allocator
-        step.take()
-    torch.cuda.reset_peak_memory_stats()
-    taken = [step.take() for _ in tqdm(range(steps), desc=f"{variant}, B = {batch}", leave=False)]
-    middle = {part: statistics.median(parts[part] for parts in taken) for part in taken[0]}
-    return {"rounds": [middle], "peak_mb": measure.peak_mb()}
