@@ -12,7 +12,7 @@ import torch
 from support import Photo, photos, train, train_here
 
 from open_clip_ext.losses import DeGLALoss
-from open_clip_ext.model import text_trimming
+from open_clip_ext.model import text_towers, text_trimming
 from open_clip_ext.model.forward import extend_forward
 from open_clip_ext.teacher import EMATeacher
 from open_clip_ext.training.config import Settings
@@ -57,13 +57,13 @@ def spread(count, seed):
 
 def widths_run(monkeypatch):
     """The widths and numbers of rows that towers are run at from now on."""
-    seen, run = [], text_trimming.TrimmableText.run
+    seen, run = [], text_towers.CausalText.run
 
     def watched(self, text, normalize):
         seen.append((text.shape[1], text.shape[0]))
         return run(self, text, normalize)
 
-    monkeypatch.setattr(text_trimming.TrimmableText, "run", watched)
+    monkeypatch.setattr(text_towers.CausalText, "run", watched)
     return seen
 
 
@@ -284,7 +284,7 @@ def test_one_line_says_why(tmp_path, csv_data):
     )
     flags = ["--model", model, "--train-data", csv_data, "--csv-separator", ",", "--loss", "degla"]
     run = train_here(tmp_path, *flags)
-    assert run.output.count("open_clip_ext: texts stay at full length: it has no causal mask") == 1
+    assert run.output.count("open_clip_ext: texts stay at full length, 40 tokens: it has no causal mask") == 1
     assert len(run.values("loss")) == 4
 
 
@@ -305,13 +305,13 @@ def test_a_hugging_face_tower_is_not_said_to_have_texts_of_the_length_it_could_t
 
 def test_the_self_test_is_made_without_tf32(tmp_path, monkeypatch):
     """Upstream allows it; its rounding alone would move a tower of twelve layers by more than is allowed."""
-    allowed, run = [], text_trimming.TrimmableText.run
+    allowed, run = [], text_towers.CausalText.run
 
     def watched(self, text, normalize):
         allowed.append(torch.backends.cuda.matmul.allow_tf32)
         return run(self, text, normalize)
 
-    monkeypatch.setattr(text_trimming.TrimmableText, "run", watched)
+    monkeypatch.setattr(text_towers.CausalText, "run", watched)
     torch.backends.cuda.matmul.allow_tf32 = True
     try:
         assert text_trimming.trim(create(tmp_path)) is None

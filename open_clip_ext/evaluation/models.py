@@ -149,7 +149,7 @@ def load(
     if file:
         checkpoints.load(model, file, name, resize=False)
     model.eval()
-    full_length = text_trimming.trim(model, evaluation=True)
+    full_length = text_trimming.trim(model, tokenizer([""])[0], evaluation=True)
     preprocess_cfg = dict(model.visual.preprocess_cfg)
     record = {
         "name": name,

@@ -258,6 +258,7 @@ class Adapter:
                     calls_per_step=args.accum_freq,
                     batch_size=args.batch_size,
                     itemsize=4 if args.precision == "fp32" else 2,
+                    empty=self.loader.collate.tokenizer([""])[0],
                 )
                 self.checkpoints = checkpoint.MidEpochCheckpoints(
                     training.checkpoint,

@@ -44,6 +44,8 @@ def create(
     Raises:
         InputError: the weights do not fit.
     """
+    from open_clip.hf_model import HFTextEncoder
+
     apart = name.startswith(models.SCHEMAS)
     with checkpoints.loading(f"--model {name}") as files:
         made = build(None if apart else pretrained)
@@ -51,9 +53,12 @@ def create(
         checkpoints.load(made[0], pretrained, f"--model {name}")
         logging.info(f"open_clip_ext: loaded --pretrained {pretrained} into {name}")
     elif not (files or pretrained or resumed):
+        # Upstream then has transformers load the text tower's own.
+        loaded = type(getattr(made[0], "text", None)) is HFTextEncoder
+        apart_from = ", apart from its text tower," if loaded else ""
         logging.warning(
-            f"open_clip_ext: no weights were found for --model {name}, so it starts from random ones; to "
-            "fine-tune a model, give --pretrained TAG|FILE"
+            f"open_clip_ext: no weights were found for --model {name}, so it starts{apart_from} from random "
+            "ones; to fine-tune a model, give --pretrained TAG|FILE"
         )
     return made
 
