@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import torch
+from open_clip.hf_model import HFTextEncoder
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -35,8 +36,12 @@ class EMATeacher(ModelEmaV3):  # type: ignore[misc]
         super().__init__(model, decay=decay, exclude_buffers=True)
         # bf16 cannot represent a change of (1-decay) of a weight: an average in bf16 would never move.
         self.module.float().requires_grad_(False)
-        if hasattr(self.module, "set_grad_checkpointing"):
-            self.module.set_grad_checkpointing(False)  # nothing is saved for a backward pass here
+        # Nothing is saved for a backward pass here. Upstream's wrapper of a Hugging Face tower turns them on
+        # whatever it is told; these are made in training mode alone.
+        text_of_its_own = type(getattr(self.module, "text", None)) is HFTextEncoder
+        part = self.module.visual if text_of_its_own else self.module
+        if hasattr(part, "set_grad_checkpointing"):
+            part.set_grad_checkpointing(False)
         if checkpoint is not None:
             self._load(checkpoint)
 

@@ -19,6 +19,7 @@ from support import train, train_here
 from open_clip_ext.errors import InputError
 from open_clip_ext.model import text_towers, text_trimming
 from open_clip_ext.model.forward import extend_forward
+from open_clip_ext.teacher import EMATeacher
 
 pytest.importorskip("transformers")
 
@@ -233,6 +234,32 @@ def test_the_local_part_of_fsc_clip_says_what_to_do(tmp_path, towers, every_kind
 def test_equal_texts_are_known_by_their_ids(tmp_path, towers, every_kind):
     run = train_here(tmp_path, *flags(towers["roberta"], every_kind), "--loss-cfg", "same=mask")
     assert all(math.isfinite(value) for value in run.values("loss"))
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        ("tower", "tower is not a folder on this node"),
+        ("tokenizer", "has no tokenizer that can be read"),
+    ],
+)
+def test_a_part_that_is_not_there_stops_with_a_sentence(tmp_path, csv_data, capsys, missing, sentence):
+    model = hugging_face.write_model(tmp_path / "m")
+    for path in (tmp_path / "m").glob(f"{missing}*"):
+        path.rename(tmp_path / path.name)
+    with pytest.raises(SystemExit) as stopped:
+        train_here(tmp_path, *flags(model, csv_data))
+    assert stopped.value.code == 2
+    assert sentence in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_teacher_makes_no_checkpoints_for_a_backward_pass(tmp_path):
+    clip = create(tmp_path)
+    clip.set_grad_checkpointing()
+    for name, module in EMATeacher(clip).module.named_modules():
+        assert not getattr(module, "grad_checkpointing", False), name
+    for name, module in EMATeacher(create(tmp_path / "plain")).module.named_modules():
+        assert not getattr(module, "gradient_checkpointing", False), name
 
 
 @pytest.mark.parametrize("extra", [(), ("--accum-freq", 2), ("--grad-checkpointing",)], ids=str)

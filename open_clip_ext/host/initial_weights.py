@@ -17,7 +17,9 @@ def problems(args: argparse.Namespace) -> Iterator[str]:
     """What is wrong with `--model` and `--pretrained`, as far as nothing has to be downloaded."""
     try:
         if not args.model.startswith(models.HUB):
-            models.model_config(args.model)
+            config = models.model_config(args.model)
+            if args.model.startswith(models.LOCAL):
+                models.require_text_tower(args.model, config.get("text_cfg", {}))
         file = models.checkpoint_file(args.model, args.pretrained) if args.pretrained else None
         if file is not None and file.suffix not in checkpoints.NUMPY:
             checkpoints.read(file)  # mapped, not read
