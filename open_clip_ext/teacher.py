@@ -47,8 +47,11 @@ class EMATeacher(ModelEmaV3):  # type: ignore[misc]
 
     @torch.no_grad()
     def forward(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
-        """The model's output dict for `image [B,3,H,W]` and `text [N,L]`, with fp32 weights."""
-        return self.module(image.float(), text)  # type: ignore[no-any-return]
+        """`image_features` and `text_features` of `image [B,3,H,W]` and `text [N,L]`, with fp32 weights."""
+        return {
+            "image_features": self.module.encode_image(image.float(), normalize=True),
+            "text_features": self.module.encode_text(text, normalize=True),
+        }
 
     def train(self, mode: bool = True) -> EMATeacher:
         """Stay in eval mode: the teacher uses no dropout and does not update its statistics."""

@@ -111,10 +111,6 @@ def flags(csv_data):
             ["--loss", "degla", "--use-bnb-linear", "x"],
             "--use-bnb-linear cannot go with --loss: its linear layers are not known to average",
         ),
-        (
-            ["--loss", "degla", "--model", "coca_ViT-B-32"],
-            "--model coca_ViT-B-32 cannot go with --loss: CoCa has a loss of its own",
-        ),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
 )
