@@ -45,8 +45,8 @@ def tokens(batch: int, padding: int) -> torch.Tensor:
 def main() -> None:
     """Print the ratios of pairs, of the text tower and of a step with its images."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--layers", type=int, default=12)
     args = parser.parse_args()
     torch.set_num_threads(1)
