@@ -29,7 +29,7 @@ class CausalText(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.stock = type(model).encode_text
+        self.stock = getattr(type(model), entry(model))
         # CLIP has the parts of its text tower as its own attributes, two of them under other names.
         self.place, self.prefix = ("model", "text_") if isinstance(model, CLIP) else ("model.text", "")
         self.pool_type = getattr(self.text, f"{self.prefix}pool_type", "argmax")
@@ -106,7 +106,7 @@ class MaskedText(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
-        self.stock = type(model).encode_text
+        self.stock = getattr(type(model), entry(model))
         self.padding: Any = getattr(self.text.config, "pad_token_id", None)
 
     @property
@@ -152,12 +152,17 @@ class MaskedText(nn.Module):
 Tower = CausalText | MaskedText
 
 
+def entry(model: Any) -> str:
+    """The method that runs the texts in `forward` too; upstream's main branch has one of its own for that."""
+    return "_encode_text" if hasattr(model, "_encode_text") else "encode_text"
+
+
 def tower(model: Any) -> Tower | str:
     """How to run the texts of an open_clip model; or why it is not known, in words."""
     if type(model) not in (CLIP, CustomTextCLIP):
         return f"{type(model).__name__} is not known to allow less"
     text = model if type(model) is CLIP else model.text
-    if "encode_text" in vars(model) or "forward" in vars(text):
+    if entry(model) in vars(model) or "forward" in vars(text):
         return "its encode_text is not upstream's"
     if type(text) is HFTextEncoder:
         return MaskedText(model)

@@ -36,7 +36,7 @@ STATE = "_open_clip_ext_tower"
 def trim(model: nn.Module, empty: Tensor | None = None, *, evaluation: bool = False) -> str | None:
     """Make `model` encode texts at their real length, if that gives the same features; in place.
 
-    Only this instance gets another `encode_text` (see `override`).
+    Only this instance encodes texts otherwise (see `override`).
 
     Args:
         model: an open_clip model.
@@ -56,15 +56,15 @@ def trim(model: nn.Module, empty: Tensor | None = None, *, evaluation: bool = Fa
     reason = tower.obstacle(empty) or _difference(tower, tower.context(empty))
     if reason is not None:
         return reason
-    base: Any = type(model)
+    stock = tower.stock
 
     def encode_text(self: Any, text: Tensor, normalize: bool = False) -> Tensor:
         if not (self.training or evaluation):
-            return base.encode_text(self, text, normalize)  # type: ignore[no-any-return]
+            return stock(self, text, normalize)  # type: ignore[no-any-return]
         features: Tensor = encode(state_of(self, STATE), text, normalize)
         return features
 
-    override(model, STATE, tower, encode_text=encode_text)
+    override(model, STATE, tower, **{text_towers.entry(model): encode_text})
     return None
 
 
