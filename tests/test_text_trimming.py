@@ -288,21 +288,6 @@ def test_one_line_says_why(tmp_path, csv_data):
     assert len(run.values("loss")) == 4
 
 
-def test_a_hugging_face_tower_is_not_said_to_have_texts_of_the_length_it_could_take(tmp_path, caplog):
-    """Its `context_length` is 512; the tokenizer makes 77 tokens of a text."""
-    transformers = pytest.importorskip("transformers")
-    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    transformers.BertConfig(vocab_size=100, **small).save_pretrained(tmp_path / "bert")
-    text = {"hf_model_name": str(tmp_path / "bert")}
-    text |= {"hf_proj_type": "linear", "hf_pooler_type": "mean_pooler"}
-    clip = open_clip.create_model(support.write_model(tmp_path / "m", text_cfg=text), pretrained_hf=False)
-    assert clip.context_length == 512
-    with caplog.at_level("INFO"):
-        armed_run(clip, pad_text=False)
-    line = "open_clip_ext: texts stay at full length: its text tower HFTextEncoder is not known to allow less"
-    assert line in caplog.messages
-
-
 def test_the_self_test_is_made_without_tf32(tmp_path, monkeypatch):
     """Upstream allows it; its rounding alone would move a tower of twelve layers by more than is allowed."""
     allowed, run = [], text_towers.CausalText.run
