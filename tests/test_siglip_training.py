@@ -92,7 +92,7 @@ def test_a_resumed_run_is_the_unstopped_one(tmp_path, siglip, csv_data):
 
 def test_the_text_tower_says_why_texts_stay_long(tmp_path, siglip, csv_data):
     flags = ["--model", siglip, "--train-data", csv_data, "--csv-separator", ",", "--loss", "negclip"]
-    assert "texts stay at full length: " in train_here(tmp_path, *flags).output
+    assert "texts stay at full length, 16 tokens: " in train_here(tmp_path, *flags).output
 
 
 # --- a bias on one side only ---

@@ -226,7 +226,7 @@ class Adapter:
         """The registered loss, with the distributed options that upstream's own takes."""
         assert self.run is not None
         with exit_on_error():
-            return self.run.build_loss(
+            loss = self.run.build_loss(
                 torch.device(args.device),
                 local_loss=args.local_loss,
                 gather_with_grad=args.gather_with_grad,
@@ -234,6 +234,11 @@ class Adapter:
                 rank=args.rank,
                 world_size=args.world_size,
             )
+        if hasattr(self.model, "text_decoder"):
+            from open_clip_ext.training.captioning import add_captioning
+
+            add_captioning(loss, args.coca_caption_loss_weight, args.coca_contrastive_loss_weight)
+        return loss
 
     def train(self, train: functools.partial[None], data: Any, training: Training, epoch: int) -> None:
         """Let upstream `train` an epoch from where it begins, or was left; before the first, begin the run.
@@ -259,6 +264,7 @@ class Adapter:
                     calls_per_step=args.accum_freq,
                     batch_size=args.batch_size,
                     itemsize=4 if args.precision == "fp32" else 2,
+                    empty=self.loader.collate.tokenizer([""])[0],
                 )
                 self.checkpoints = checkpoint.MidEpochCheckpoints(
                     training.checkpoint,

@@ -17,7 +17,9 @@ def problems(args: argparse.Namespace) -> Iterator[str]:
     """What is wrong with `--model` and `--pretrained`, as far as nothing has to be downloaded."""
     try:
         if not args.model.startswith(models.HUB):
-            models.model_config(args.model)
+            config = models.model_config(args.model)
+            if args.model.startswith(models.LOCAL):
+                models.require_text_tower(args.model, config.get("text_cfg", {}))
         file = models.checkpoint_file(args.model, args.pretrained) if args.pretrained else None
         if file is not None and file.suffix not in checkpoints.NUMPY:
             checkpoints.read(file)  # mapped, not read
@@ -44,6 +46,8 @@ def create(
     Raises:
         InputError: the weights do not fit.
     """
+    from open_clip.hf_model import HFTextEncoder
+
     apart = name.startswith(models.SCHEMAS)
     with checkpoints.loading(f"--model {name}") as files:
         made = build(None if apart else pretrained)
@@ -51,9 +55,12 @@ def create(
         checkpoints.load(made[0], pretrained, f"--model {name}")
         logging.info(f"open_clip_ext: loaded --pretrained {pretrained} into {name}")
     elif not (files or pretrained or resumed):
+        # Upstream then has transformers load the text tower's own.
+        loaded = type(getattr(made[0], "text", None)) is HFTextEncoder
+        apart_from = ", apart from its text tower," if loaded else ""
         logging.warning(
-            f"open_clip_ext: no weights were found for --model {name}, so it starts from random ones; to "
-            "fine-tune a model, give --pretrained TAG|FILE"
+            f"open_clip_ext: no weights were found for --model {name}, so it starts{apart_from} from random "
+            "ones; to fine-tune a model, give --pretrained TAG|FILE"
         )
     # Upstream fills in 0 for weights without one; trained ones end elsewhere.
     if checkpoints.has_bias(made[0]) and made[0].logit_bias.item() == 0 and not resumed:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.model import text_trimming
+from open_clip_ext.model.text_towers import CausalText
 
 
 class DenseTokens:
@@ -41,9 +42,8 @@ class DenseTokens:
         if reason is not None:
             raise InputError(f"this model gives no dense tokens: {reason}")
         self.model, self.same_width = model, same_width
-        trimmed = text_trimming.tower_of(model)
-        self.trimmed = trimmed is not None
-        self.tower = text_trimming.TrimmableText(model) if trimmed is None else trimmed
+        self.trimmed = text_trimming.tower_of(model) is not None
+        self.tower = CausalText(model)
 
     # Only the towers are compiled: what pools nothing for a while breaks a graph anyway.
     @torch.compiler.disable(recursive=False)  # type: ignore[no-untyped-call, untyped-decorator]
@@ -124,7 +124,7 @@ def _obstacle(model: Any) -> str | None:
         return f"its text tower {type(text).__name__} has none in the space of its features"
     if getattr(text, "cls_emb", None) is not None:
         return "its text tower has a class token"
-    pool = text_trimming.TrimmableText(model).pool_type
+    pool = CausalText(model).pool_type
     if pool not in ("argmax", "eos"):
         return f"its text tower pools the token {pool!r}, which does not tell how long a text is"
     return None
