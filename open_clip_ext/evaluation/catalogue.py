@@ -118,13 +118,7 @@ def _source(name: str, pairs: Sequence[str], data: Path | None, given_to: str, t
     for key, value in plugins.parse_options(known, pairs[typed:], flag, owner).items():
         # A path in the file is relative to the file.
         options[key] = data.parent / value if data and isinstance(value, Path) else value
-    missing = [
-        f"{option.name}={option.name.upper()}"
-        for option in known.values()
-        if option.default is inspect.Parameter.empty and option.name not in options
-    ]
-    if missing:
-        raise InputError(f"{flag}: needs {' '.join(missing)}")
+    plugins.require(known, options, flag)
     return Source(name, reader, options, given_to)
 
 
