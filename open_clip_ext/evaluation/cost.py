@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from open_clip_ext.evaluation.items import Encoder, Picture
+from open_clip_ext.evaluation.items import Encoder, Item, Picture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,3 +32,18 @@ class Asked:
     def counts(self) -> dict[str, int]:
         """How many of each."""
         return {"pictures": len(self._pictures), "texts": len(self._texts)}
+
+
+def plain(items: Sequence[Item]) -> dict[str, int]:
+    """How many of each the items have: what the plain scorer needs."""
+    pictures = {picture for item in items for picture in item.pictures}
+    captions = {caption for item in items for caption in item.captions}
+    return {"pictures": len(pictures), "texts": len(captions)}
+
+
+def told(result: Mapping[str, Any]) -> str:
+    """The cost of a result in words, with what its scorer counted."""
+    cost = result["cost"]
+    need, without = (f"{c['pictures']:,} pictures and {c['texts']:,} texts" for c in (cost, cost["plain"]))
+    counts = "".join(f"; {value:,} {name}" for name, value in result["counts"].items())
+    return f"{need} to encode, {without} without the scorer{counts}"

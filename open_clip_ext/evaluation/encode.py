@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -114,11 +115,14 @@ class Encoder:
         if picture.visible:
             whole, image = image, Image.new("RGB", image.size)
             for box in picture.visible:
-                part = _inside(picture, box, whole)
+                part = _pixels_of(picture, box, whole)
                 image.paste(whole.crop(part), part)
         if picture.box:
-            _inside(picture, picture.box, image)
             x, y, w, h = picture.box
+            left, top = max(x, 0), max(y, 0)
+            right, bottom = min(x + w, image.width), min(y + h, image.height)
+            if right - left < 1 or bottom - top < 1:
+                raise _outside(picture, picture.box, image)
             image = image.crop((x, y, x + w, y + h))
         return self.preprocess(image)
 
@@ -243,13 +247,18 @@ def _part(picture: Picture) -> bytes:
     return (repr(picture.box) + repr(picture.visible or "")).encode()
 
 
-def _inside(picture: Picture, box: Box, image: Image.Image) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the part of a box that is inside of the image, rounded to pixels."""
+def _pixels_of(picture: Picture, box: Box, image: Image.Image) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of all pixels of an image that a box touches."""
     x, y, w, h = box
-    left, top, right, bottom = max(x, 0), max(y, 0), min(x + w, image.width), min(y + h, image.height)
-    if right - left < 1 or bottom - top < 1:
-        raise InputError(f"{picture.path}: the box {box} is outside of it ({image.width} x {image.height})")
-    return round(left), round(top), round(right), round(bottom)
+    left, top = max(math.floor(x), 0), max(math.floor(y), 0)
+    right, bottom = min(math.ceil(x + w), image.width), min(math.ceil(y + h), image.height)
+    if left >= right or top >= bottom:
+        raise _outside(picture, box, image)
+    return left, top, right, bottom
+
+
+def _outside(picture: Picture, box: Box, image: Image.Image) -> InputError:
+    return InputError(f"{picture.path}: the box {box} is outside of it ({image.width} x {image.height})")
 
 
 def _digest(picture: Picture) -> bytes:

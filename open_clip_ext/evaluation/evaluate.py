@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation.cost import Asked
+from open_clip_ext.evaluation import cost
 from open_clip_ext.evaluation.items import Benchmark, Encoder, Row
 from open_clip_ext.evaluation.scorer import COSINE, PLAIN, Chosen, described
 
@@ -56,12 +56,14 @@ def _evaluate(
     scorer.accept(benchmark)
     items, missing = present(benchmark, allow_missing)
     score = scorer.bound(benchmark.score or partial(composition.rows, ties=ties))  # type: ignore[arg-type]
-    asked = Asked(encoder)
+    asked = cost.Asked(encoder)
     rows = score(asked, items)
     if seen:
         for row in rows:
             row["seen"] = any(map(seen, row["pictures"]))
-    notes = [*benchmark.notes, *_scored_by(scorer)]
+    notes = list(benchmark.notes)
+    if scorer.name != PLAIN:
+        notes.append(f"scored by {described({'scorer': scorer.record()})}")
     if gone := sorted({item.group for item in benchmark.items} - {item.group for item in items}):
         notes.append(f"no item left of {_some(gone)}")
     scores: dict[str, Any] = {}
@@ -75,7 +77,7 @@ def _evaluate(
             scores[name]["interval"] = list(bootstrap.interval(made.drawn[:, 0]))
     if not scores:
         raise InputError(f"{benchmark.name}: none of its averages can be given: {'; '.join(notes)}")
-    result = {
+    result: dict[str, Any] = {
         "family": benchmark.family,
         "n": len(items),
         "missing": missing,
@@ -83,13 +85,16 @@ def _evaluate(
         "notes": notes,
         "ties": ties,
         "scorer": scorer.record(),
-        "cost": {**asked.counts(), **scorer.scorer.counts()},
+        "cost": asked.counts(),
         "primary": next(iter(scores)),
         "scores": scores,
         "subsets": subsets(rows),
         "items": f"items/{benchmark.name.replace('/', '_')}.jsonl",
         "rows": rows,
     }
+    if scorer.name != PLAIN:
+        result["cost"]["plain"] = cost.plain(items)
+        result["counts"] = scorer.scorer.counts()
     if seen:
         parts = {"seen": [r for r in rows if r["seen"]], "unseen": [r for r in rows if not r["seen"]]}
         result["seen"] = {
@@ -100,10 +105,6 @@ def _evaluate(
             if chosen
         }
     return result
-
-
-def _scored_by(scorer: Chosen) -> list[str]:
-    return [] if scorer.name == PLAIN else [f"scored by {described({'scorer': scorer.record()})}"]
 
 
 def _some(names: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from open_clip_ext.evaluation import options, result_folder, scorer
+from open_clip_ext.evaluation import cost, options, result_folder, scorer
 from open_clip_ext.evaluation.evaluate import evaluate, present
 
 
@@ -89,6 +89,8 @@ def table(scored: Mapping[str, Any]) -> str:
             total = result["n"] + result["missing"]
             notes.append(f"{name}: {result['n']:,} of {total:,} items; the others lack a picture")
         notes += [f"{name}: {note}" for note in result["notes"]]
+        if "counts" in result:
+            notes.append(f"{name}: {cost.told(result)}")
     head = ["benchmark", "average", "score", "95 % interval", "ties", "ties by lot", "items"]
     return "\n".join([tables.aligned(head, body), *notes])
 
