@@ -27,6 +27,10 @@ Features = Literal["unit", "raw"]
 Shown = tuple[str, Picture]
 # Weights whose absolute values add up to more than this are not used.
 MOST = 10.0
+COUNTED = (
+    *("pairs", "pairs that the file lacks", "pairs without a phrase", "pairs whose weights cancel"),
+    *("parts", "parts without a box", "boxes outside of their picture"),
+)
 
 
 class ComCLIP(Scorer):
@@ -58,8 +62,9 @@ class ComCLIP(Scorer):
         shown: list[list[Shown]] = []
         for (picture, _), parts in zip(pairs, self._source.of(pairs), strict=True):
             shown.append([(part.text, masked(picture, part.boxes)) for part in parts or ()])
-            self._counts["pairs not in the file"] += parts is None
+            self._counts["pairs that the file lacks"] += parts is None
             self._counts["parts without a box"] += sum(part == picture for _, part in shown[-1])
+        self._counts["boxes outside of their picture"] = self._source.left_out
         return similarities(encoder, pairs, shown, self.features, self._counts)
 
     def counts(self) -> dict[str, int]:
@@ -127,7 +132,7 @@ def at_least_one(rerank: int) -> int:
 
 def taken(counts: Counter[str]) -> dict[str, int]:
     """The counts, which begin anew."""
-    found = dict(counts)
+    found = {name: counts[name] for name in COUNTED if name in counts}
     counts.clear()
     return found
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.items import Box, Encoder, Picture
 from open_clip_ext.evaluation.scorer import Pair, Scorer
 from open_clip_ext.evaluation.scorers.comclip import Features, Shown, at_least_one, similarities, taken
-from open_clip_ext.evaluation.scorers.parts import masked
+from open_clip_ext.evaluation.scorers.parts import masked, size
 from open_clip_ext.language import mentions
 
 if TYPE_CHECKING:
@@ -72,7 +70,7 @@ def grid(picture: Picture) -> list[Picture]:
 
     Raises InputError if it does not decode.
     """
-    left, top, width, height = picture.box or (0.0, 0.0, *_size(picture))
+    left, top, width, height = picture.box or (0.0, 0.0, *size(picture))
     boxes: list[Box] = [
         (left + column * width / n, top + row * height / n, width / n, height / n)
         for n in SIDES
@@ -80,13 +78,3 @@ def grid(picture: Picture) -> list[Picture]:
         for column in range(n)
     ]
     return [picture, *(masked(picture, [box]) for box in boxes)]
-
-
-def _size(picture: Picture) -> tuple[int, int]:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(picture.read())) as file:
-            return file.size
-    except Exception as error:  # decoders may raise anything
-        raise InputError(f"{picture.path}: does not decode as a picture ({error})") from error

@@ -9,7 +9,7 @@ from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.items import Benchmark, Box
 from open_clip_ext.evaluation.manifest import key
 from open_clip_ext.evaluation.scorer import Pair
-from open_clip_ext.evaluation.scorers.parts import Part
+from open_clip_ext.evaluation.scorers.parts import Part, outside, size
 from open_clip_ext.language import mentions
 from open_clip_ext.language.inflection import lemma
 from open_clip_ext.language.lexicon import Lexicon
@@ -26,7 +26,7 @@ class Labelled:
     verb gets those of the things before and after it, if both have any, as in the authors' code.
 
     Args:
-        path: where they are from, for sentences.
+        path: the file that they are from.
         boxes: labels and boxes by the file name of a picture.
         tagger: as in `language.taggers`.
     """
@@ -36,18 +36,33 @@ class Labelled:
         self._boxes = {
             key(name): [(_singular(label), box) for label, box in those] for name, those in boxes.items()
         }
+        self._sized: set[str] = set()
+        self.left_out = 0
         self._captions = mentions.Finder(tagger)
         self._lexicon = Lexicon(wordnet=False)  # the same on every machine
 
     def check(self, benchmark: Benchmark) -> None:
-        """Raises InputError if the file has none of the benchmark's pictures."""
-        pictures = [picture for item in benchmark.items for picture in item.pictures]
-        if not any(key(picture.path) in self._boxes for picture in pictures):
-            first = pictures[0].path if pictures else "none"
+        """Raises InputError if the file has none of the benchmark's pictures.
+
+        Boxes without an area, or outside of their picture, are left out: annotations by hand have some.
+        """
+        pictures = {picture.path: picture for item in benchmark.items for picture in item.pictures}
+        found = {name: p for path, p in pictures.items() if (name := key(path)) in self._boxes}
+        if not found:
+            first = next(iter(pictures), "none")
             raise InputError(
                 f"{self.path}: names no picture of {benchmark.name} (the file's first: "
                 f"{next(iter(self._boxes), 'none')}; the benchmark's: {first})"
             )
+        for name, picture in found.items():
+            if picture.exists() and name not in self._sized:
+                self._fit(name, size(picture))
+
+    def _fit(self, name: str, of: tuple[int, int]) -> None:
+        boxes = self._boxes[name]
+        self._boxes[name] = [(label, b) for label, b in boxes if min(b[2:]) > 0 and not outside(b, of)]
+        self._sized.add(name)
+        self.left_out += len(boxes) - len(self._boxes[name])
 
     def of(self, pairs: Sequence[Pair]) -> list[list[Part] | None]:
         """The parts of each pair; None of a picture that the file has not."""
@@ -58,7 +73,7 @@ class Labelled:
 
     def _parts(self, named: Sequence[Mention], boxes: Sequence[tuple[str, Box]]) -> list[Part]:
         things = [
-            tuple(box for label, box in boxes if self._names(one.noun, label)) if one.noun else ()
+            tuple(box for label, box in boxes if self._names(noun, label)) if (noun := _noun(one)) else ()
             for one in named
         ]
         found = []
@@ -77,6 +92,12 @@ class Labelled:
             return False
         last, of = noun.split()[-1], label.split()[-1]
         return self._lexicon.relation(last, of, "NOUN") in ("same", "implied")
+
+
+def _noun(one: Mention) -> str:
+    """What a thing is called; empty for a verb."""
+    whole = _singular(one.text)
+    return next((name for name in OTHER_THINGS if whole.endswith(name)), one.noun)
 
 
 def _singular(label: str) -> str:

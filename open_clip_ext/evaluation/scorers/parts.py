@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.items import Benchmark, Box, Picture
 from open_clip_ext.evaluation.scorer import Pair
 
@@ -19,7 +21,13 @@ class Part:
 
 
 class Source(Protocol):
-    """Where parts come from."""
+    """Where parts come from.
+
+    Attributes:
+        left_out: number of boxes that are not used, because they are outside of their picture.
+    """
+
+    left_out: int
 
     def check(self, benchmark: Benchmark) -> None:
         """Raise InputError if there is nothing for the pictures of a benchmark."""
@@ -31,6 +39,23 @@ class Source(Protocol):
 def masked(picture: Picture, boxes: Iterable[Box]) -> Picture:
     """The picture at its full size with all outside of the boxes black; itself without a box in it."""
     return replace(picture, visible=tuple(sorted({box for box in boxes if _meets(box, picture.box)})))
+
+
+def size(picture: Picture) -> tuple[int, int]:
+    """Width and height of a picture's file. Raises InputError if it does not decode."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(picture.read())) as file:
+            return file.size
+    except Exception as error:  # decoders may raise anything
+        raise InputError(f"{picture.path}: does not decode as a picture ({error})") from error
+
+
+def outside(box: Box, of: tuple[int, int]) -> bool:
+    """Whether no part of a box is in a file of this size."""
+    x, y, w, h = box
+    return x + w <= 0 or y + h <= 0 or x >= of[0] or y >= of[1]
 
 
 def _meets(box: Box, crop: Box | None) -> bool:

@@ -12,7 +12,7 @@ from open_clip_ext.evaluation.items import Benchmark, Box
 from open_clip_ext.evaluation.readers.files import Annotations, Fields
 from open_clip_ext.evaluation.scorer import Pair
 from open_clip_ext.evaluation.scorers.labelled import Labelled
-from open_clip_ext.evaluation.scorers.parts import Part, Source
+from open_clip_ext.evaluation.scorers.parts import Part, Source, outside, size
 
 
 def read(path: Path, tagger: str) -> Source:
@@ -46,10 +46,12 @@ class Rows:
     tell pictures apart.
     """
 
+    left_out = 0
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._rows: dict[tuple[str, str], list[Part]] = {}
-        lines: dict[tuple[str, str], str] = {}
+        self._lines = lines = dict[tuple[str, str], str]()
         for line, row in Annotations(path).items(path.name):
             key = (_name(row.text("picture")), row.text("caption"))
             if key in lines:
@@ -64,17 +66,17 @@ class Rows:
             raise InputError(f"{path}: names no picture")
 
     def check(self, benchmark: Benchmark) -> None:
-        """Raises InputError if no row is for the benchmark, or a name is that of two of its pictures."""
-        paths = dict.fromkeys(picture.path for item in benchmark.items for picture in item.pictures)
+        """Raises InputError if no row is for the benchmark, a name is two pictures, or a box is outside."""
+        pictures = {picture.path: picture for item in benchmark.items for picture in item.pictures}
         found: dict[str, str] = {}
-        for path in paths:
+        for path in pictures:
             if (name := self._named(path)) and found.setdefault(name, path) != path:
                 raise InputError(
                     f"{self.path}: {name} is {found[name]} and {path} of {benchmark.name}; put their folders "
                     "before the name"
                 )
         if not found:
-            first, named = next(iter(paths), "none"), next(name for name, _ in self._rows)
+            first, named = next(iter(pictures), "none"), next(name for name, _ in self._rows)
             raise InputError(
                 f"{self.path}: names no picture of {benchmark.name} (the file's first: {named}; the "
                 f"benchmark's: {first})"
@@ -86,6 +88,15 @@ class Rows:
                 f"{self.path}: has pictures of {benchmark.name}, but none with a caption of it (the file's "
                 f"first: {named!r}; the benchmark's: {next(iter(captions), 'none')!r})"
             )
+
+        sizes = {name: size(pictures[path]) for name, path in found.items() if pictures[path].exists()}
+        for (name, caption), parts in self._rows.items():
+            for box in (box for part in parts for box in part.boxes if name in sizes):
+                if outside(box, sizes[name]):
+                    raise InputError(
+                        f"{self.path}, line {self._lines[name, caption]}: the box {list(box)} is outside of "
+                        f"{found[name]} ({sizes[name][0]} x {sizes[name][1]} pixels)"
+                    )
 
     def of(self, pairs: Sequence[Pair]) -> list[list[Part] | None]:
         """The parts of each pair."""
@@ -109,13 +120,19 @@ def _part(row: Fields, at: int, content: Any) -> Part:
 
 
 def _box(content: Any, where: str) -> Box:
+    """A box with an area."""
+    box = _numbers(content, where)
+    if min(box[2:]) <= 0:
+        raise InputError(f"{where}: the width and height of a box must be above 0, not {content!r}")
+    return box
+
+
+def _numbers(content: Any, where: str) -> Box:
     numbers = isinstance(content, list) and all(
         isinstance(n, int | float) and not isinstance(n, bool) and math.isfinite(n) for n in content
     )
-    if not numbers or len(content) != 4 or min(content[2:]) <= 0:
-        raise InputError(
-            f"{where}: a box must be [x, y, width, height] in pixels, the last two above 0, not {content!r}"
-        )
+    if not numbers or len(content) != 4:
+        raise InputError(f"{where}: a box must be [x, y, width, height] in pixels, not {content!r}")
     x, y, w, h = map(float, content)
     return x, y, w, h
 
@@ -139,7 +156,7 @@ def _coco(content: Fields) -> dict[str, list[tuple[str, Box]]]:
         for key, known in (("image_id", files), ("category_id", names)):
             if one[key] not in known:
                 raise InputError(f"{one.where}: there is no {key.removesuffix('_id')} {one[key]!r}")
-        found[files[one["image_id"]]].append((names[one["category_id"]], _box(one["bbox"], one.where)))
+        found[files[one["image_id"]]].append((names[one["category_id"]], _numbers(one["bbox"], one.where)))
     return found
 
 
@@ -150,7 +167,7 @@ def _visual_genome(content: Sequence[Any], path: Path) -> dict[str, list[tuple[s
         image = Fields(entry, f"{path}, item {n}")
         objects = [Fields(o, f"{image.where}, object {m}") for m, o in enumerate(image.entries("objects"))]
         found[f"{image['image_id']}.jpg"] = [
-            (name, _box([one.number(side) for side in "xywh"], one.where))
+            (name, _numbers([one.number(side) for side in "xywh"], one.where))
             for one in objects
             for name in one.texts("names")
         ]
