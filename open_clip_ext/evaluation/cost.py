@@ -45,5 +45,5 @@ def told(result: Mapping[str, Any]) -> str:
     """The cost of a result in words, with what its scorer counted."""
     cost = result["cost"]
     need, without = (f"{c['pictures']:,} pictures and {c['texts']:,} texts" for c in (cost, cost["plain"]))
-    counts = "".join(f"; {value:,} {name}" for name, value in result["counts"].items())
+    counts = "".join(f"; {name}: {value:,}" for name, value in result["counts"].items())
     return f"{need} to encode, {without} without the scorer{counts}"

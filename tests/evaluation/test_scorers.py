@@ -29,6 +29,7 @@ from open_clip_ext.evaluation.scorers.comclip import ComCLIP
 from open_clip_ext.evaluation.scorers.grid import PhraseGrid, grid
 from open_clip_ext.evaluation.scorers.parts import Part, masked
 from open_clip_ext.evaluation.scoring import composition, retrieval
+from open_clip_ext.evaluation.stored import Member
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -183,6 +184,13 @@ def test_no_box_or_one_outside_of_the_crop_is_the_whole_picture(pictures):
     assert masked(picture, []) == picture
     assert masked(picture, [(20, 20, 5, 5)]) == picture
     assert masked(picture, [(5, 5, 2, 2), (20, 20, 5, 5)]).visible == ((5, 5, 2, 2),)
+
+
+def test_a_picture_that_is_no_file_stays_what_it_is():
+    member = Member("a.tar/1.jpg", tar="a.tar", offset=512, size=9)
+    assert masked(member, [(0, 0, 2, 2)]) == Member(
+        "a.tar/1.jpg", visible=((0, 0, 2, 2),), tar="a.tar", offset=512, size=9
+    )
 
 
 def test_a_part_is_encoded_once_whatever_the_order_of_its_boxes(tiny, pictures, tmp_path):
@@ -513,6 +521,10 @@ def test_a_benchmark_of_another_form_is_refused(pictures):
 
 
 # --- the command ------------------------------------------------------------------------------------------
+
+
+def test_a_result_without_a_scorer_is_one_of_the_cosine():
+    assert scorer.described({}) == scorer.described({"scorer": scorer.COSINE.record()}) == "cosine"
 
 
 @pytest.fixture(scope="module")
