@@ -94,7 +94,7 @@ def _evaluate(
     }
     if scorer.name != PLAIN:
         result["cost"]["plain"] = cost.plain(items)
-        result["counts"] = scorer.scorer.counts()
+        result["counts"] = scorer.counts()
     if seen:
         parts = {"seen": [r for r in rows if r["seen"]], "unseen": [r for r in rows if not r["seen"]]}
         result["seen"] = {

@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -105,7 +106,8 @@ class Chosen:
                 f"{FLAG} {self.name}: {benchmark.name} ({benchmark.family}) is scored in its own way, not by "
                 f"pairs of a picture and a caption; evaluate it without {FLAG}, into another folder"
             )
-        self.scorer.check(benchmark)
+        with _theirs(self.name):
+            self.scorer.check(benchmark)
 
     def bound(self, score: Score) -> Score:
         """A function for rows, with this scorer if it takes one."""
@@ -124,12 +126,8 @@ class Chosen:
         import torch
 
         flag = f"{FLAG} {self.name}"
-        try:
+        with _theirs(self.name):
             found = torch.as_tensor(self.scorer.similarities(encoder, pairs))
-        except InputError:
-            raise
-        except Exception as error:  # third-party scorers may raise anything
-            raise InputError(f"{flag}: it failed ({type(error).__name__}: {error})") from error
         if found.shape != (len(pairs),):
             raise InputError(
                 f"{flag}: it returned the shape {list(found.shape)} for {len(pairs)} pairs of a picture and "
@@ -143,6 +141,26 @@ class Chosen:
                 "nothing to score"
             )
         return values.numpy()
+
+    def counts(self) -> dict[str, int]:
+        """What the scorer has counted since the last call. Raises InputError if it is no numbers by name."""
+        with _theirs(self.name):
+            return {str(name): int(value) for name, value in self.scorer.counts().items()}
+
+
+@contextmanager
+def _theirs(name: str) -> Iterator[None]:
+    """Around the code of a scorer, which may be anyone's and raise anything."""
+    import torch
+
+    try:
+        yield
+    except (InputError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if name == PLAIN:  # ours, and the model's alone
+            raise
+        raise InputError(f"{FLAG} {name}: it failed ({type(error).__name__}: {error})") from error
 
 
 COSINE = Chosen(PLAIN, Cosine())
@@ -193,10 +211,6 @@ def from_arguments(args: argparse.Namespace) -> Chosen:
     for path in paths:
         if not path.is_file():
             raise InputError(f"{flag}: {path}: no such file")
-    try:
+    with _theirs(name):
         scorer = made(**given)
-    except InputError:
-        raise
-    except Exception as error:  # as above
-        raise InputError(f"{flag}: {error}") from error
     return Chosen(name, scorer, every, {str(path): sha256(path) for path in paths})

@@ -504,6 +504,21 @@ def test_what_a_scorer_of_somebody_else_returns_is_looked_at(made, sentence):
         composition.rows(FakeEncoder(), [pair("1")], scorer=Chosen("theirs", Third(made)))
 
 
+def test_a_check_or_counts_of_somebody_else_may_fail():
+    class Broken(Drawn):
+        def check(self, benchmark):
+            raise KeyError("pictures")
+
+        def counts(self):
+            return {"pairs": "many"}
+
+    chosen = Chosen("theirs", Broken())
+    with pytest.raises(InputError, match=r"--scorer theirs: it failed \(KeyError: 'pictures'\)"):
+        chosen.accept(benchmark("a.png"))
+    with pytest.raises(InputError, match=r"--scorer theirs: it failed \(ValueError"):
+        chosen.counts()
+
+
 def test_a_benchmark_of_another_form_is_refused(pictures):
     def score(encoder, items):
         return []

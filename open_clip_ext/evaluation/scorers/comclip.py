@@ -81,13 +81,15 @@ def similarities(
 ) -> Tensor:
     """The similarities `[N]` of pairs with the parts of each; `counts` are added to."""
     import torch
+    from tqdm import tqdm
 
     pictures = {p: n for n, p in enumerate(dict.fromkeys(_pictures(pairs, shown)))}
     texts = {t: n for n, t in enumerate(dict.fromkeys(_texts(pairs, shown)))}
     seen = encoder.pictures(list(pictures), unit=features == "unit")
     read = encoder.texts(list(texts), unit=features == "unit")
     values = torch.empty(len(pairs), dtype=torch.float64)
-    for n, ((picture, caption), parts) in enumerate(zip(pairs, shown, strict=True)):
+    every = tqdm(zip(pairs, shown, strict=True), "pairs", len(pairs), unit="pair", disable=None, leave=False)
+    for n, ((picture, caption), parts) in enumerate(every):
         whole, text = seen[pictures[picture]].double(), read[texts[caption]].double()
         parted = seen[[pictures[part] for _, part in parts]].double()
         phrases = read[[texts[phrase] for phrase, _ in parts]].double()

@@ -122,12 +122,13 @@ def rows(
     a similarity is not finite.
     """
     pairs: dict[Pair, int] = {}
+    asked: list[list[int]] = []  # of each item the places of its pairs, the captions of a picture together
     texts: dict[str, int] = {}  # of the items that have no picture
     shapes: dict[tuple[str, int, int, int], list[int]] = {}
     for place, item in enumerate(items):
         _require_a_question(item)
-        for pair in product(item.pictures, item.captions):
-            pairs.setdefault(pair, len(pairs))
+        its = product(item.pictures, item.captions)
+        asked.append([pairs.setdefault(pair, len(pairs)) for pair in its])
         for caption in item.captions if item.kind == "text" else ():
             texts.setdefault(caption, len(texts))
         key = (item.kind, len(item.pictures), len(item.captions), len(item.truth))
@@ -135,16 +136,14 @@ def rows(
     near = scorer.similarities(encoder, list(pairs)) if pairs else np.zeros(0)
     read = encoder.texts(list(texts)).numpy() if texts else np.zeros((0, 1))
     made: list[Row] = [{} for _ in items]
-    for (kind, *_), places in shapes.items():
+    for (kind, count, captions, _), places in shapes.items():
         for start in range(0, len(places), CHUNK):
             part = places[start : start + CHUNK]
             if kind == "text":
                 words = read[[[texts[caption] for caption in items[i].captions] for i in part]]
                 s = similarities(words, words)
             else:
-                s = near[
-                    [[[pairs[p, c] for c in items[i].captions] for p in items[i].pictures] for i in part]
-                ]
+                s = near[[asked[i] for i in part]].reshape(len(part), count, captions)
             if not np.isfinite(s).all():
                 raise InputError(
                     f"item {items[part[0]].id}: similarities are not finite, so there is nothing to score"
