@@ -125,19 +125,19 @@ class Chosen:
         """
         import torch
 
-        flag = f"{FLAG} {self.name}"
+        flag = "" if self.name == PLAIN else f"{FLAG} {self.name}: "
         with _theirs(self.name):
             found = torch.as_tensor(self.scorer.similarities(encoder, pairs))
         if found.shape != (len(pairs),):
             raise InputError(
-                f"{flag}: it returned the shape {list(found.shape)} for {len(pairs)} pairs of a picture and "
+                f"{flag}it returned the shape {list(found.shape)} for {len(pairs)} pairs of a picture and "
                 f"a caption; it must return [{len(pairs)}]"
             )
         values = found.detach().double().cpu()
         if not values.isfinite().all():
             picture, caption = pairs[int(values.isfinite().int().argmin())]
             raise InputError(
-                f"{flag}: similarities are not finite (first: {picture.path} with {caption!r}), so there is "
+                f"{flag}similarities are not finite (first: {picture.path} with {caption!r}), so there is "
                 "nothing to score"
             )
         return values.numpy()
