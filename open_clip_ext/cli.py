@@ -31,7 +31,7 @@ NEGATIVES = (
     ("show", "negatives.show", "show a store, in a browser or a terminal"),
 )
 EVALUATION = (
-    ("list", "evaluation.catalogue", "list the registered benchmarks and their options"),
+    ("list", "evaluation.catalogue", "list the registered benchmarks and scorers, and their options"),
     ("run", "evaluation.run", "score a model or checkpoint on benchmarks"),
     (
         "compare",

@@ -14,11 +14,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from open_clip_ext.language.denial import denied, names
+from open_clip_ext.language.entailment import EntailmentChecker
+from open_clip_ext.language.words import WORD
 from open_clip_ext.negatives.captions import read
 from open_clip_ext.negatives.gate import Gate
-from open_clip_ext.negatives.language.denial import denied, names
-from open_clip_ext.negatives.language.entailment import EntailmentChecker
-from open_clip_ext.negatives.language.words import WORD
 from open_clip_ext.negatives.recipes.negation import Negation
 from open_clip_ext.negatives.recipes.phrases import Phrases
 from open_clip_ext.negatives.records import ABSENCE, FOIL, NEGATIVE

@@ -14,10 +14,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from open_clip_ext.negatives.language.entailment import EntailmentChecker
-from open_clip_ext.negatives.language.lexicon import Lexicon
-from open_clip_ext.negatives.language.taggers import tagger
-from open_clip_ext.negatives.language.words import WORD
+from open_clip_ext.language.entailment import EntailmentChecker
+from open_clip_ext.language.lexicon import Lexicon
+from open_clip_ext.language.taggers import tagger
+from open_clip_ext.language.words import WORD
 
 FEW = 2  # words
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation.items import Picture
+from open_clip_ext.evaluation.items import Box, Picture
 from open_clip_ext.files import atomic_write
 
 Features = dict[bytes, NDArray[np.float32]]
@@ -65,15 +66,15 @@ class Encoder:
         folder = cache / fingerprint(model, preprocess, precision) if cache else None
         self._stores = {kind: _Store(kind, folder) for kind in self.encoded}
 
-    def pictures(self, pictures: Sequence[Picture]) -> Tensor:
-        """Unit-length fp32 features `[N, D]` on the CPU.
+    def pictures(self, pictures: Sequence[Picture], *, unit: bool = True) -> Tensor:
+        """Fp32 features `[N, D]` on the CPU, of unit length or as the model gives them.
 
         Raises InputError if a file is missing or does not decode, or a feature is not finite.
         """
         with ThreadPoolExecutor(WORKERS) as pool:
             files = {picture.path: picture for picture in pictures}
             hashes = dict(zip(files, pool.map(_digest, files.values()), strict=True))
-            keys = [hashlib.sha256(hashes[p.path] + repr(p.box).encode()).digest() for p in pictures]
+            keys = [hashlib.sha256(hashes[p.path] + _part(p)).digest() for p in pictures]
 
             def batches(places: list[int]) -> Iterator[tuple[list[int], Tensor]]:
                 parts = [places[i : i + self.batch] for i in range(0, len(places), self.batch)]
@@ -83,11 +84,11 @@ class Encoder:
                     yield part, torch.stack([future.result() for future in done])
 
             return self._features(
-                "pictures", keys, batches, self.model.encode_image, lambda i: pictures[i].path
+                "pictures", keys, batches, self.model.encode_image, lambda i: pictures[i].path, unit
             )
 
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit-length fp32 features `[N, D]` on the CPU.
+    def texts(self, texts: Sequence[str], *, unit: bool = True) -> Tensor:
+        """Fp32 features `[N, D]` on the CPU, of unit length or as the model gives them.
 
         Raises InputError if a feature is not finite.
         """
@@ -101,24 +102,27 @@ class Encoder:
                 yield part, tokens[part]
 
         return self._features(
-            "texts", keys, batches, self.model.encode_text, lambda i: f"the text {texts[i]!r}"
+            "texts", keys, batches, self.model.encode_text, lambda i: f"the text {texts[i]!r}", unit
         )
 
     def _pixels(self, picture: Picture) -> Tensor:
-        """A decoded, cropped and preprocessed picture `[3, H, W]`."""
+        """A decoded, masked, cropped and preprocessed picture `[3, H, W]`."""
         try:
             with Image.open(io.BytesIO(picture.read())) as file:
                 image = file.convert("RGB")
         except Exception as error:  # decoders may raise anything
             raise InputError(f"{picture.path}: does not decode as a picture ({error})") from error
+        if picture.visible:
+            whole, image = image, Image.new("RGB", image.size)
+            for box in picture.visible:
+                part = _pixels_of(picture, box, whole)
+                image.paste(whole.crop(part), part)
         if picture.box:
             x, y, w, h = picture.box
             left, top = max(x, 0), max(y, 0)
             right, bottom = min(x + w, image.width), min(y + h, image.height)
             if right - left < 1 or bottom - top < 1:
-                raise InputError(
-                    f"{picture.path}: the box {picture.box} is outside of it ({image.width} x {image.height})"
-                )
+                raise _outside(picture, picture.box, image)
             image = image.crop((x, y, x + w, y + h))
         return self.preprocess(image)
 
@@ -129,6 +133,7 @@ class Encoder:
         batches: Callable[[list[int]], Iterator[tuple[list[int], Tensor]]],
         forward: Callable[..., Tensor],
         name: Callable[[int], str],
+        unit: bool,
     ) -> Tensor:
         store = self._stores[kind]
         new = {key: place for place, key in enumerate(keys) if key not in store.features}
@@ -145,10 +150,13 @@ class Encoder:
                     store.add([keys[place] for place in places], rows)
                     self.encoded[kind] += len(places)
                     bar.update(len(places))
-        return torch.from_numpy(np.stack([store.features[key] for key in keys]))
+        every = torch.from_numpy(np.stack([store.features[key] for key in keys]))
+        features, lengths = every[:, :-1], every[:, -1:]
+        return features.contiguous() if unit else features * lengths
 
     @torch.inference_mode()
     def _forward(self, forward: Callable[..., Tensor], inputs: Tensor) -> NDArray[np.float32]:
+        """`[N, D + 1]`: unit features, and their length before that."""
         if inputs.is_floating_point() and (dtype := get_input_dtype(self.precision)):
             inputs = inputs.to(dtype)
         amp = contextlib.nullcontext()
@@ -157,8 +165,9 @@ class Encoder:
             amp = torch.autocast(self.device.type, dtype=mixed)  # type: ignore[assignment]
         with amp:
             features = forward(inputs.to(self.device, non_blocking=True))
-        unit = torch.nn.functional.normalize(features.float(), dim=-1, eps=0.0)  # 0 / 0 must not pass as 0
-        return unit.cpu().numpy()
+        features = features.float()
+        unit = torch.nn.functional.normalize(features, dim=-1, eps=0.0)  # 0 / 0 must not pass as 0
+        return torch.cat([unit, features.norm(dim=-1, keepdim=True)], -1).cpu().numpy()
 
 
 class _Store:
@@ -177,7 +186,7 @@ class _Store:
                 self._read(path)
 
     def add(self, keys: list[bytes], rows: NDArray[np.float32]) -> None:
-        """Keep the features `rows [N, D]`."""
+        """Keep the features `rows [N, D + 1]`, see `Encoder._forward`."""
         self.features.update(zip(keys, rows, strict=True))
         if self.folder is None:
             return
@@ -185,7 +194,7 @@ class _Store:
 
         content: dict[str, NDArray[Any]] = {
             "keys": np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1),
-            "features": rows,
+            "rows": np.ascontiguousarray(rows),
         }
         name = hashlib.sha256(b"".join(keys)).hexdigest()[:32]
         with _cache_errors(self.folder):
@@ -198,9 +207,9 @@ class _Store:
 
         try:
             content = load(path.read_bytes())
-            keys, rows = content["keys"], content["features"]
+            keys, rows = content["keys"], content["rows"]
         except (SafetensorError, KeyError):
-            return  # a broken file is ignored: its batch is encoded and written again
+            return  # a broken file is ignored: its batch is encoded and written again; and so are older ones
         self.features.update(zip((key.tobytes() for key in keys), rows, strict=True))
 
 
@@ -231,6 +240,25 @@ def weights_digest(model: Any) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _part(picture: Picture) -> bytes:
+    """What of the file is shown, as a part of a key."""
+    return (repr(picture.box) + repr(picture.visible or "")).encode()
+
+
+def _pixels_of(picture: Picture, box: Box, image: Image.Image) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of all pixels of an image that a box touches."""
+    x, y, w, h = box
+    left, top = max(math.floor(x), 0), max(math.floor(y), 0)
+    right, bottom = min(math.ceil(x + w), image.width), min(math.ceil(y + h), image.height)
+    if left >= right or top >= bottom:
+        raise _outside(picture, box, image)
+    return left, top, right, bottom
+
+
+def _outside(picture: Picture, box: Box, image: Image.Image) -> InputError:
+    return InputError(f"{picture.path}: the box {box} is outside of it ({image.width} x {image.height})")
 
 
 def _digest(picture: Picture) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from open_clip_ext.evaluation import options, result_folder
+from open_clip_ext.evaluation import cost, options, result_folder, scorer
 from open_clip_ext.evaluation.evaluate import evaluate, present
 
 
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("aro",),
         help="let the first of equal scores win, as argmax in ARO's code does, in place of the strict score",
     )
+    scorer.add_arguments(parser)
     options.add_encoding_arguments(parser)
 
 
@@ -42,10 +43,12 @@ def main(args: argparse.Namespace) -> int:
 
     options.claim(args)
     # All that can be wrong is looked at before the model is loaded.
+    chosen = scorer.from_arguments(args)
     found = catalogue.read(catalogue.sources(args.benchmark, args.data))
     benchmarks = [benchmark for _, benchmark in found.values()]
     for benchmark in benchmarks:
         present(benchmark, args.allow_missing)
+        chosen.accept(benchmark)
     seen = manifest.read(args.train_manifest)
     loaded = models.from_arguments(args)
     encoder = Encoder(
@@ -62,6 +65,7 @@ def main(args: argparse.Namespace) -> int:
         allow_missing=args.allow_missing,
         seen=seen.has if seen else None,
         ties="argmax" if args.compat else "strict",
+        scorer=chosen,
     )
     catalogue.note_sources(scored, found)
     result_folder.write(args.out, loaded.record, scored, {"train_manifest": seen.files} if seen else {})
@@ -85,6 +89,8 @@ def table(scored: Mapping[str, Any]) -> str:
             total = result["n"] + result["missing"]
             notes.append(f"{name}: {result['n']:,} of {total:,} items; the others lack a picture")
         notes += [f"{name}: {note}" for note in result["notes"]]
+        if "counts" in result:
+            notes.append(f"{name}: {cost.told(result)}")
     head = ["benchmark", "average", "score", "95 % interval", "ties", "ties by lot", "items"]
     return "\n".join([tables.aligned(head, body), *notes])
 

@@ -11,10 +11,10 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from open_clip_ext.language.entailment import EntailmentChecker
+from open_clip_ext.language.taggers import Tagger
+from open_clip_ext.language.words import WORD, Token
 from open_clip_ext.negatives.checks import MOST, Checks, Scene
-from open_clip_ext.negatives.language.entailment import EntailmentChecker
-from open_clip_ext.negatives.language.taggers import Tagger
-from open_clip_ext.negatives.language.words import WORD, Token
 from open_clip_ext.negatives.records import NEGATIVE, POSITIVE, Candidate, normalise
 
 REASONS = {

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from open_clip_ext.negatives.language import word_diff
+from open_clip_ext.language import word_diff
 from open_clip_ext.negatives.records import ABSENCE, FOIL, NEGATIVE, PHRASE, POSITIVE, Text
 from open_clip_ext.negatives.store import Store
 from open_clip_ext.tables import aligned

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from open_clip_ext.language.entailment import EntailmentChecker
+from open_clip_ext.language.lexicon import Lexicon
+from open_clip_ext.language.taggers import tagger
 from open_clip_ext.negatives.gate import REASONS, Gate, unfit
-from open_clip_ext.negatives.language.entailment import EntailmentChecker
-from open_clip_ext.negatives.language.lexicon import Lexicon
-from open_clip_ext.negatives.language.taggers import tagger
 from open_clip_ext.negatives.records import Candidate
 
 

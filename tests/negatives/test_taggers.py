@@ -12,10 +12,10 @@ from itertools import pairwise
 import pytest
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.negatives.language import words
-from open_clip_ext.negatives.language.inflection import inflected, lemma
-from open_clip_ext.negatives.language.taggers import DEFAULT_MODEL, SpacyTagger, TextBlobTagger, tagger
-from open_clip_ext.negatives.language.words import Token
+from open_clip_ext.language import words
+from open_clip_ext.language.inflection import inflected, lemma
+from open_clip_ext.language.taggers import DEFAULT_MODEL, SpacyTagger, TextBlobTagger, tagger
+from open_clip_ext.language.words import Token
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation import result_folder
+from open_clip_ext.evaluation import result_folder, scorer
 from open_clip_ext.evaluation.items import Row
 from open_clip_ext.evaluation.scoring import aggregate, bootstrap
 from open_clip_ext.evaluation.scoring.aggregate import Mean, Pool, Tree
@@ -259,6 +259,12 @@ def aligned(results: Sequence[Result], name: str) -> list[list[Row]]:
 
 def _same_conditions(name: str, base: Result, other: Result) -> None:
     one, two = base.benchmarks[name], other.benchmarks[name]
+    scored = [scorer.described(entry) for entry in (one, two)]
+    if scored[0] != scored[1]:
+        raise InputError(
+            f"{name}: {base.label} was scored by {scored[0]} and {other.label} by {scored[1]}; evaluate both "
+            f"with the same {scorer.FLAG}"
+        )
     mine, others = (
         {Path(path).name: digest for path, digest in sorted(entry["files"].items())} for entry in (one, two)
     )

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.negatives.language.inflection import lemma
-from open_clip_ext.negatives.language.words import Token, split
+from open_clip_ext.language.inflection import lemma
+from open_clip_ext.language.words import Token, split
 
 DEFAULT_MODEL = "en_core_web_sm"
 TEXTBLOB = "textblob"
