@@ -1,8 +1,8 @@
 """Hateful Memes (Kiela et al., NeurIPS 2020), as one of ELEVATER's zero-shot sets: is the meme hateful?
 
-The score is the area under the ROC curve: of all pairs of a hateful and a harmless meme, the share in which the
-hateful one leans more to the hateful class. Its interval resamples the hateful memes only. vl_compo's scores
-are multiples of 1 / (247 x 253), which are the two classes of `dev_seen`.
+The score is the area under the ROC curve: of all pairs of a hateful and a harmless meme, the share in which
+the hateful one leans more to the hateful class. Its interval resamples the hateful memes only. vl_compo's
+scores are multiples of 1 / (247 x 253), the sizes of the two classes of `dev_seen`.
 """
 
 from __future__ import annotations
