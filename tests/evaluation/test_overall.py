@@ -12,7 +12,7 @@ import pytest
 import results
 
 from open_clip_ext import plugins
-from open_clip_ext.evaluation.comparison import paired, report
+from open_clip_ext.evaluation.comparison import means, paired, report
 from open_clip_ext.evaluation.items import GROUP
 from open_clip_ext.evaluation.scoring import aggregate, bootstrap, overall
 
@@ -176,3 +176,22 @@ def test_the_report_names_what_is_missing_and_only_of_averages_that_were_begun(t
     stored = report.numbers(found)
     assert stored["averages"] == {}
     assert stored["missing"]["comp12"][:2] == ["aro", "colorswap"]
+
+
+def test_means_on_common_draws_are_those_of_separate_draws(tmp_path):
+    """Of the same benchmarks, whose clusters are then the same."""
+    parts = [("valse", "valse7"), ("crepe", "macro")]
+    found = paired.compare(write(tmp_path, parts)).benchmarks
+    both = means.primaries(found)
+    wanted = {"both": both, "one more column": [*both, both[0]]}
+    together = means.measured(wanted)
+    assert together == {name: means.measured({name: mean})[name] for name, mean in wanted.items()}
+    assert together["both"].name == "mean of valse valse7, crepe macro"
+    assert (together["both"].n, together["both"].images) == (30 * (11 + 2), 60)
+
+
+def test_a_verdict_on_many_benchmarks_gives_their_number(tmp_path):
+    parts = [(f"set{k}", "macro") for k in range(7)]
+    few, many = (paired.compare(write(tmp_path / str(n), parts[:n])).verdicts[0].reasons for n in (6, 7))
+    assert "(mean of set0 macro, set1 macro," in few
+    assert "(mean of the primary scores of 7 benchmarks, 420 items, 210 images)" in many

@@ -10,8 +10,8 @@ from functools import partial
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.comparison.results import Result, aligned
 from open_clip_ext.evaluation.items import Row
-from open_clip_ext.evaluation.scoring import aggregate, bootstrap, overall
-from open_clip_ext.evaluation.scoring.aggregate import Mean, Pool, Tree
+from open_clip_ext.evaluation.scoring import aggregate, bootstrap
+from open_clip_ext.evaluation.scoring.aggregate import Pool
 from open_clip_ext.evaluation.scoring.bootstrap import Replicates
 
 # Most groups in a table or bar chart; more are unreadable.
@@ -212,55 +212,3 @@ def _unseen(name: str, rows: Sequence[Sequence[Row]], primary: str) -> Measure |
         return None
     found = bootstrap.of_rows(name, part, [primary])[primary]
     return measure(f"{primary}, unseen images", found)
-
-
-def _prefixed(tree: Tree, name: str) -> Tree:
-    """A benchmark's tree with its name in front of its groups."""
-    if isinstance(tree, Pool):
-        return Pool(tuple(f"{name}\n{group}" for group in tree.groups))
-    return Mean(tuple(_prefixed(part, name) for part in tree.parts))
-
-
-def family(benchmarks: Sequence[Paired]) -> Measure:
-    """The mean of the primary scores of several benchmarks; images that they share are resampled together."""
-    name = ", ".join(f"{one.name} {one.primary.name}" for one in benchmarks)
-    name = name if len(benchmarks) == 1 else f"mean of {name}"
-    return mean(name, [[(one, one.primary.name)] for one in benchmarks])
-
-
-def mean(name: str, columns: Sequence[Sequence[tuple[Paired, str]]]) -> Measure:
-    """The mean over columns, each the mean over aggregations of benchmarks.
-
-    All are scored on the same draws, so images that benchmarks share are resampled together.
-    """
-    clusters: list[str] = []
-    groups: list[str] = []
-    correct: list[list[int]] = [[] for _ in columns[0][0][0].rows]
-    trees = []
-    for column in columns:
-        parts = []
-        for one, aggregation in column:
-            tree, places = bootstrap.taking_part(aggregation, one.rows[0])
-            metric, _ = aggregate.split(aggregation)
-            base = [one.rows[0][i] for i in places]
-            clusters += [bootstrap.cluster(one.name, row) for row in base]
-            groups += [f"{one.name}\n{row['group']}" for row in base]
-            for own, rows in zip(correct, one.rows, strict=True):
-                own += [rows[i]["correct"][metric] for i in places]
-            parts.append(_prefixed(tree, one.name))
-        trees.append(Mean(tuple(parts)))
-    of = partial(aggregate.apply, Mean(tuple(trees)))
-    [found] = bootstrap.replicates(clusters, groups, correct, [of])
-    return measure(name, found)
-
-
-def columns(
-    average: str, benchmarks: Sequence[Paired]
-) -> tuple[dict[str, list[tuple[Paired, str]]], list[str]]:
-    """The whole columns of an average over benchmarks, and a text for each other column."""
-    known = {one.name: one for one in benchmarks}
-    have = {one.name: [measure.name for measure in one.measures] for one in benchmarks}
-    found, missing = overall.find(average, have)
-    return {
-        column: [(known[name], shape) for name, shape in parts] for column, parts in found.items()
-    }, missing

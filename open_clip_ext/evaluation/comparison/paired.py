@@ -10,20 +10,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from open_clip_ext.evaluation.comparison.measures import (
-    Change,
-    Measure,
-    Paired,
-    columns,
-    family,
-    mean,
-    paired,
-)
+from open_clip_ext.evaluation.comparison import field
+from open_clip_ext.evaluation.comparison.means import Columns, columns, measured, primaries
+from open_clip_ext.evaluation.comparison.measures import Change, Measure, Paired, paired
 from open_clip_ext.evaluation.comparison.picture import Picture, picture
 from open_clip_ext.evaluation.comparison.results import COMPOSITION, ZERO_SHOT, Result, read, shared
 from open_clip_ext.evaluation.scoring import bootstrap, overall
 
 FEW = 50  # images
+MANY = 6  # benchmarks, up to which a verdict names all
 
 
 @dataclass(frozen=True)
@@ -102,7 +97,9 @@ def judged(composition: Measure | None, kept: Measure | None, margin: float, k: 
 
 
 def _ground(measure: Measure) -> str:
-    return f"{measure.name}, {measure.n:,} items, {measure.images:,} images"
+    parts = measure.name.count(",") + 1
+    name = measure.name if parts <= MANY else f"mean of the primary scores of {parts} benchmarks"
+    return f"{name}, {measure.n:,} items, {measure.images:,} images"
 
 
 def compare(folders: Sequence[Path], margin: float = 0.01, published: Path | None = None) -> Comparison:
@@ -120,36 +117,40 @@ def compare(folders: Sequence[Path], margin: float = 0.01, published: Path | Non
     from tqdm import tqdm
 
     results = read(folders)
+    models = field.read(published) if published else []
     names, notes = shared(results)
     benchmarks = [
         paired(results, name) for name in tqdm(names, desc="comparing", unit="benchmark", disable=None)
     ]
     adjusted = iter(bootstrap.holm([change.p for one in benchmarks for change in one.primary.changes]))
     benchmarks = [replace(one, holm=[next(adjusted) for _ in one.primary.changes]) for one in benchmarks]
-    families = {
-        kind: family([one for one in benchmarks if one.family == kind])
-        for kind in dict.fromkeys(one.family for one in benchmarks)
-    }
+    families, averages, missing = _means(benchmarks)
     verdicts = [
         judged(families.get(COMPOSITION), families.get(ZERO_SHOT), margin, k) for k in range(len(results) - 1)
     ]
     notes += [*_few_images(benchmarks), *_other_conditions(results)]
-    averages, missing = _overall(benchmarks)
-    shown = picture(families, averages, benchmarks, published)
+    shown = picture(families, averages, benchmarks, models)
     return Comparison(results, benchmarks, families, averages, missing, shown, margin, verdicts, notes)
 
 
-def _overall(benchmarks: Sequence[Paired]) -> tuple[dict[str, Measure], dict[str, list[str]]]:
-    """vl_compo's averages, and what is missing of those that have some of their columns."""
-    averages: dict[str, Measure] = {}
+def _means(
+    benchmarks: Sequence[Paired],
+) -> tuple[dict[str, Measure], dict[str, Measure], dict[str, list[str]]]:
+    """The families, vl_compo's averages, and what is missing of those that have some of their columns."""
+    wanted: dict[str, dict[str, Columns]] = {}
+    for kind in dict.fromkeys(one.family for one in benchmarks):
+        wanted[kind] = {kind: primaries([one for one in benchmarks if one.family == kind])}
     missing: dict[str, list[str]] = {}
-    for name in overall.AVERAGES:
-        found, gone = columns(name, benchmarks)
-        if gone and overall.started(name, [one.name for one in benchmarks]):
-            missing[name] = gone
+    for average in overall.AVERAGES:
+        found, gone = columns(average, benchmarks)
+        if gone and overall.started(average, [one.name for one in benchmarks]):
+            missing[average] = gone
         elif not gone:
-            averages[name] = mean(name, list(found.values()))
-    return averages, missing
+            mean = list(found.values())
+            wanted[mean[0][0][0].family][average] = mean
+    made = {name: one for own in wanted.values() for name, one in measured(own).items()}
+    averages = {name: made[name] for name in overall.AVERAGES if name in made}
+    return {kind: made[kind] for kind in wanted}, averages, missing
 
 
 def _few_images(benchmarks: Sequence[Paired]) -> list[str]:

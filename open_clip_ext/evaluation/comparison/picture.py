@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.comparison import field
-from open_clip_ext.evaluation.comparison.measures import Measure, Paired, columns, mean
+from open_clip_ext.evaluation.comparison.field import Model
+from open_clip_ext.evaluation.comparison.means import columns, measured
+from open_clip_ext.evaluation.comparison.measures import Measure, Paired
 from open_clip_ext.evaluation.comparison.results import COMPOSITION, ZERO_SHOT
 
 
@@ -50,7 +51,7 @@ def picture(
     families: Mapping[str, Measure],
     averages: Mapping[str, Measure],
     benchmarks: Sequence[Paired],
-    published: Path | None = None,
+    published: Sequence[Model] = (),
 ) -> Picture | None:
     """The picture of a comparison; None if it has only one of the two abilities.
 
@@ -58,7 +59,7 @@ def picture(
     `published`, composition is the mean of those of vl_compo's columns that there are, and recognition is
     `zs21` or ImageNet, so that the published models have the same axes.
 
-    Raises InputError if there is no such column for `published`, or its file is wrong.
+    Raises InputError if there is no such column for `published`.
     """
     if published:
         return _with_field(averages, benchmarks, published)
@@ -73,8 +74,9 @@ def picture(
     return Picture(across, up, front(across.measure, up.measure)) if up and across else None
 
 
-def _with_field(averages: Mapping[str, Measure], benchmarks: Sequence[Paired], path: Path) -> Picture:
-    models = field.read(path)
+def _with_field(
+    averages: Mapping[str, Measure], benchmarks: Sequence[Paired], models: Sequence[Model]
+) -> Picture:
     found, _ = columns("comp12", benchmarks)
     recognition, missing = columns("zs21", benchmarks)
     if not found:
@@ -87,27 +89,16 @@ def _with_field(averages: Mapping[str, Measure], benchmarks: Sequence[Paired], p
             f"{field.FLAG}: the file has ImageNet and the mean of 21 sets; the results have no imagenet, and "
             f"of the 21 sets not {', '.join(missing)}"
         )
-    parts = list(found.values())
-    up = (
-        Axis("comp12", averages["comp12"])
-        if "comp12" in averages
-        else Axis(f"composition, {len(found)} of 12", mean(_named(parts), parts))
-    )
-    across = (
-        Axis("imagenet", mean(_named([recognition["imagenet"]]), [recognition["imagenet"]]))
-        if missing
-        else Axis("zs21", averages["zs21"])
-    )
+    up = f"composition, {len(found)} of 12" if "comp12" not in averages else "comp12"
+    across = "imagenet" if missing else "zs21"
+    made = dict(averages)
+    for name, mean in ((up, list(found.values())), (across, [recognition.get("imagenet", ())])):
+        if name not in made:
+            made |= measured({name: mean})
     points = [
-        Point(model.name, model.scores[field.RECOGNITION[across.name]], model.mean(found)) for model in models
+        Point(model.name, model.scores[field.RECOGNITION[across]], model.mean(found)) for model in models
     ]
-    return Picture(across, up, front(across.measure, up.measure), points)
-
-
-def _named(parts: Sequence[Sequence[tuple[Paired, str]]]) -> str:
-    """A name for the mean of columns, like that of a family."""
-    shown = [f"{one.name} {shape}" for column in parts for one, shape in column]
-    return shown[0] if len(shown) == 1 else f"mean of {', '.join(shown)}"
+    return Picture(Axis(across, made[across]), Axis(up, made[up]), front(made[across], made[up]), points)
 
 
 def front(across: Measure, up: Measure) -> list[int]:

@@ -115,8 +115,13 @@ def trade_off(found: Comparison) -> Part:
         for k, result in enumerate(found.results)
     ]
     head = ["model", *(f"{word}{name}" for name in measures for word in ("", "change in "))]
-    text = [f"{name[0].upper()}{name[1:]}: {measure.name}, strict." for name, measure in measures.items()]
+    text = [
+        f"{name[0].upper()}{name[1:]}: {measure.name}, strict."
+        for name, measure in measures.items()
+        if name not in found.averages
+    ]
     if shown:
+        text.append(f"The picture shows {shown.up.name} against {shown.across.name}.")
         best = ", ".join(found.results[k].label for k in shown.front)
         text.append(
             f"The broad line is the front of the best: {best}. No other model is at least as good in both "
