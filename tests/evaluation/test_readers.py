@@ -846,6 +846,16 @@ def test_real_totals_and_degenerate_items():
 
 
 @real
+def test_cola_has_210_pairs():
+    root = Path(ANNOTATIONS or "") / "cola"
+    if not root.is_dir():
+        pytest.skip("no folder cola with its file there")
+    found = read("cola", root)
+    assert len(found.items) == 210
+    assert len({picture.path for item in found.items for picture in item.pictures}) == 218
+
+
+@real
 def test_the_negatives_of_coco_order_stand_still():
     found = read("aro-coco-order", Path(ANNOTATIONS or "") / "aro_coco_order")
     assert found.files["negatives (generated)"].startswith("745d209cb886741c")
