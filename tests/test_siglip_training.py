@@ -153,6 +153,6 @@ def test_a_run_resumes_with_the_bias_it_had(tmp_path, model, flags, refused, had
 def test_a_loss_that_looks_at_words_says_why_it_cannot(tmp_path, siglip, flags, refused):
     assert refused(tmp_path, "--model", siglip, *flags, "--loss", "fsc-clip") == (
         "--loss fsc-clip: this model gives no dense tokens: its text tower pools the token 'last', which "
-        "does not tell how long a text is; choose a --model of transformers whose tokens are projected, or "
+        "does not tell how long a text is; choose a --model with upstream's own two transformers, or "
         "set the weights of the terms that compare tokens to 0"
     )
