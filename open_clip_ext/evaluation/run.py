@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +38,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Read, score, write, print."""
-    from open_clip_ext.evaluation import catalogue, manifest, models
+    from open_clip_ext.evaluation import catalogue, manifest, models, parts, requests
     from open_clip_ext.evaluation.encode import Encoder
 
     options.claim(args)
+    part = parts.from_environment()
     # All that can be wrong is looked at before the model is loaded.
     found = catalogue.read(catalogue.sources(args.benchmark, args.data))
     benchmarks = [benchmark for _, benchmark in found.values()]
     for benchmark in benchmarks:
         present(benchmark, args.allow_missing)
     seen = manifest.read(args.train_manifest)
+    parts.use_own_gpu(part, args.device)
     loaded = models.from_arguments(args)
     encoder = Encoder(
         loaded.model,
@@ -56,13 +59,16 @@ def main(args: argparse.Namespace) -> int:
         cache=options.cache_folder(args),
         batch=args.batch_size,
     )
-    scored = evaluate(
-        encoder,
-        benchmarks,
+    score = partial(
+        evaluate,
+        benchmarks=benchmarks,
         allow_missing=args.allow_missing,
         seen=seen.has if seen else None,
         ties="argmax" if args.compat else "strict",
     )
+    if not parts.encode(encoder, requests.of(partial(score, intervals=False)), part):
+        return 0  # the first part scores
+    scored = score(encoder)
     catalogue.note_sources(scored, found)
     result_folder.write(args.out, loaded.record, scored, {"train_manifest": seen.files} if seen else {})
     print(table(scored))
