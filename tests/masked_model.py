@@ -1,4 +1,4 @@
-"""A small masked language model for the recipe `ce-clip`, trained on captions in about four minutes of one core.
+"""A small masked language model for the recipe `ce-clip`, trained on captions in four minutes of one core.
 
     python tests/masked_model.py CAPTIONS FOLDER [--steps N]
     open-clip-ext negatives make CAPTIONS --recipe ce-clip --cfg model=FOLDER tagger=textblob --out STORE
