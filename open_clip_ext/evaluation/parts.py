@@ -69,6 +69,15 @@ def from_environment(environment: Mapping[str, str] = os.environ) -> Part:
     return Part()
 
 
+def require_cache(part: Part, cache: Path | None) -> None:
+    """Raises InputError if there are several processes and no cache in which their features meet."""
+    if part.count > 1 and cache is None:
+        raise InputError(
+            f"--cache none: {part.count} processes exchange their features through the cache; name a folder "
+            "that all of them see"
+        )
+
+
 def use_own_gpu(part: Part, device: str | None) -> None:
     """Let `cuda` mean the GPU of this process, where it sees those of others, too."""
     import torch
@@ -89,14 +98,9 @@ def encode(encoder: Encoder, requests: Sequence[Request], part: Part) -> bool:
         Whether this process has all features, and is to score.
 
     Raises:
-        InputError: there is no cache, or an input of any part is wrong.
+        InputError: an input of any part is wrong.
         TrainingError: another part is gone. What it has done stays in the cache.
     """
-    if part.count > 1 and encoder.folder is None:
-        raise InputError(
-            f"--cache none: {part.count} processes exchange their features through the cache; name a folder "
-            "that all of them see"
-        )
     batches = [batch for kind, inputs in requests for batch in encoder.plan(kind, inputs)]
     own = _parts(batches, part.count)[part.index]
     to_do = encoder.missing(own)

@@ -42,7 +42,8 @@ def main(args: argparse.Namespace) -> int:
     from open_clip_ext.evaluation.encode import Encoder
 
     options.claim(args)
-    part = parts.from_environment()
+    part, cache = parts.from_environment(), options.cache_folder(args)
+    parts.require_cache(part, cache)
     # All that can be wrong is looked at before the model is loaded.
     found = catalogue.read(catalogue.sources(args.benchmark, args.data))
     benchmarks = [benchmark for _, benchmark in found.values()]
@@ -56,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
         loaded.preprocess,
         loaded.tokenizer,
         precision=args.precision,
-        cache=options.cache_folder(args),
+        cache=cache,
         batch=args.batch_size,
     )
     score = partial(

@@ -271,6 +271,25 @@ def test_which_part_a_process_is(environment, part):
     assert parts.from_environment(environment) == part
 
 
+@pytest.mark.parametrize(
+    ("part", "device", "taken"),
+    [
+        (Part(5, 8, 1), None, [1]),
+        (Part(5, 8, 3), "cuda", [1]),  # two GPUs for four processes
+        (Part(5, 8, 1), "cuda:0", []),
+        (Part(5, 8, 1), "cpu", []),
+        (Part(), None, []),
+    ],
+)
+def test_each_process_of_a_machine_takes_its_own_gpu(monkeypatch, part, device, taken):
+    found = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", found.append)
+    parts.use_own_gpu(part, device)
+    assert found == taken
+
+
 @pytest.mark.parametrize(("rank", "size"), [("8", "8"), ("one", "2"), ("-1", "2")])
 def test_a_part_that_cannot_be(rank, size):
     with pytest.raises(InputError) as error:
@@ -280,9 +299,14 @@ def test_a_part_that_cannot_be(rank, size):
     )
 
 
-def test_several_processes_need_a_cache(asked):
-    with pytest.raises(InputError, match=r"^--cache none: 2 processes exchange their features through"):
-        parts.encode(encoder(None), asked, Part(1, 2))
+def test_several_processes_need_a_cache(call, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit):
+        cli.main([*call, "--cache", "none", "--out", str(tmp_path / "out")])
+    assert "--cache none: 2 processes exchange their features through the cache; name a folder" in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.fixture
