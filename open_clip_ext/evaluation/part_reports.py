@@ -141,19 +141,18 @@ class Others:
             time.sleep(min(0.5, limit / 10))
 
     def _sentence(self, silent: Sequence[int], limit: float) -> str:
-        named = []
+        named, hint = [], ""
         for index in silent:
-            report, said = self.reports[index], name(index, self.count)
-            if index in self.heard:
-                said += (
-                    f" (process {report['process']} on {report['host']}, {report['done']:,} of "
-                    f"{report['total']:,} pictures and texts done)"
+            if report := self.reports[
+                index
+            ]:  # an earlier run's, if it never came; then it says where to look
+                named.append(
+                    f"{name(index, self.count)} (process {report['process']} on {report['host']}, "
+                    f"{report['done']:,} of {report['total']:,} pictures and texts done)"
                 )
-            named.append(said)
-        heard = all(index in self.heard for index in silent)
-        hint = (
-            "" if heard else "all processes need the same call, and a --cache folder that all of them see; "
-        )
+            else:
+                named.append(name(index, self.count))
+                hint = "all processes need the same call, and a --cache folder that all of them see; "
         return (
             f"{', '.join(named)}: no sign of life for {limit:g} s; {hint}run the same command again: "
             "it encodes only what is missing"
