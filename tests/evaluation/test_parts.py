@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import time
 from collections import Counter
 from functools import partial
@@ -320,6 +321,19 @@ def test_a_part_that_never_came(asked, tmp_path, hurry):
     assert str(error.value) == (
         "part 2 of 3, part 3 of 3: no sign of life for 0.2 s; all processes need the same call, and a "
         "--cache folder that all of them see; run the same command again: it encodes only what is missing"
+    )
+
+
+def test_a_part_that_was_killed_before_the_first_one_looked(asked, tmp_path, hurry):
+    first = encoder(tmp_path / "cache")
+    board = parts._board(first, [batch for kind, inputs in asked for batch in first.plan(kind, inputs)])
+    part_reports.Report(board, 1, 2, 10, 4)._write()
+    with pytest.raises(TrainingError) as error:
+        parts.encode(encoder(tmp_path / "cache"), asked, Part(0, 2))
+    host = socket.gethostname()
+    assert str(error.value) == (
+        f"part 2 of 2 (process {os.getpid()} on {host}, 6 of 10 pictures and texts done): no sign of life for "
+        "0.2 s; run the same command again: it encodes only what is missing"
     )
 
 
