@@ -332,8 +332,8 @@ def test_a_part_that_was_killed_before_the_first_one_looked(asked, tmp_path, hur
         parts.encode(encoder(tmp_path / "cache"), asked, Part(0, 2))
     host = socket.gethostname()
     assert str(error.value) == (
-        f"part 2 of 2 (process {os.getpid()} on {host}, 6 of 10 pictures and texts done): no sign of life for "
-        "0.2 s; run the same command again: it encodes only what is missing"
+        f"part 2 of 2 (process {os.getpid()} on {host}, 6 of 10 pictures and texts done): no sign of life "
+        "for 0.2 s; run the same command again: it encodes only what is missing"
     )
 
 
