@@ -14,7 +14,7 @@ import open_clip
 import pytest
 from open_clip_train import params
 
-from open_clip_ext import registry
+from open_clip_ext import cli, registry
 from open_clip_ext.host import flags
 
 ROOT = Path(__file__).parents[2]
@@ -23,12 +23,13 @@ SCRIPTS = sorted(path for path in LAUNCH.rglob("*") if path.is_file())
 RECIPES = sorted(path.stem for path in LAUNCH.glob("settings/*.sh"))
 BASES = sorted(path.stem for path in LAUNCH.glob("bases/*.sh"))
 JOBS = ("degla", "ce-clip", "negclip", "loss")  # a job script each; `loss` takes any recipe
+SCORED = {"PRETRAINED": "of degla.pt", "DATA": "benchmarks.json", "OUT": "results"}
 TABLE = (ROOT / "docs" / "losses.md").read_text().splitlines()
 # Each notes its arguments in a file of its name; srun becomes the command of node 0.
 STANDINS = {
     "srun": 'while [[ $1 == -* ]]; do shift; done; SLURM_NODEID=0 exec "$@"',
     "torchrun": 'printf "%s\\n" "$@" > torchrun; eval "${STEP:-}"; exit "${STATUS:-0}"',
-    "open-clip-ext": 'printf "%s\\n" "$@" > open-clip-ext; exit "${PREFLIGHT:-0}"',
+    "open-clip-ext": 'printf "%s\\n" "$@" > open-clip-ext; echo >> calls; exit "${PREFLIGHT:-0}"',
     "squeue": 'echo "${STATE:-RUNNING}"',
     "scancel": 'echo "$@" >> scancel; touch told',
     "scontrol": """case $1 in
@@ -70,7 +71,7 @@ def launch(tmp_path):
             "SLURM_JOB_NODELIST": "node[1-2]",
         } | ({"SLURM_GPUS_ON_NODE": gpus} if gpus else {})  # fmt: skip
         command = [str(part) for part in command or ("degla",)]
-        if command[0] in JOBS:
+        if command[0] in (*JOBS, "eval"):
             command[0] = str(LAUNCH / f"{command[0]}.slurm")
         elif command[0] in RECIPES:
             settings = {"RECIPE": command[0]} | settings
@@ -491,3 +492,38 @@ def test_local_names_the_recipes(launch):
     run = launch(LAUNCH / "local.sh")
     assert run.status == 2
     assert "set RECIPE" in run.output
+
+
+# --- evaluation ---
+
+
+def test_every_task_gets_the_call_of_the_evaluation(launch):
+    run = launch("eval", "--allow-missing", **SCORED)
+    assert run.status == 0, run.output
+    words = ["eval", "run", "--pretrained", "of degla.pt", "--data", "benchmarks.json", "--out", "results"]
+    assert run.called("open-clip-ext") == [*words, "--allow-missing"]
+    run = launch("eval", MODEL="ViT-B-32", CACHE="of all", **SCORED)
+    words[2:2] = ["--model", "ViT-B-32"]
+    assert run.called("open-clip-ext") == [*words, "--cache", "of all"]
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_an_evaluation_says_what_is_not_set(launch, name):
+    run = launch("eval", **{key: value for key, value in SCORED.items() if key != name})
+    assert run.status == 1
+    assert f"{name}: set {name} to a " in run.output
+    assert run.called("open-clip-ext") is None
+
+
+@pytest.mark.parametrize(("status", "calls"), [(0, 1), (1, 3), (137, 3), (2, 1), (127, 1)])
+def test_an_evaluation_is_tried_again_unless_its_input_is_wrong(launch, status, calls):
+    run = launch("eval", PREFLIGHT=status, **SCORED)
+    assert run.status == status
+    assert len(run.called("calls")) == calls
+    assert run.output.count("a task ended with status") == calls - 1
+
+
+def test_the_flags_of_an_evaluation_are_those_of_the_command(launch):
+    words = launch("eval", "--batch-size", "9", MODEL="ViT-B-32", CACHE="c", **SCORED).called("open-clip-ext")
+    args = cli.parser().parse_args(words)
+    assert (args.pretrained, args.model, args.cache, args.batch_size) == ("of degla.pt", "ViT-B-32", "c", 9)
