@@ -72,7 +72,7 @@ class Encoder:
         """
         with ThreadPoolExecutor(WORKERS) as pool:
             files = {picture.path: picture for picture in pictures}
-            hashes = dict(zip(files, pool.map(_digest, files.values()), strict=True))
+            hashes = dict(zip(files, pool.map(digest, files.values()), strict=True))
             keys = [hashlib.sha256(hashes[p.path] + repr(p.box).encode()).digest() for p in pictures]
 
             def batches(places: list[int]) -> Iterator[tuple[list[int], Tensor]]:
@@ -233,7 +233,8 @@ def weights_digest(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _digest(picture: Picture) -> bytes:
+def digest(picture: Picture) -> bytes:
+    """The sha256 of a picture file; raises InputError if it cannot be read."""
     try:
         return hashlib.sha256(picture.read()).digest()
     except OSError as error:
