@@ -41,6 +41,7 @@ ALLOWED = {
     "evaluation": [
         *("evaluation", "", "errors", "files", "model", "plugins", "tables", "texts"),
     ],
+    "mining": ["mining", "errors", "evaluation", "files", "negatives", "tables"],
     "export": ["export", "", "errors", "evaluation", "files", "model", "training"],
     "demo": ["demo", "", "errors", "evaluation", "files", "registry", "tables"],
     "cluster": ["cluster", "", "_startup", "host", "registry"],

@@ -171,7 +171,7 @@ class _Store:
         self.kind, self.folder = kind, folder
         self.features: Features = {}
         if folder is not None:
-            with _cache_errors(folder):
+            with cache_errors(folder):
                 folder.mkdir(parents=True, exist_ok=True)
             for path in sorted(folder.glob(f"{kind}-*.safetensors")):
                 self._read(path)
@@ -188,7 +188,7 @@ class _Store:
             "features": rows,
         }
         name = hashlib.sha256(b"".join(keys)).hexdigest()[:32]
-        with _cache_errors(self.folder):
+        with cache_errors(self.folder):
             path = self.folder / f"{self.kind}-{name}.safetensors"
             atomic_write(path, lambda part: part.write_bytes(save(content)))
 
@@ -205,7 +205,8 @@ class _Store:
 
 
 @contextlib.contextmanager
-def _cache_errors(folder: Path) -> Iterator[None]:
+def cache_errors(folder: Path) -> Iterator[None]:
+    """Turn an error of the disk into an InputError about the cache `folder`."""
     try:
         yield
     except OSError as error:

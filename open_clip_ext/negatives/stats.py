@@ -204,15 +204,15 @@ def text(summary: Summary) -> str:
             blocks.append(
                 f"{TITLES.get(kind, f'Texts of the kind {kind}')}\n\n{aligned(head, rows, words=2)}"
             )
-    if told := [found for found in summary.types if found.told]:
-        rows = [
-            (found.generator, found.type, t.pairs, 100 * t.accuracy, f"{100 * t.half:.1f}")
-            for found in told
-            if (t := found.told)
-        ]
+    told = [
+        (found.generator, found.type, found.told.pairs, 100 * found.told.accuracy, 100 * found.told.half)
+        for found in summary.types
+        if found.told
+    ]
+    if told:
         title = "Negatives told from their captions by a classifier of texts alone; 50 %: it cannot tell"
-        head = ("", "", "pairs", "told, %", "+-")
-        blocks.append(f"{title}\n\n{aligned(head, rows, words=2)}")
+        columns = ("", "", "pairs", "told, %", "+-")
+        blocks.append(f"{title}\n\n{aligned(columns, told, words=2)}")
     for kind, counts in summary.counts.items():
         if any(counts.keys()):
             shares = [(str(n), count, share(count)) for n, count in sorted(counts.items())]

@@ -117,7 +117,9 @@ def measure(pairs: Mapping[Place, Sequence[Pair]]) -> dict[Place, Told | None]:
     """How well the negatives of each type are told; None of a type with too few to say."""
     readers = Readers(pairs)
     return {
-        place: _told(readers.score(place, its), [pair.group for pair in its]) if readers.knows(place) else None
+        place: _told(readers.score(place, its), [pair.group for pair in its])
+        if readers.knows(place)
+        else None
         for place, its in pairs.items()
     }
 
