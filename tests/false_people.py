@@ -21,6 +21,7 @@ from open_clip_ext.negatives.recipes.degla_rules import DeGLARules
 from open_clip_ext.negatives.records import NEGATIVE, normalise
 
 OTHERS = "all other nouns"
+FEWEST = 10  # of a pair of words that is printed
 
 
 def pictures(source: str) -> list[list[str]]:
@@ -60,7 +61,7 @@ def main(source: str) -> None:
     rows += [(f"{old} -> {new}", [(old, new)]) for old, new in sorted(both, key=lambda p: -total[p])]
     for name, places in rows:
         n, t = (sum(counts[place] for place in places) for counts in (total, true))
-        if n >= 20:
+        if n >= FEWEST:
             print(f"{name:<32}{n:>7}{t:>7}{t / n:>8.1%}")
 
 

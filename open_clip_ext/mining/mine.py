@@ -95,10 +95,13 @@ def main(args: argparse.Namespace) -> int:
     if len(paths) < 2:
         raise InputError(f"{args.captions}: it has {len(paths)} picture; there is nothing to compare it with")
     texts = [captions[path] for path in paths]
-    partners, values = _search(args, paths, texts)
-    table = Table(args.kind, paths, texts, partners, args.seed, store)
     if store and not any(store.texts(caption) for its in texts for caption in its):
         raise InputError(f"--negatives {args.negatives}: it has none of the captions of {args.captions}")
+    partners, values = _search(args, paths, texts)
+    if (partners < 0).all():
+        limits = "lower --above or raise --below" if args.seen_by else "raise --same"
+        raise InputError(f"{args.captions}: no picture has a partner; {limits}")
+    table = Table(args.kind, paths, texts, partners, args.seed, store)
     try:
         atomic_write(args.out, table.write)
     except OSError as error:
