@@ -41,7 +41,7 @@ ALLOWED = {
     "evaluation": [
         *("evaluation", "", "errors", "files", "model", "plugins", "tables", "texts"),
     ],
-    "mining": ["mining", "errors", "evaluation", "files", "negatives", "tables"],
+    "mining": ["mining", "errors", "evaluation", "files", "model", "negatives", "tables"],
     "export": ["export", "", "errors", "evaluation", "files", "model", "training"],
     "demo": ["demo", "", "errors", "evaluation", "files", "registry", "tables"],
     "cluster": ["cluster", "", "_startup", "host", "registry"],

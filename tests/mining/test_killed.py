@@ -2,61 +2,54 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
-import subprocess
-import sys
 import time
 
-from support import ENVIRONMENT
+import pytest
 from support_mining import write_data
 from support_negatives import content
 
-# Blocks of two pictures and two captions, so that a small set has many.
-RUN = """
-import sys
 from open_clip_ext import cli
 from open_clip_ext.mining import features, selection
-features.BLOCK = selection.AT_ONCE = 2
-sys.exit(cli.main(sys.argv[1:]))
-"""
+
+COUNT = 40  # pictures with a caption each
 
 
-def call(flags, folder, out) -> list[str]:
-    command = ["negatives", "select", "n.store", "--keep", "hardest", "--margin", "-1", "--out", out, *flags]
-    return [sys.executable, "-c", RUN, *command[:-1], str(folder / "cache")]
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Two pictures or captions, so that a small set has many blocks."""
+    monkeypatch.setattr(features, "BLOCK", 2)
+    monkeypatch.setattr(selection, "AT_ONCE", 2)
 
 
-def test_a_killed_selection_goes_on(tmp_path, flags):
-    count = 40
-    write_data(tmp_path, count)
+@pytest.mark.parametrize("least", [4, COUNT // 2 + 4], ids=["among pictures", "among captions"])
+def test_a_killed_selection_goes_on(tmp_path, monkeypatch, flags, least):
+    monkeypatch.chdir(tmp_path)
+    write_data(tmp_path, COUNT)
     cache = tmp_path / "cache"
+
+    def select(out: str) -> int:
+        return cli.main(["negatives", "select", "n.store", "--keep", "hardest", "--out", out, *flags])
 
     def files() -> dict[str, int]:
         return {path.name: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
 
-    options = {
-        "cwd": tmp_path,
-        "env": ENVIRONMENT,
-        "stderr": subprocess.DEVNULL,
-        "stdout": subprocess.DEVNULL,
-    }
-    for least in (4, count // 2 + 4):  # among the pictures, and among the captions
-        process = subprocess.Popen(call(flags, tmp_path, "o.store"), **options)
-        deadline = time.monotonic() + 120
-        while len(files()) < least and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.001)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, "it finished before it could be killed"
-        assert not (tmp_path / "o.store").exists()
+    process = multiprocessing.get_context("fork").Process(target=select, args=("o.store",))
+    process.start()
+    while len(files()) < least and process.is_alive():
+        time.sleep(0.001)
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, "it finished before it could be killed"
+    assert not (tmp_path / "o.store").exists()
     before = files()
-    assert count // 2 < len(before) < count  # half are of pictures, half of captions
-    subprocess.run(call(flags, tmp_path, "o.store"), **options, check=True)
+    assert least <= len(before) < COUNT  # at the end half are of pictures, half of captions
+    assert select("o.store") == 0
     after = files()
-    assert len(after) == count
+    assert len(after) == COUNT
     assert {name: after[name] for name in before} == before
-    subprocess.run(call(flags, tmp_path, "again.store"), **options, check=True)
-    assert files() == after
-    assert content(tmp_path / "o.store") == content(tmp_path / "again.store")
     next(cache.rglob("score-*.safetensors")).write_bytes(b"torn")
-    subprocess.run(call(flags, tmp_path, "third.store"), **options, check=True)
-    assert content(tmp_path / "o.store") == content(tmp_path / "third.store")
+    assert select("again.store") == 0
+    assert len(files()) == COUNT
+    assert content(tmp_path / "o.store") == content(tmp_path / "again.store")
