@@ -181,9 +181,9 @@ def alike(digests: Sequence[bytes], texts: Sequence[Sequence[str]]) -> Alike:
     """Pictures whose files are equal, or that have a caption in common, are no partners."""
     from open_clip_ext.mining.search import Alike
 
-    labels = [(i, f"file {digest.hex()}") for i, digest in enumerate(digests)]
-    labels += [(i, f"caption {text.casefold()}") for i, its in enumerate(texts) for text in its]
-    return Alike(len(digests), labels)
+    files = ((i, f"file {digest.hex()}") for i, digest in enumerate(digests))
+    captions = ((i, f"caption {text.casefold()}") for i, its in enumerate(texts) for text in its)
+    return Alike(len(digests), chain(files, captions))
 
 
 class Table:
