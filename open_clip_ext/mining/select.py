@@ -51,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--captions", metavar="FILE",
         help="take the pictures of the captions from this file, as `make` reads it (default: from the store)",
     )  # fmt: skip
+    group.add_argument("--caption-key", default="", metavar="NAME", help="its column or key of the captions")
+    group.add_argument("--image-key", default="", metavar="NAME", help="its column or key of the pictures")
     models.add_arguments(parser)
     options.add_encoding_arguments(parser)
     group = parser.add_argument_group("by their texts alone")
@@ -123,7 +125,7 @@ def _images(store: Store, args: argparse.Namespace) -> Mapping[str, Sequence[str
     from open_clip_ext.negatives.captions import read
 
     found: dict[str, list[str]] = {}
-    for row in read(args.captions):
+    for row in read(args.captions, args.caption_key, args.image_key):
         if row.image:
             found.setdefault(normalise(row.caption), []).append(row.image)
     if not found:

@@ -54,15 +54,21 @@ def searching(n: int) -> None:
     assert (partners >= 0).all()
 
 
+def write(path: Path, n: int) -> None:
+    """A store, in portions, so that its making does not count."""
+    with Writer(path, "drawn", "1", {}, [f"t{k}" for k in range(NEGATIVES)]) as writer:
+        for image in range(n):
+            with writer.together():
+                for i in range(CAPTIONS):
+                    caption = f"a caption of the usual length, number {i} of {image}"
+                    texts = [Candidate(f"t{k}", f"negative {k} of {caption}") for k in range(NEGATIVES)]
+                    writer.add(caption, texts, [f"images/{image}.jpg"])
+
+
 def selecting(n: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "n.store")
-        with Writer(path, "drawn", "1", {}, [f"t{k}" for k in range(NEGATIVES)]) as writer, writer.together():
-            for i in range(CAPTIONS * n):
-                texts = [Candidate(f"t{k}", f"negative {k} of the caption {i}") for k in range(NEGATIVES)]
-                writer.add(
-                    f"a caption of the usual length, number {i}", texts, [f"images/{i // CAPTIONS}.jpg"]
-                )
+        write(path, n)
         store, rows = Store.open(path), {f"images/{i}.jpg": i for i in range(n)}
         scorer = Scorer(Drawn(), drawn(n).numpy(), [i.to_bytes(32, "big") for i in range(n)], rows)
         selection = Selection(scorer, Rule(count=1), None, 0.0)

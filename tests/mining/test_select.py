@@ -136,7 +136,7 @@ def test_the_pictures_of_a_file_in_place_of_the_store_s(data, flags, tmp_path):
         out = str(tmp_path / f"{name}.store")
         band = ["--keep", "band", "--floor", "-0.9", "--out", out]
         assert main(["negatives", "select", str(source), *band, *more, *flags]) == 0
-    one, other = (dict((c, t) for c, _, t in content(tmp_path / f"{name}.store")[0]) for name in "12")
+    one, other = ({c: t for c, _, t in content(tmp_path / f"{name}.store")[0]} for name in "12")
     assert one == other
 
 
