@@ -80,7 +80,7 @@ def main(args: argparse.Namespace) -> int:
         note |= {"by": by, "keep": args.keep, "margin": rule.margin, "count": rule.count, "floor": args.floor}
     if args.plausible is not None:
         note["plausible"] = args.plausible
-    selection = Selection(scorer, rule, _readers(store, args), args.plausible or 0.0)
+    selection = Selection(scorer, rule, _readers(store, images, args), args.plausible or 0.0)
     _write(store, args.out, note, selection, images)
     print(f"{selection.report()}\n\n{args.out}")
     return 0
@@ -90,6 +90,9 @@ def _check(args: argparse.Namespace) -> None:
     """Raise InputError for options that are wrong whatever the store is."""
     if not args.keep and args.plausible is None:
         raise InputError(f"--keep: missing; give --keep {' or '.join(KEEP)}, or --plausible, or both")
+    idle = [f"--{name}" for name in ("count", "margin", "floor") if getattr(args, name)]
+    if idle and not args.keep:
+        raise InputError(f"{', '.join(idle)}: without effect, since --keep is missing")
     if args.keep == "band" and args.floor is None:
         raise InputError("--keep band: needs --floor, the least similarity to the picture, such as 0.15")
     if args.count is not None and args.count < 1:
@@ -163,12 +166,14 @@ def _scorer(
     return Scorer(model, features, digests, rows), by
 
 
-def _readers(store: Store, args: argparse.Namespace) -> Readers | None:
+def _readers(
+    store: Store, images: Mapping[str, Sequence[str]] | None, args: argparse.Namespace
+) -> Readers | None:
     if args.plausible is None:
         return None
     from open_clip_ext.negatives import text_only
 
-    return text_only.Readers(text_only.sample(store))
+    return text_only.Readers(text_only.sample(store, entries=entries(store, images)))
 
 
 def entries(store: Store, images: Mapping[str, Sequence[str]] | None) -> Iterator[Entry]:

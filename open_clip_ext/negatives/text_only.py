@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.negatives.records import NEGATIVE, Text
+from open_clip_ext.negatives.rewrite import Entry
 from open_clip_ext.negatives.store import Store
 
 if TYPE_CHECKING:
@@ -133,8 +134,13 @@ def _told(scores: NDArray[np.float64], groups: Sequence[str]) -> Told:
     return Told(len(scores), accuracy, 1.96 * float(np.sqrt((sums**2).sum())) / len(scores))
 
 
-def sample(store: Store, most: int = MOST) -> dict[Place, list[Pair]]:
+def sample(store: Store, most: int = MOST, entries: Iterable[Entry] | None = None) -> dict[Place, list[Pair]]:
     """Up to `most` pairs of each type, about: those of the pictures whose names have the smallest hashes.
+
+    Args:
+        store: the store.
+        most: pairs of a type.
+        entries: its captions, with other pictures than the store's; None for the store's.
 
     Raises InputError if the store has no valid negatives.
     """
@@ -148,7 +154,9 @@ def sample(store: Store, most: int = MOST) -> dict[Place, list[Pair]]:
     if not counts:
         raise InputError(f"{store.path}: it has no valid negatives")
     pairs: dict[Place, list[Pair]] = {place: [] for place in counts}
-    entries = tqdm(store.entries(), total=len(store), desc="texts", unit="caption", disable=None, leave=False)
+    entries = tqdm(
+        entries or store.entries(), total=len(store), desc="texts", unit="caption", disable=None, leave=False
+    )
     for caption, images, texts in entries:
         share = _hash(group_of(caption, images), "sample") / 2**64
         for place, pair in pairs_of(caption, images, texts):

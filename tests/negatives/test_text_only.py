@@ -122,6 +122,21 @@ def test_select_keeps_what_cannot_be_told(store, tmp_path):
         assert fair.reason == ("" if 0.3 <= score <= 0.7 else "text_tells")
 
 
+def test_pictures_of_a_file_make_the_folds_of_sample_and_scores(store, tmp_path):
+    """With `--captions` what a model has seen is told by that file's pictures, on both sides."""
+    table, out = tmp_path / "captions.csv", tmp_path / "o.store"
+    entries = list(Store.open(store).entries())
+    rows = "".join(f"{caption},other/{i // 4}.jpg\n" for i, (caption, *_) in enumerate(entries))
+    table.write_text(f"title,filepath\n{rows}")
+    call = ["negatives", "select", str(store), "--plausible", "--captions", str(table), "--out", str(out)]
+    assert main(call) == 0
+    moved = [(caption, [f"other/{i // 4}.jpg"], texts) for i, (caption, _, texts) in enumerate(entries)]
+    pairs = text_only.sample(Store.open(store), entries=moved)["g", "fair"]
+    scores = text_only.Readers({("g", "fair"): pairs}).score(("g", "fair"), pairs)
+    reasons = [texts[1].reason for _, _, texts in Store.open(out).entries()]
+    assert reasons == ["" if 0.3 <= score <= 0.7 else "text_tells" for score in scores]
+
+
 def test_a_large_store_is_sampled_by_pictures(store):
     full, part = (text_only.sample(Store.open(store), most)["g", "fair"] for most in (400, 100))
     assert len(full) == 400
