@@ -44,6 +44,7 @@ ALLOWED = {
     "evaluation": [
         *("evaluation", "", "errors", "files", "language", "model", "plugins", "tables", "texts"),
     ],
+    "mining": ["mining", "errors", "evaluation", "files", "model", "negatives", "tables"],
     "export": ["export", "", "errors", "evaluation", "files", "model", "training"],
     "demo": ["demo", "", "errors", "evaluation", "files", "registry", "tables"],
     "cluster": ["cluster", "", "_startup", "host", "registry"],

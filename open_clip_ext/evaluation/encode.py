@@ -193,7 +193,7 @@ class Encoder:
         files = {p.path: p for p in pictures if p.path not in self._hashes}
         with ThreadPoolExecutor(WORKERS) as pool:
             hashes = tqdm(
-                pool.map(_digest, files.values()),
+                pool.map(digest, files.values()),
                 "reading",
                 len(files),
                 unit="file",
@@ -299,7 +299,8 @@ def _outside(picture: Picture, box: Box, image: Image.Image) -> InputError:
     return InputError(f"{picture.path}: the box {box} is outside of it ({image.width} x {image.height})")
 
 
-def _digest(picture: Picture) -> bytes:
+def digest(picture: Picture) -> bytes:
+    """The sha256 of a picture file; raises InputError if it cannot be read."""
     try:
         return hashlib.sha256(picture.read()).digest()
     except OSError as error:

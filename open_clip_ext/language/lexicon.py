@@ -39,7 +39,7 @@ class Lexicon:
                     if hypernyms:
                         self._hypernyms.setdefault((pos, word), []).append(hypernyms)
         self._wordnet: Any = _wordnet() if wordnet else None
-        self.name = "captions-1" + (f"+wordnet-{self._wordnet.get_version()}" if self._wordnet else "")
+        self.name = "captions-2" + (f"+wordnet-{self._wordnet.get_version()}" if self._wordnet else "")
         self.others = lru_cache(maxsize=1 << 14)(self._others)
         self._above = lru_cache(maxsize=1 << 16)(self._all_hypernyms)
         self.relation = lru_cache(maxsize=1 << 16)(self._relation)

@@ -41,6 +41,12 @@ REASONS = {
     "beyond_context": "differs only where the text tower no longer reads",
     "unattached": "belongs to a text that was turned away",
     "unchanged": "the text that it belongs to, but for case and signs",
+    # By `negatives select`:
+    "text_tells": "a classifier of texts alone tells it from its caption",
+    "near_truth": "as similar to the picture as its caption, or nearly; it may be true",
+    "too_easy": "too far from the picture to be hard",
+    "not_hardest": "the caption has harder ones",
+    "no_picture": "the picture of its caption is not there",
 }
 LONGEST = 1000  # characters of a caption
 UNFIT = {

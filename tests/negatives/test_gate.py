@@ -211,6 +211,10 @@ def test_another_meaning(judge, one, other):
         ("dog", "cat", "NOUN", "excluded"),
         ("hound", "kitty", "NOUN", "excluded"),
         ("dog", "bench", "NOUN", "unknown"),
+        ("boy", "girl", "NOUN", "excluded"),
+        ("baby", "child", "NOUN", "implied"),
+        ("baby", "girl", "NOUN", "unknown"),  # a baby is one or the other
+        ("son", "brother", "NOUN", "unknown"),
         ("big", "huge", "ADJ", "same"),
         ("red", "blue", "ADJ", "excluded"),
         ("above", "underneath", "ADP", "excluded"),
