@@ -54,7 +54,7 @@ def ask(there: Path):
 def test_what_wordnet_adds_to_the_word_list(nltk_data):
     done = ask(nltk_data)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == ["captions-1+wordnet-3.0", *RELATIONS.values()]
+    assert json.loads(done.stdout) == ["captions-2+wordnet-3.0", *RELATIONS.values()]
 
 
 def test_a_wordnet_that_lacks_a_file_is_named(nltk_data):
