@@ -69,3 +69,13 @@ def test_other_parameters_are_left_to_torch(trained):
     load_by_name(model, parameter_names(model, optimizer))
     with pytest.raises(ValueError, match="doesn't match the size"):
         fewer.load_state_dict(optimizer.state_dict())
+
+
+def test_a_run_that_ended_before_its_optimizer_leaves_nothing_to_the_next():
+    stock = torch.optim.Optimizer.load_state_dict
+    first, second = torch.nn.Linear(2, 2), torch.nn.Linear(3, 3, bias=False)
+    load_by_name(first, [["weight", "bias"]])
+    load_by_name(second, [["weight"]])
+    optimizer = torch.optim.AdamW(second.parameters())
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert torch.optim.Optimizer.load_state_dict is stock

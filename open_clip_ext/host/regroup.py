@@ -17,21 +17,25 @@ from torch.optim import Optimizer
 from open_clip_ext.training.run import parameter_names
 
 Names = Sequence[Sequence[str]]
+STOCK = "_open_clip_ext_stock"  # what a replaced method was
 
 
 def load_by_name(model: nn.Module, saved: Names) -> None:
     """Let the next optimizer that loads a state take it by the names of parameters.
 
+    This replaces what an earlier call arranged, if no optimizer has loaded a state since.
+
     Args:
         model: whose parameters the optimizer has.
         saved: their names in each group of the optimizer that the state is of.
     """
-    load = Optimizer.load_state_dict
+    load = vars(Optimizer.load_state_dict).get(STOCK, Optimizer.load_state_dict)
 
     def load_state_dict(self: Optimizer, state_dict: dict[str, Any]) -> None:
         Optimizer.load_state_dict = load  # type: ignore[method-assign]
         load(self, regrouped(self, state_dict, saved, parameter_names(model, self)))
 
+    setattr(load_state_dict, STOCK, load)
     Optimizer.load_state_dict = load_state_dict  # type: ignore[method-assign]
 
 
