@@ -88,7 +88,7 @@ def _checks(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
 
 
 def problems(flags: Sequence[str], processes: int) -> Iterator[tuple[str, str]]:
-    """What keeps a run with these flags of upstream's from starting here: what was looked at, and the sentence."""
+    """What keeps a run with these flags of upstream's from starting here: what was looked at, a sentence."""
     from open_clip_ext import host
     from open_clip_ext.host import signatures
 
@@ -98,7 +98,8 @@ def problems(flags: Sequence[str], processes: int) -> Iterator[tuple[str, str]]:
     adapter, wrong = host.choose(signatures.read)
     for seam, problem in wrong.items():
         yield f"{seam.module}.{seam.name}", problem
-    for what, problem in _run(flags, argparse.Namespace(nodes=1, node=0, processes=processes), adapter.refused):
+    here = argparse.Namespace(nodes=1, node=0, processes=processes)
+    for what, problem in _run(flags, here, adapter.refused):
         if problem:
             yield what, problem
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.study import parts
-from open_clip_ext.study.settings import Base, Method, Study
+from open_clip_ext.study.settings import Base, Flags, Method, Study
 
 
 def check(study: Study, *, here: bool = True) -> None:
@@ -29,7 +29,7 @@ def check(study: Study, *, here: bool = True) -> None:
         _benchmarks(study, base)
 
 
-def _training(study: Study, method: Method, base: Base, choice: parts.Flags, here: bool) -> Iterator[str]:
+def _training(study: Study, method: Method, base: Base, choice: Flags, here: bool) -> Iterator[str]:
     from open_clip_ext.cluster import doctor
 
     # The folder is not made, and so nothing of a run that has begun is looked at.

@@ -41,7 +41,7 @@ def weights(base: Base) -> int:
 
     with torch.device("meta"):
         model = open_clip.create_model(base.model, pretrained=None, load_weights=False)
-    return 4 * sum(parameter.numel() for parameter in model.parameters())
+    return 4 * sum(int(parameter.numel()) for parameter in model.parameters())
 
 
 def free(out: Path) -> int:
@@ -52,7 +52,9 @@ def free(out: Path) -> int:
 
 def text(study: Study, out: Path) -> str:
     """Both in GB."""
-    return f"disk: at most {needed(study, out) / 1e9:.1f} GB more for checkpoints, {free(out) / 1e9:.1f} GB free"
+    return (
+        f"disk: at most {needed(study, out) / 1e9:.1f} GB more for checkpoints, {free(out) / 1e9:.1f} GB free"
+    )
 
 
 def problem(study: Study, out: Path) -> str:
@@ -61,6 +63,6 @@ def problem(study: Study, out: Path) -> str:
     if want <= have:
         return ""
     return (
-        f"--out {out}: the checkpoints of this study need up to {want / 1e9:.1f} GB, and {have / 1e9:.1f} GB are "
-        "free; name a folder on another disk, or remove what is not needed"
+        f"--out {out}: the checkpoints of this study need up to {want / 1e9:.1f} GB, and {have / 1e9:.1f} GB "
+        "are free; name a folder on another disk, or remove what is not needed"
     )

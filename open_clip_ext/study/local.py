@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable
@@ -93,19 +95,17 @@ class _Run:
                 )
         finally:
             self.rows.put(row)
-        if status or not part.done:
-            return f"{trainer.reason(part.folder)} (status {status}; its output: {part.folder / trainer.OUTPUT})"
-        return study_parts_problem(part)
+        if part.done and not status:
+            return ""
+        if part.product.is_file() and not status:
+            _put_away(part)
+            return "it was trained without --loss: the plugin is not armed; see `open-clip-ext doctor`"
+        return f"{trainer.reason(part.folder)} (status {status}; its output: {part.folder / trainer.OUTPUT})"
 
 
-def study_parts_problem(part: Part) -> str:
-    """Whether a training was one of the plugin's: without it, upstream takes --loss for another option."""
-    if part.kind != study_parts.TRAIN:
-        return ""
-    loss = part.words[list(part.words).index("--loss") + 1]
-    noted = (part.folder / study_parts.RUN / "params.txt").read_text().splitlines()
-    return (
-        ""
-        if f"loss: {loss}" in noted
-        else "it was trained without --loss: the plugin is not armed; see `open-clip-ext doctor`"
-    )
+def _put_away(part: Part) -> None:
+    """Keep a training of upstream's own loss from being resumed."""
+    run = part.folder / study_parts.RUN
+    aside = run.with_name(f"{run.name}.without-plugin")
+    shutil.rmtree(aside, ignore_errors=True)
+    os.replace(run, aside)

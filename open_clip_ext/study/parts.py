@@ -61,8 +61,14 @@ class Part:
 
     @property
     def done(self) -> bool:
-        """Whether its product is there."""
-        return self.product.is_file()
+        """Whether its product is there, and is the plugin's if it is a training."""
+        return self.product.is_file() and (self.kind != TRAIN or self.armed)
+
+    @property
+    def armed(self) -> bool:
+        """Whether a training had its loss: without the plugin, `--loss` is short for another of upstream's options."""
+        loss = self.words[list(self.words).index("--loss") + 1]
+        return f"loss: {loss}" in (self.folder / RUN / "params.txt").read_text().splitlines()
 
 
 def training(study: Study, out: Path, method: Method, base: Base, seed: int, choice: Flags) -> Part:

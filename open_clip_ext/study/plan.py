@@ -12,7 +12,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `study plan`."""
     folder.add_arguments(parser)
     parser.add_argument("--commands", action="store_true", help="print the command of each part that is left")
-    parser.add_argument("--no-check", action="store_true", help="do not look whether data and benchmarks exist")
+    parser.add_argument(
+        "--no-check", action="store_true", help="do not look whether data and benchmarks exist"
+    )
 
 
 def main(args: argparse.Namespace) -> int:

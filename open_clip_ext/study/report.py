@@ -54,7 +54,7 @@ def summary(found: Results) -> Part:
 
 
 def comparisons(found: Results) -> Iterator[Part]:
-    """Each method against its references and against itself mixed with the base: differences and a sentence."""
+    """Each method against its references and against itself mixed with the base, with a sentence."""
     families = [column for column in found.columns if column not in found.benchmarks]
     by_name = {model.name: model for model in found.models}
     for reference in (BASE, *found.study.reference, "itself, mixed"):
@@ -68,7 +68,9 @@ def comparisons(found: Results) -> Iterator[Part]:
                     continue
                 difference = found.difference(model, other, family)
                 if difference is not None:
-                    words.setdefault(difference.word, []).append(f"{model.name} ({100 * difference.mean:+.1f})")
+                    words.setdefault(difference.word, []).append(
+                        f"{model.name} ({100 * difference.mean:+.1f})"
+                    )
                     body.append([family, model.name, *_difference(difference)])
             parts = "; ".join(f"{word}: {', '.join(words[word])}" for word in VERDICTS if word in words)
             if parts:

@@ -32,7 +32,7 @@ Run = tuple[str, int]  # base and seed
 
 
 def chosen(study: Study, out: Path) -> dict[tuple[str, str], dict[str, Value]]:
-    """The values of `choose`: the highest mean of the dev benchmarks' primary scores, of equal ones the first.
+    """The values of `choose`: the highest mean of primary scores on dev, of equal ones the first.
 
     A method on a base is missing until all its values have been evaluated.
     """

@@ -144,7 +144,9 @@ def read(file: Path) -> Study:
         raise InputError(f"{file}: seeds = {list(study.seeds)}: give at least one, each once")
     for weight in study.weights:
         if not 0 < weight < 1:
-            raise InputError(f"{file}: weights: {weight:g} is not between 0 (the base) and 1 (the tuned model)")
+            raise InputError(
+                f"{file}: weights: {weight:g} is not between 0 (the base) and 1 (the tuned model)"
+            )
     names = [method.name for method in study.methods]
     for name in study.reference:
         if name not in names:
