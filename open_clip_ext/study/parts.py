@@ -66,7 +66,7 @@ class Part:
 
     @property
     def armed(self) -> bool:
-        """Whether a training had its loss: without the plugin, `--loss` is short for another of upstream's options."""
+        """Whether a training had its loss: without the plugin `--loss` means another option."""
         loss = self.words[list(self.words).index("--loss") + 1]
         return f"loss: {loss}" in (self.folder / RUN / "params.txt").read_text().splitlines()
 

@@ -129,7 +129,7 @@ def _done(known: Sequence[Part], folder: Path) -> bool:
 
 
 def _write(part: Part, study: Study) -> None:
-    """What the job's script reads: the command's words, each ended by a NUL; of a training, for `train.sh`."""
+    """What the job's script reads: the command's words, each ended by a NUL, or what `train.sh` wants."""
     part.folder.mkdir(parents=True, exist_ok=True)
     words = list(part.words)
     if part.kind == parts.TRAIN:

@@ -39,7 +39,7 @@ def test_before_a_value_is_chosen_the_other_seeds_are_not_known(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "old, new, again",
+    ("old", "new", "again"),
     [
         ("epochs = 1", "epochs = 2", {"train": 10, "dev": 4, "sweep": 8}),
         ("lr = 1e-3 }", "lr = 2e-3 }", {"train": 4, "sweep": 4}),  # of clip alone
@@ -77,7 +77,8 @@ def test_several_processes_are_started_by_torchrun(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "value, words", [(True, ["--x"]), (False, []), ([1, "b"], ["--x", "1", "b"]), (1e-6, ["--x", "1e-06"])]
+    ("value", "words"),
+    [(True, ["--x"]), (False, []), ([1, "b"], ["--x", "1", "b"]), (1e-6, ["--x", "1e-06"])],
 )
 def test_values_of_flags(value, words):
     assert parts._words({"x": value}) == words

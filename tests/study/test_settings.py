@@ -42,7 +42,7 @@ def test_a_base_may_have_data_and_benchmarks_of_its_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "old, new, sentence",
+    ("old", "new", "sentence"),
     [
         ("seeds = [0, 1]", "seeds = [0, 1", "broken TOML"),
         ("seeds = [0, 1]", "seeds = []", "seeds = []: give at least one, each once"),
