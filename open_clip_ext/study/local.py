@@ -17,7 +17,7 @@ from open_clip_ext.study.parts import Part, Progress
 from open_clip_ext.study.settings import Study
 
 
-def run(study: Study, out: Path, start: Callable[..., trainer.Process] = trainer.Process) -> dict[Path, str]:
+def run(study: Study, out: Path, start: Callable[..., trainer.Process] | None = None) -> dict[Path, str]:
     """Do what is left of a study.
 
     A part that fails is named, and the others go on.
@@ -25,12 +25,12 @@ def run(study: Study, out: Path, start: Callable[..., trainer.Process] = trainer
     Args:
         study: the study.
         out: its folder.
-        start: makes the process of a part.
+        start: makes the process of a part; by default `trainer.Process`.
 
     Returns:
         The folder of each part that failed, and why.
     """
-    return _Run(study, out, start).all()
+    return _Run(study, out, start or trainer.Process).all()
 
 
 class _Run:

@@ -62,7 +62,7 @@ def run(
     cwd: Path,
     folder: Path,
     seen: Callable[[float], None] = lambda share: None,
-    start: Callable[[Sequence[str], Path, IO[str], int], Process] = Process,
+    start: Callable[[Sequence[str], Path, IO[str], int], Process] | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> int:
     """Run a command to its end, its output in `folder`.
@@ -75,7 +75,7 @@ def run(
         cwd: where it runs.
         folder: of the part; made if it is not there.
         seen: is told the share of a training that its log shows, from 0 to 1.
-        start: makes the process.
+        start: makes the process; by default `Process`.
         stopped: whether to stop it.
 
     Returns:
@@ -88,7 +88,7 @@ def run(
             if stopped():
                 return 1
             time.sleep(POLL)
-        process = start(words, cwd, output, lock.fileno())
+        process = (start or Process)(words, cwd, output, lock.fileno())
         try:
             while (status := process.wait(POLL)) is None:
                 if stopped():
