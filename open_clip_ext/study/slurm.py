@@ -188,7 +188,7 @@ def _sbatch(words: Sequence[str]) -> str:
     except FileNotFoundError as error:
         raise InputError("--slurm: there is no sbatch here; run it where jobs are submitted") from error
     if done.returncode:
-        raise InputError(f"--slurm: sbatch refused: {done.stderr.strip()}")
+        raise InputError(f"--slurm: sbatch refused: {'; '.join(done.stderr.splitlines())}")
     return done.stdout.strip().split(";")[0]
 
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import random
+import signal
+import time
 from collections import Counter
 
 import drawn_results
@@ -52,15 +57,38 @@ def test_an_interrupted_study_goes_on_where_it_was(study, tmp_path, command):
     local.run(study, tmp_path / "out", command)
     done += command.started
     assert kinds(done) == {"train": 10, "dev": 4, "sweep": 8}
+    assert report.markdown(results.Results(study, tmp_path / "out")) == undisturbed(
+        tmp_path / "whole", command
+    )
 
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    other = settings.read(studies.write(whole))
-    local.run(other, whole / "out", command)
-    tables = [
-        report.markdown(results.Results(s, o)) for s, o in ((study, tmp_path / "out"), (other, whole / "out"))
-    ]
-    assert tables[0] == tables[1]
+
+def test_a_study_killed_at_ten_moments_ends_with_the_same_table(study, tmp_path, command):
+    class Slow(command):
+        def wait(self, seconds):
+            time.sleep(0.05)
+            return self._status
+
+    rng = random.Random(0)
+    for _ in range(10):
+        child = os.fork()
+        if not child:
+            with contextlib.suppress(BaseException):
+                local.run(study, tmp_path / "out", Slow)
+            os._exit(0)
+        time.sleep(rng.uniform(0.1, 0.4))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert local.run(study, tmp_path / "out", command) == {}
+    assert len(command.started) < 22  # something was done before
+    assert report.markdown(results.Results(study, tmp_path / "out")) == undisturbed(
+        tmp_path / "whole", command
+    )
+
+
+def undisturbed(folder, command) -> str:
+    study = settings.read(studies.write(folder))
+    local.run(study, folder / "out", command)
+    return report.markdown(results.Results(study, folder / "out"))
 
 
 def test_a_failed_part_is_named_and_the_others_go_on(study, tmp_path, command, capsys):
