@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2154  # the settings of a recipe set the variables
 # The common part of the recipes: sourced with RECIPE, a file in settings/ or the path of one of your own, and the
 # flags of the call as arguments, which come last and win.
+# BASE, a file in bases/, names a model to start from other than CLIP, with settings that precede those of the recipe.
 # Under SLURM it trains on all nodes of the job and requeues it, elsewhere on the GPUs of this machine.
 # docs/clusters.md explains each setting. NCCL variables are left to the site.
 
@@ -10,6 +11,12 @@ recipes=$(cd "$settings" && printf '%s ' *.sh) && recipes=${recipes//.sh /, } &&
 [[ ${RECIPE:-} ]] || stop "set RECIPE to the name of a file in launch/settings: $recipes"
 [[ $RECIPE == */* ]] || RECIPE=$settings/$RECIPE.sh
 [[ -f $RECIPE ]] || stop "$(basename "$RECIPE" .sh): no such recipe in $(dirname "$RECIPE"); there are $recipes in $settings"
+if [[ ${BASE:-} ]]; then
+  bases=$(dirname "${BASH_SOURCE[0]}")/bases
+  [[ -f $bases/$BASE.sh ]] || stop "$BASE: no such base in $bases; there are $(cd "$bases" && echo *.sh)"
+  # shellcheck source=launch/bases/siglip2-b16.sh
+  source "$bases/$BASE.sh"
+fi
 # shellcheck source=launch/settings/degla.sh
 source "$RECIPE"
 RECIPE=$(basename "$RECIPE" .sh)
@@ -22,8 +29,8 @@ RECIPE=$(basename "$RECIPE" .sh)
 : "${DATASET_TYPE:=auto}" "${CSV_SEPARATOR:=,}" "${TRAIN_NUM_SAMPLES:=}"
 : "${ACCUM:=1}"                                 # GLOBAL_BATCH is fixed, whatever the number of GPUs
 : "${PRECISION:=amp}" "${SEED:=42}" "${WORKERS:=8}"
-: "${LOSS:=$RECIPE}" "${LOSS_CFG:=}" "${EXTRA_FLAGS:=}"
-: "${NAME:=$RECIPE}"                            # the same name resumes
+: "${LOSS:=$RECIPE}" "${LOSS_CFG:=}" "${EXTRA_FLAGS:=}" "${MODEL_FLAGS:=}"
+: "${NAME:=${BASE:+$BASE-}$RECIPE}"             # the same name resumes
 : "${LOGS:=logs}"                               # on a file system that every node sees
 : "${SAVE_EVERY:=200}"                          # steps between checkpoints within an epoch
 : "${MAX_RESTARTS:=5}"                          # for any reason, then the job ends
@@ -55,7 +62,7 @@ per_step=$((nodes * processes * ACCUM))
 
 # shellcheck disable=SC2206  # some are lists of words
 flags=(
-  --model "$MODEL" ${PRETRAINED:+--pretrained "$PRETRAINED"}
+  --model "$MODEL" ${PRETRAINED:+--pretrained "$PRETRAINED"} $MODEL_FLAGS
   --train-data "$TRAIN_DATA" --dataset-type "$DATASET_TYPE" --csv-separator "$CSV_SEPARATOR"
   --loss "$LOSS" ${LOSS_CFG:+--loss-cfg $LOSS_CFG} ${COMPANIONS:+--companions $COMPANIONS}
   ${COMPANION_KEYS:+--companion-keys $COMPANION_KEYS} ${NEGATIVES:+--negatives "$NEGATIVES"}

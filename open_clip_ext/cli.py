@@ -27,11 +27,17 @@ NEGATIVES = (
     ("merge", "negatives.merge", "merge the stores of several shards"),
     ("import", "negatives.importers", "import released negatives into a store"),
     ("export", "negatives.export", "write a CSV or webdataset shards with the negatives inside"),
+    (
+        "select",
+        "mining.select",
+        "keep the negatives of a store that are hard, or that texts do not give away",
+    ),
+    ("mine", "mining.mine", "give each picture similar ones of the data as hard images"),
     ("stats", "negatives.stats", "summarise a store"),
     ("show", "negatives.show", "show a store, in a browser or a terminal"),
 )
 EVALUATION = (
-    ("list", "evaluation.catalogue", "list the registered benchmarks and their options"),
+    ("list", "evaluation.catalogue", "list the registered benchmarks and scorers, and their options"),
     ("run", "evaluation.run", "score a model or checkpoint on benchmarks"),
     (
         "compare",

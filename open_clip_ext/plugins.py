@@ -1,6 +1,6 @@
 """What is registered in an entry-point group of ours, and the options it can be told.
 
-Losses, generators of negatives and benchmarks are found the same way: `name = module:object` in a
+Losses, generators of negatives, benchmarks and scorers are found the same way: `name = module:object` in a
 group, built-in ones like anyone else's. Their options are annotated keyword parameters, read from
 the signature and given on the command line as KEY=VALUE.
 """
@@ -105,6 +105,17 @@ def parse_options(known: Mapping[str, Option], pairs: Sequence[str], flag: str, 
             raise InputError(f"{flag} {key}: given twice")
         chosen[key] = known[key].parse(text, flag)
     return chosen
+
+
+def require(known: Mapping[str, Option], chosen: Mapping[str, Any], flag: str) -> None:
+    """Raise InputError if an option without a default is not among those chosen."""
+    missing = [
+        f"{option.name}={option.name.upper()}"
+        for option in known.values()
+        if option.default is inspect.Parameter.empty and option.name not in chosen
+    ]
+    if missing:
+        raise InputError(f"{flag}: needs {' '.join(missing)}")
 
 
 def describe(hint: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import torch
+from open_clip.hf_model import HFTextEncoder
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
@@ -35,15 +36,22 @@ class EMATeacher(ModelEmaV3):  # type: ignore[misc]
         super().__init__(model, decay=decay, exclude_buffers=True)
         # bf16 cannot represent a change of (1-decay) of a weight: an average in bf16 would never move.
         self.module.float().requires_grad_(False)
-        if hasattr(self.module, "set_grad_checkpointing"):
-            self.module.set_grad_checkpointing(False)  # nothing is saved for a backward pass here
+        # Nothing is saved for a backward pass here. Upstream's wrapper of a Hugging Face tower turns them on
+        # whatever it is told; these are made in training mode alone.
+        text_of_its_own = type(getattr(self.module, "text", None)) is HFTextEncoder
+        part = self.module.visual if text_of_its_own else self.module
+        if hasattr(part, "set_grad_checkpointing"):
+            part.set_grad_checkpointing(False)
         if checkpoint is not None:
             self._load(checkpoint)
 
     @torch.no_grad()
     def forward(self, image: Tensor, text: Tensor) -> dict[str, Tensor]:
-        """The model's output dict for `image [B,3,H,W]` and `text [N,L]`, with fp32 weights."""
-        return self.module(image.float(), text)  # type: ignore[no-any-return]
+        """`image_features` and `text_features` of `image [B,3,H,W]` and `text [N,L]`, with fp32 weights."""
+        return {
+            "image_features": self.module.encode_image(image.float(), normalize=True),
+            "text_features": self.module.encode_text(text, normalize=True),
+        }
 
     def train(self, mode: bool = True) -> EMATeacher:
         """Stay in eval mode: the teacher uses no dropout and does not update its statistics."""

@@ -65,6 +65,12 @@ def model(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="session")
+def siglip(tmp_path_factory) -> str:
+    """With a logit bias and the text tower of SigLIP."""
+    return support.write_model(tmp_path_factory.mktemp("siglip"), **support.SIGLIP)
+
+
+@pytest.fixture(scope="session")
 def csv_data(tmp_path_factory) -> Path:
     return support.write_csv(tmp_path_factory.mktemp("csv"), support.photos(32))
 

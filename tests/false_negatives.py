@@ -1,6 +1,6 @@
 """How often the checks of meaning err, on pairs of captions that people have labelled.
 
-    python tests/false_negatives.py ANNOTATIONS [--wordnet]
+    python tests/false_negatives.py ANNOTATIONS [--wordnet] [--tagger NAME]
 
 ANNOTATIONS holds sugarcrepe/*.json (verified negatives) and sugarcrepe_pp/*.json (pairs of captions of
 one picture). A verified negative that is turned away is a loss; a caption of the same picture that is
@@ -14,10 +14,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from open_clip_ext.negatives.language.entailment import EntailmentChecker
-from open_clip_ext.negatives.language.lexicon import Lexicon
-from open_clip_ext.negatives.language.taggers import tagger
-from open_clip_ext.negatives.language.words import WORD
+from open_clip_ext.language.entailment import EntailmentChecker
+from open_clip_ext.language.lexicon import Lexicon
+from open_clip_ext.language.taggers import tagger
+from open_clip_ext.language.words import WORD
 
 FEW = 2  # words
 
@@ -38,8 +38,9 @@ def changed(one: str, other: str) -> int:
 def judgements(judge: EntailmentChecker, tag, labelled) -> dict[str, Counter[str]]:
     """By kind of item: how many pairs got which judgement."""
     found: dict[str, Counter[str]] = {}
-    for kind, caption, other in labelled:
-        one, two = tag.tag([caption, other])
+    labelled = list(labelled)
+    tagged = [tag.tag([item[place] for item in labelled]) for place in (1, 2)]
+    for (kind, caption, other), one, two in zip(labelled, *tagged, strict=True):
         judgement = judge.judge(one, two) or "passes"
         for row in (kind, "all", f"all, of at most {FEW} other words")[
             : 3 if changed(caption, other) <= FEW else 2
@@ -48,8 +49,8 @@ def judgements(judge: EntailmentChecker, tag, labelled) -> dict[str, Counter[str
     return found
 
 
-def main(folder: Path, wordnet: bool) -> None:
-    judge, tag = EntailmentChecker(Lexicon(wordnet=wordnet)), tagger("textblob")
+def main(folder: Path, wordnet: bool, name: str) -> None:
+    judge, tag = EntailmentChecker(Lexicon(wordnet=wordnet)), tagger(name)
     print(f"lexicon {judge.lexicon.name}, tagger {tag.name}\n")
     columns = ("passes", "same_meaning", "implied", "narrower")
     for title, labelled in (
@@ -65,4 +66,6 @@ def main(folder: Path, wordnet: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), "--wordnet" in sys.argv)
+    given = sys.argv[1:]
+    named = given[given.index("--tagger") + 1] if "--tagger" in given else "textblob"
+    main(Path(given[0]), "--wordnet" in given, named)

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import math
 import os
 import random
 import re
@@ -60,6 +61,13 @@ MODEL: dict[str, dict[str, Any]] = {
     },
     "preprocess_cfg": {"interpolation": "bicubic"},
 }
+# As in upstream's SigLIP models: the text tower sees the whole text, and takes the last token for it.
+_TEXT = MODEL["model_cfg"]["text_cfg"] | {
+    "no_causal_mask": True,
+    "pool_type": "last",
+    "proj_bias": True,
+}
+SIGLIP = {"init_logit_bias": -10, "init_logit_scale": math.log(10), "custom_text": True, "text_cfg": _TEXT}
 
 
 # A folder with another open_clip and open_clip_train, which the tests then import and train with.

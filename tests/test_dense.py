@@ -207,7 +207,11 @@ def test_captions_alone_have_tokens_too(tmp_path):
             {},
             "its image tower ModifiedResNet has none, or not in the space of its features",
         ),
-        ({"attentional_pool": True, "attn_pooler_heads": 2}, {}, "its image tower pools by attention"),
+        (
+            {"attentional_pool": True, "attn_pooler_heads": 2},
+            {},
+            "its image tower pools by attention, so its patches are not in the space of its features",
+        ),
         (
             {"final_ln_after_pool": True},
             {},
@@ -236,3 +240,13 @@ def test_other_text_towers_are_told(tmp_path):
         DenseTokens(clip)
     with pytest.raises(InputError, match="Linear is not known to"):
         DenseTokens(clip.text)
+
+
+def test_siglip_s_own_towers_are_told():
+    config = open_clip.get_model_config("ViT-B-16-SigLIP2")
+    del config["custom_text"]
+    with torch.device("meta"):  # its parameters take no memory
+        siglip = open_clip.CustomTextCLIP(**config)
+    with pytest.raises(InputError, match="its image tower pools by attention, so its patches are not in"):
+        DenseTokens(siglip)
+    assert trim(siglip) == "it has no causal mask"

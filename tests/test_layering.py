@@ -29,18 +29,22 @@ ALLOWED = {
     "tables": [],
     "plugins": ["errors"],
     "registry": ["errors", "plugins"],
-    "negatives": ["negatives", "csv_files", "data", "errors", "files", "plugins", "tables", "texts"],
+    "language": ["language", "errors"],
+    "negatives": [
+        *("negatives", "csv_files", "data", "errors", "files", "language", "plugins", "tables", "texts"),
+    ],
     "training": [
         *("training", "", "errors", "model", "negatives", "plugins", "registry", "teacher", "texts"),
     ],
     "host": [
         *("host", "", "csv_files", "data", "errors", "evaluation", "files", "identity", "model"),
-        *("negatives", "precision", "teacher", "texts", "training"),
+        *("language", "negatives", "precision", "teacher", "texts", "training"),
     ],
     "losses": ["losses", "errors", "plugins", "precision", "registry", "teacher"],
     "evaluation": [
-        *("evaluation", "", "errors", "files", "model", "plugins", "tables", "texts"),
+        *("evaluation", "", "errors", "files", "language", "model", "plugins", "tables", "texts"),
     ],
+    "mining": ["mining", "errors", "evaluation", "files", "model", "negatives", "tables"],
     "export": ["export", "", "errors", "evaluation", "files", "model", "training"],
     "demo": ["demo", "", "errors", "evaluation", "files", "registry", "tables"],
     "cluster": ["cluster", "", "_startup", "host", "registry"],

@@ -12,19 +12,7 @@ from support import train, train_here
 
 pytestmark = pytest.mark.trainer
 
-# As in upstream's SigLIP models: the text tower sees the whole text, and takes the last token for it.
-TEXT = support.MODEL["model_cfg"]["text_cfg"] | {
-    "no_causal_mask": True,
-    "pool_type": "last",
-    "proj_bias": True,
-}
-SIGLIP = {"init_logit_bias": -10, "init_logit_scale": math.log(10), "custom_text": True, "text_cfg": TEXT}
 SGD = ("--opt", "timm/momentum", "--momentum", 0, "--wd", 0, "--lr", 0.1, "--aug-cfg", "scale=(1.0,1.0)")
-
-
-@pytest.fixture(scope="session")
-def siglip(tmp_path_factory) -> str:
-    return support.write_model(tmp_path_factory.mktemp("siglip"), **SIGLIP)
 
 
 @pytest.fixture(scope="session")
@@ -104,4 +92,67 @@ def test_a_resumed_run_is_the_unstopped_one(tmp_path, siglip, csv_data):
 
 def test_the_text_tower_says_why_texts_stay_long(tmp_path, siglip, csv_data):
     flags = ["--model", siglip, "--train-data", csv_data, "--csv-separator", ",", "--loss", "negclip"]
-    assert "texts stay at full length: " in train_here(tmp_path, *flags).output
+    assert "texts stay at full length, 16 tokens: " in train_here(tmp_path, *flags).output
+
+
+# --- a bias on one side only ---
+
+
+@pytest.fixture
+def refused(capsys):
+    """Run a call that must stop with status 2; its sentence."""
+
+    def run(tmp_path, *flags) -> str:
+        with pytest.raises(SystemExit) as stopped:
+            train_here(tmp_path, *flags)
+        assert stopped.value.code == 2
+        return capsys.readouterr().err.strip().splitlines()[-1].removeprefix("open_clip_ext: ")
+
+    return run
+
+
+@pytest.fixture
+def flags(csv_data):
+    return ["--train-data", csv_data, "--csv-separator", ",", "--loss", "negclip"]
+
+
+def saved(run):
+    return run.folder / "checkpoints" / "epoch_1.pt"
+
+
+def test_weights_without_a_bias_start_at_0_and_this_is_said(tmp_path, model, flags):
+    weights = saved(train_here(tmp_path, "--model", model, *flags, name="clip"))
+    run = train_here(
+        tmp_path, "--model", model, *flags, "--pretrained", weights, "--siglip", "--lr", 0, name="siglip"
+    )
+    assert bias(run) == 0
+    warning = f"open_clip_ext: the weights of --model {model} have no logit bias, so it starts at 0, and at "
+    assert warning in run.output
+    again = train_here(tmp_path, "--model", model, *flags, "--siglip", name="again")
+    assert "starts at 0" not in again.output
+
+
+def test_weights_with_a_bias_are_no_clip(tmp_path, model, siglip, flags, refused):
+    path = saved(train_here(tmp_path, "--model", siglip, *flags, name="siglip"))
+    assert refused(tmp_path, "--model", model, *flags, "--pretrained", path) == (
+        f"{path}: has a logit bias (SigLIP), and --model {model} has none; choose a SigLIP model, or give "
+        "the trainer --siglip, which adds one"
+    )
+
+
+@pytest.mark.parametrize(("had", "has"), [(["--siglip"], []), ([], ["--siglip"])], ids=["had", "has"])
+def test_a_run_resumes_with_the_bias_it_had(tmp_path, model, flags, refused, had, has):
+    path = saved(train_here(tmp_path, "--model", model, *flags, *had, name="was"))
+    was, now = ("with", "none") if had else ("without", "one")
+    assert refused(tmp_path, "--model", model, *flags, *has, "--resume", path, "--epochs", 2) == (
+        f"{path}: a checkpoint of a model {was} a logit bias, and this one has {now}; give the --model "
+        "of that run, and --siglip if and only if that run had it"
+    )
+
+
+def test_a_loss_that_looks_at_words_says_why_it_cannot(tmp_path, siglip, flags, refused):
+    assert refused(tmp_path, "--model", siglip, *flags, "--loss", "fsc-clip") == (
+        "--loss fsc-clip: this model gives no dense tokens: its text tower pools the token 'last', which "
+        "does not tell how long a text is; choose a --model with upstream's own two transformers, or "
+        "set the weights of the terms that compare tokens to 0"
+    )

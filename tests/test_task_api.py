@@ -69,7 +69,7 @@ REFUSED = {
     ("--use-naflex",): "--use-naflex cannot go with --loss: its batches, and those of GenLIP, GenLAP",
     ("--dataset-type", "synthetic-audio"): "--dataset-type synthetic-audio cannot go with --loss: it brings",
     ("--torchcompile", "--torchcompile-strategy", "step"): "--torchcompile-strategy step cannot go with",
-    ("--model", "coca_ViT-B-32"): "--model coca_ViT-B-32 cannot go with --loss: CoCa has a loss of its own",
+    ("--model", "coca_ViT-B-32"): "--model coca_ViT-B-32 cannot go with --loss: CoCa has a task of its own",
 }
 
 

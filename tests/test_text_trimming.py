@@ -12,7 +12,7 @@ import torch
 from support import Photo, photos, train, train_here
 
 from open_clip_ext.losses import DeGLALoss
-from open_clip_ext.model import text_trimming
+from open_clip_ext.model import text_towers, text_trimming
 from open_clip_ext.model.forward import extend_forward
 from open_clip_ext.teacher import EMATeacher
 from open_clip_ext.training.config import Settings
@@ -57,13 +57,13 @@ def spread(count, seed):
 
 def widths_run(monkeypatch):
     """The widths and numbers of rows that towers are run at from now on."""
-    seen, run = [], text_trimming.TrimmableText.run
+    seen, run = [], text_towers.CausalText.run
 
     def watched(self, text, normalize):
         seen.append((text.shape[1], text.shape[0]))
         return run(self, text, normalize)
 
-    monkeypatch.setattr(text_trimming.TrimmableText, "run", watched)
+    monkeypatch.setattr(text_towers.CausalText, "run", watched)
     return seen
 
 
@@ -284,34 +284,19 @@ def test_one_line_says_why(tmp_path, csv_data):
     )
     flags = ["--model", model, "--train-data", csv_data, "--csv-separator", ",", "--loss", "degla"]
     run = train_here(tmp_path, *flags)
-    assert run.output.count("open_clip_ext: texts stay at full length: it has no causal mask") == 1
+    assert run.output.count("open_clip_ext: texts stay at full length, 40 tokens: it has no causal mask") == 1
     assert len(run.values("loss")) == 4
-
-
-def test_a_hugging_face_tower_is_not_said_to_have_texts_of_the_length_it_could_take(tmp_path, caplog):
-    """Its `context_length` is 512; the tokenizer makes 77 tokens of a text."""
-    transformers = pytest.importorskip("transformers")
-    small = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    transformers.BertConfig(vocab_size=100, **small).save_pretrained(tmp_path / "bert")
-    text = {"hf_model_name": str(tmp_path / "bert")}
-    text |= {"hf_proj_type": "linear", "hf_pooler_type": "mean_pooler"}
-    clip = open_clip.create_model(support.write_model(tmp_path / "m", text_cfg=text), pretrained_hf=False)
-    assert clip.context_length == 512
-    with caplog.at_level("INFO"):
-        armed_run(clip, pad_text=False)
-    line = "open_clip_ext: texts stay at full length: its text tower HFTextEncoder is not known to allow less"
-    assert line in caplog.messages
 
 
 def test_the_self_test_is_made_without_tf32(tmp_path, monkeypatch):
     """Upstream allows it; its rounding alone would move a tower of twelve layers by more than is allowed."""
-    allowed, run = [], text_trimming.TrimmableText.run
+    allowed, run = [], text_towers.CausalText.run
 
     def watched(self, text, normalize):
         allowed.append(torch.backends.cuda.matmul.allow_tf32)
         return run(self, text, normalize)
 
-    monkeypatch.setattr(text_trimming.TrimmableText, "run", watched)
+    monkeypatch.setattr(text_towers.CausalText, "run", watched)
     torch.backends.cuda.matmul.allow_tf32 = True
     try:
         assert text_trimming.trim(create(tmp_path)) is None

@@ -368,9 +368,12 @@ def markdown(
         if quick
         else ""
     )
+    name, note = "CLIP", ""
+    if recipe.siglip:
+        name, note = "SigLIP", SIGLIP.format(bias=recipe.model["model_cfg"]["init_logit_bias"])
     return f"""# Hard-negative fine-tuning in a small drawn world
 {warning}
-Tiny CLIPs, the bases, were pretrained on web-like captions of drawn scenes, each in its own world. Each was
+Tiny {name}s, the bases, were pretrained on web-like captions of drawn scenes, each in its own world. Each was
 then fine-tuned with every method on full captions of pairs of objects, with four false captions each. Every
 run used upstream's trainer. `commands.sh` has the commands and `recipe.json` the settings.
 
@@ -428,10 +431,17 @@ table above uses:
   CE-CLIP's cap is in logits, so it shrinks with the scale. DeGLA's distillation is a sum over the batch, so
   its weight grows as the batch shrinks. Its teacher keeps the same share of the initial weights at the end
   as in the published run. All other options have their defaults.
-
+{note}
 ## Time
 
 {chr(10).join(f"* {stage}: {wall:.0f} s, {cpu:.0f} s of CPU time" for stage, (wall, cpu) in stages.items())}
+"""
+
+
+SIGLIP = """\
+* The models have a logit bias, which starts at {bias:g}: the contrast of images and captions over the batch
+  is SigLIP's sigmoid loss. The towers are those of the CLIPs of this demo. All options were published for
+  CLIP; none was chosen for SigLIP.
 """
 
 

@@ -63,6 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"methods to compare (default: {' '.join(LOSSES)}): losses; LOSS+images, with the companion "
         "images that the loss takes if asked; all, every loss of this package",
     )
+    parser.add_argument(
+        "--siglip", action="store_true",
+        help="models with a logit bias, so that losses are SigLIP's",
+    )  # fmt: skip
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="settings, in the format of recipe.json")
     parser.add_argument(
         "--select", action="store_true",
@@ -80,6 +84,7 @@ def main(args: argparse.Namespace) -> int:
         seeds=args.seeds,
         world_seed=args.world_seed,
         losses=args.losses,
+        siglip=args.siglip,
         recipe_file=args.recipe,
         select=args.select,
     )
@@ -93,6 +98,7 @@ def run(
     seeds: int = 1,
     world_seed: int | None = None,
     losses: Sequence[str] | None = None,
+    siglip: bool = False,
     recipe_file: Path | None = None,
     select: bool = False,
 ) -> int:
@@ -105,6 +111,7 @@ def run(
         seeds: fine-tuning seeds per method and base.
         world_seed: replaces that of the recipe.
         losses: what to compare, as `methods.methods` reads it.
+        siglip: models with a logit bias, whatever the recipe says.
         recipe_file: settings to use instead of the built-in ones.
         select: choose learning rates instead of comparing methods.
 
@@ -119,6 +126,8 @@ def run(
     recipe = _checked(bases, seeds, quick, recipe_file)
     if world_seed is not None:
         recipe = replace(recipe, world_seed=world_seed)
+    if siglip:
+        recipe = replace(recipe, siglip=True)
     _claim(out, recipe)
     demo = Demo(out, recipe, bases, chosen, quick)
     demo.prepare()
@@ -157,7 +166,8 @@ def _claim(out: Path, recipe: Recipe) -> None:
     if out.is_dir() and any(out.iterdir()):
         if not written.is_file():
             raise InputError(f"--out {out}: the folder is not empty and contains no demo; name another")
-        if written.read_text() != recipes.to_json(recipe):
+        # What an older demo does not name has its default.
+        if recipes.from_json(written.read_text(), str(written)) != recipe:
             raise InputError(
                 f"--out {out}: contains a demo with other settings; name another, or give --recipe {written}"
             )
@@ -222,7 +232,7 @@ class Demo:
                     self._draw(base, data, sample, recipe.fine_tuning.samples, 2)
         for base in self.bases:
             if not self._model(base, "untrained").exists():
-                train.untrained(self._model(base, "untrained"), recipe.base_seed(base))
+                train.untrained(self._model(base, "untrained"), recipe.model, recipe.base_seed(base))
         with self._stage("pretraining"):
             # The plugin's clip: with upstream's own loss every run has another order of samples.
             self._train(

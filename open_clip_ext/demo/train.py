@@ -41,12 +41,17 @@ def finish(part: Path, target: Path) -> None:
 
 
 def write_model(
-    target: Path, weights: Weights, note: Mapping[str, Any], earlier: Mapping[int, Weights] | None = None
+    target: Path,
+    config: Mapping[str, Any],
+    weights: Weights,
+    note: Mapping[str, Any],
+    earlier: Mapping[int, Weights] | None = None,
 ) -> None:
     """A model folder for `--model local-dir:...`.
 
     Args:
         target: the folder.
+        config: of the model, as upstream reads it.
         weights: of the model.
         note: the content of its run.json.
         earlier: the weights after each earlier epoch, for `load`.
@@ -54,22 +59,22 @@ def write_model(
     from safetensors.torch import save_file
 
     part = new_folder(target)
-    (part / CONFIG).write_text(json.dumps(recipes.MODEL, indent=2) + "\n")
+    (part / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
     (part / "run.json").write_text(json.dumps(note, indent=2) + "\n")
     for name, values in [(WEIGHTS, weights), *((EARLIER.format(n), w) for n, w in (earlier or {}).items())]:
         save_file({key: value.contiguous() for key, value in values.items()}, part / name)
     finish(part, target)
 
 
-def untrained(target: Path, seed: int) -> None:
+def untrained(target: Path, config: Mapping[str, Any], seed: int) -> None:
     """The model before pretraining."""
     import open_clip
     import torch
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = open_clip.CLIP(**recipes.MODEL["model_cfg"])
-    write_model(target, model.state_dict(), {"seed": seed})
+        model = open_clip.CLIP(**config["model_cfg"])
+    write_model(target, config, model.state_dict(), {"seed": seed})
 
 
 def load(folder: Path, epoch: int | None = None) -> Any:
@@ -199,7 +204,9 @@ def run(out: Path, words: list[str], schedule: Schedule, label: str, target: Pat
         "seconds": round(time.monotonic() - started, 2),
         "cpu_seconds": round(cpu_seconds, 2),
     }
-    write_model(target, _weights(checkpoint), note, earlier)
+    start = words[words.index("--model") + 1].removeprefix("local-dir:")
+    config = json.loads((out / start / CONFIG).read_text())
+    write_model(target, config, _weights(checkpoint), note, earlier)
     shutil.rmtree(checkpoint.parent)  # mostly optimizer state; the weights are in `target`
 
 

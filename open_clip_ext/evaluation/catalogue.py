@@ -1,4 +1,4 @@
-"""`open-clip-ext eval list`: the registered benchmarks. Also finds and calls their readers.
+"""`open-clip-ext eval list`: the registered benchmarks and scorers. Also finds and calls their readers.
 
 A reader is a function `read(*, annotations: Path, images: Path, ...) -> Benchmark` in the entry-point group
 `open_clip_ext.benchmarks`. Its annotated keywords are the options of `--benchmark NAME KEY=VALUE ...`.
@@ -11,11 +11,13 @@ import inspect
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
 from open_clip_ext import plugins
 from open_clip_ext.errors import InputError
+from open_clip_ext.evaluation import scorer
 from open_clip_ext.evaluation.items import GROUP, Benchmark
 
 FLAG = "--benchmark"
@@ -118,13 +120,7 @@ def _source(name: str, pairs: Sequence[str], data: Path | None, given_to: str, t
     for key, value in plugins.parse_options(known, pairs[typed:], flag, owner).items():
         # A path in the file is relative to the file.
         options[key] = data.parent / value if data and isinstance(value, Path) else value
-    missing = [
-        f"{option.name}={option.name.upper()}"
-        for option in known.values()
-        if option.default is inspect.Parameter.empty and option.name not in options
-    ]
-    if missing:
-        raise InputError(f"{flag}: needs {' '.join(missing)}")
+    plugins.require(known, options, flag)
     return Source(name, reader, options, given_to)
 
 
@@ -156,23 +152,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Print the registered benchmarks."""
-    known = plugins.entries(GROUP)
+    """Print the registered benchmarks, and the scorers."""
+    known, scorers = plugins.entries(GROUP), plugins.entries(scorer.GROUP)
     for name in args.names or known:
-        reader = plugins.load(known, name, "eval list", "benchmark")
-        entry = known[name]
-        about = (inspect.getdoc(reader) or "").strip()
-        module = inspect.getmodule(reader)
-        headline = ((module.__doc__ or about) if module else about).strip()
-        needed = " ".join(
-            f"{option.name}={'...' if option.default is inspect.Parameter.empty else option.default}"
-            for option in plugins.options(reader).values()
-        )
-        if args.names:
-            print(f"{name}\n{headline}\n\n{about}\n\noptions: {needed}\nfrom: {entry.value}\n")
-        else:
-            print(f"{name}\n  {headline.splitlines()[0]}\n  {needed}")
+        if name in known or name not in scorers:
+            _print(known, name, "benchmark", full=bool(args.names))
+    if not args.names:
+        print(f"\n{scorer.FLAG} NAME KEY=VALUE ... of `eval run`:\n")
+    for name in args.names or scorers:
+        if name in scorers:
+            _print(scorers, name, "scorer", full=bool(args.names))
     return 0
+
+
+def _print(known: Mapping[str, EntryPoint], name: str, kind: str, full: bool) -> None:
+    made = plugins.load(known, name, "eval list", kind)
+    about = (inspect.getdoc(made) or "").strip()
+    module = None if inspect.isclass(made) else inspect.getmodule(made)
+    headline = ((module.__doc__ or about) if module else about).strip()
+    needed = " ".join(
+        f"{option.name}={'...' if option.default is inspect.Parameter.empty else option.default}"
+        for option in plugins.options(made).values()
+    )
+    if full:
+        head = "" if headline == about else f"{headline}\n\n"
+        print(f"{name}\n{head}{about}\n\noptions: {needed or 'none'}\nfrom: {known[name].value}\n")
+    else:
+        print(f"{name}\n  {headline.splitlines()[0]}\n  {needed}".rstrip())
 
 
 def note_sources(results: Mapping[str, Any], found: Mapping[str, tuple[Source, Benchmark]]) -> None:

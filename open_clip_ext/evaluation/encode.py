@@ -3,6 +3,11 @@
 The cache key of a feature is everything it depends on: the weights and structure of the model (with its
 activation), its preprocessing and precision, and the bytes of the picture file with the box, or the
 tokens of the text. Texts with the same tokens therefore share one feature, and tie.
+
+The last digits of a feature also depend on what shares its batch. So batches follow from what is asked for
+alone, never from what the cache holds: a batch of which some features are missing is computed whole. A run
+that continues another one, and several processes with a part of the batches each, therefore get the features
+of one undisturbed process.
 """
 
 from __future__ import annotations
@@ -10,9 +15,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +33,31 @@ from torch import Tensor
 from tqdm import tqdm
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation.items import Picture
-from open_clip_ext.files import atomic_write
+from open_clip_ext.evaluation.feature_store import FeatureStore
+from open_clip_ext.evaluation.items import Box, Picture
 
-Features = dict[bytes, NDArray[np.float32]]
 WORKERS = min(16, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The inputs of one forward pass.
+
+    Attributes:
+        kind: `pictures` or `texts`.
+        keys: of their features, N different ones.
+        inputs: N pictures, or token ids `[N, L]`.
+        names: of the inputs, for error messages.
+    """
+
+    kind: str
+    keys: list[bytes]
+    inputs: Any
+    names: list[str]
+
+    def __len__(self) -> int:
+        """The number of inputs."""
+        return len(self.keys)
 
 
 class Encoder:
@@ -61,94 +89,155 @@ class Encoder:
         self.device = torch.device(device or next(model.parameters()).device)
         self.precision = precision
         self.batch = batch
-        self.encoded = {"pictures": 0, "texts": 0}  # rows encoded so far, for reports
-        folder = cache / fingerprint(model, preprocess, precision) if cache else None
-        self._stores = {kind: _Store(kind, folder) for kind in self.encoded}
+        self.encoded = {"pictures": 0, "texts": 0}  # features computed so far, for reports
+        self.folder = cache / fingerprint(model, preprocess, precision) if cache else None
+        self._stores = {kind: FeatureStore(kind, self.folder) for kind in self.encoded}
+        self._keys: dict[Picture | str, bytes] = {}  # of all that was asked for
+        self._planned: set[bytes] = set()
+        self._hashes: dict[str, bytes] = {}  # of picture files by their paths
 
-    def pictures(self, pictures: Sequence[Picture]) -> Tensor:
-        """Unit-length fp32 features `[N, D]` on the CPU.
+    def pictures(self, pictures: Sequence[Picture], *, unit: bool = True) -> Tensor:
+        """Fp32 features `[N, D]` on the CPU, of unit length or as the model gives them.
 
         Raises InputError if a file is missing or does not decode, or a feature is not finite.
         """
-        with ThreadPoolExecutor(WORKERS) as pool:
-            files = {picture.path: picture for picture in pictures}
-            hashes = dict(zip(files, pool.map(_digest, files.values()), strict=True))
-            keys = [hashlib.sha256(hashes[p.path] + repr(p.box).encode()).digest() for p in pictures]
+        return self._features("pictures", pictures, unit)
 
-            def batches(places: list[int]) -> Iterator[tuple[list[int], Tensor]]:
-                parts = [places[i : i + self.batch] for i in range(0, len(places), self.batch)]
-                ahead = [pool.submit(self._pixels, pictures[i]) for i in parts[0]]
-                for part, following in zip(parts, [*parts[1:], []], strict=True):
-                    done, ahead = ahead, [pool.submit(self._pixels, pictures[i]) for i in following]
-                    yield part, torch.stack([future.result() for future in done])
-
-            return self._features(
-                "pictures", keys, batches, self.model.encode_image, lambda i: pictures[i].path
-            )
-
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit-length fp32 features `[N, D]` on the CPU.
+    def texts(self, texts: Sequence[str], *, unit: bool = True) -> Tensor:
+        """Fp32 features `[N, D]` on the CPU, of unit length or as the model gives them.
 
         Raises InputError if a feature is not finite.
         """
-        tokens = self.tokenizer(list(texts))
-        keys = [hashlib.sha256(row.numpy().tobytes()).digest() for row in tokens]
+        return self._features("texts", texts, unit)
 
-        def batches(places: list[int]) -> Iterator[tuple[list[int], Tensor]]:
+    def _features(self, kind: str, inputs: Sequence[Picture] | Sequence[str], unit: bool) -> Tensor:
+        batches = self.missing(self.plan(kind, inputs))
+        if batches:
+            total = sum(map(len, batches))
+            with tqdm(total=total, desc=kind, unit=kind[:-1], disable=None, leave=False) as bar:
+                self.encode(batches, bar.update)
+        every = torch.from_numpy(self._stores[kind].rows([self._keys[thing] for thing in inputs]))
+        features, lengths = every[:, :-1], every[:, -1:]
+        return features.contiguous() if unit else features * lengths
+
+    # --- batches ---
+
+    def plan(self, kind: str, inputs: Sequence[Any]) -> list[Batch]:
+        """Batches of the `inputs` that were in no plan before, whether their features are there or not.
+
+        Args:
+            kind: `pictures` or `texts`.
+            inputs: pictures or texts.
+
+        Raises InputError if a picture file cannot be read.
+        """
+        unknown = [thing for thing in dict.fromkeys(inputs) if thing not in self._keys]
+        if not unknown:
+            return []
+        if kind == "pictures":
+            keys, names, size = self._picture_keys(unknown), [p.path for p in unknown], self.batch
+        else:
+            tokens = self.tokenizer(unknown)
+            keys = [hashlib.sha256(row.numpy().tobytes()).digest() for row in tokens]
+            names, size = [f"the text {text!r}" for text in unknown], 4 * self.batch
+        self._keys.update(zip(unknown, keys, strict=True))
+        first = {key: place for place, key in reversed([*enumerate(keys)])}  # of equal ones
+        places = sorted(place for key, place in first.items() if key not in self._planned)
+        self._planned.update(first)
+        if kind == "texts":
             # Sorted by length, longest first: if memory runs out, it does so in the first batch.
-            places = sorted(places, key=lambda i: -int(tokens[i].count_nonzero()))
-            for part in (places[i : i + 4 * self.batch] for i in range(0, len(places), 4 * self.batch)):
-                yield part, tokens[part]
+            places.sort(key=lambda place: -int(tokens[place].count_nonzero()))
+        return [
+            Batch(
+                kind,
+                [keys[place] for place in part],
+                tokens[part] if kind == "texts" else [unknown[place] for place in part],
+                [names[place] for place in part],
+            )
+            for part in (places[start : start + size] for start in range(0, len(places), size))
+        ]
 
-        return self._features(
-            "texts", keys, batches, self.model.encode_text, lambda i: f"the text {texts[i]!r}"
-        )
+    def missing(self, batches: Sequence[Batch]) -> list[Batch]:
+        """Those of the batches of which a feature is not there."""
+        return [batch for batch in batches if not self._stores[batch.kind].has(batch.keys)]
+
+    def refresh(self) -> None:
+        """Read the features that other processes have put into the cache."""
+        for store in self._stores.values():
+            store.refresh()
+
+    def encode(self, batches: Sequence[Batch], done: Callable[[int], object]) -> None:
+        """Compute the features of `batches`; call `done` with the number of inputs after each.
+
+        Raises InputError if a picture does not decode, or a feature is not finite.
+        """
+        forward = {"pictures": self.model.encode_image, "texts": self.model.encode_text}
+        with ThreadPoolExecutor(WORKERS) as pool:
+            inputs = {
+                "pictures": self._decoded(pool, [batch for batch in batches if batch.kind == "pictures"]),
+                "texts": (batch.inputs for batch in batches if batch.kind == "texts"),
+            }
+            for batch in mixed(batches):
+                rows = self._forward(forward[batch.kind], next(inputs[batch.kind]))
+                bad = ~np.isfinite(rows).all(-1)
+                if bad.any():
+                    raise InputError(
+                        f"{batch.names[int(bad.argmax())]}: the model's features of it are not finite; "
+                        "this checkpoint cannot be scored"
+                    )
+                self.encoded[batch.kind] += self._stores[batch.kind].add(batch.keys, rows)
+                done(len(batch))
+
+    def _picture_keys(self, pictures: Sequence[Picture]) -> list[bytes]:
+        """From the bytes of each file, read once, and what of it is shown."""
+        files = {p.path: p for p in pictures if p.path not in self._hashes}
+        with ThreadPoolExecutor(WORKERS) as pool:
+            hashes = tqdm(
+                pool.map(digest, files.values()),
+                "reading",
+                len(files),
+                unit="file",
+                disable=None,
+                leave=False,
+            )
+            self._hashes.update(zip(files, hashes, strict=True))
+        return [hashlib.sha256(self._hashes[p.path] + _part(p)).digest() for p in pictures]
+
+    def _decoded(self, pool: ThreadPoolExecutor, batches: Sequence[Batch]) -> Iterator[Tensor]:
+        """The pixels `[N, 3, H, W]` of each batch; while one is encoded, the next one is decoded."""
+        ahead: list[Future[Tensor]] = []
+        for batch, following in zip([None, *batches], [*batches, None], strict=True):
+            done, ahead = (
+                ahead,
+                [pool.submit(self._pixels, p) for p in (following.inputs if following else ())],
+            )
+            if batch:
+                yield torch.stack([future.result() for future in done])
 
     def _pixels(self, picture: Picture) -> Tensor:
-        """A decoded, cropped and preprocessed picture `[3, H, W]`."""
+        """A decoded, masked, cropped and preprocessed picture `[3, H, W]`."""
         try:
             with Image.open(io.BytesIO(picture.read())) as file:
                 image = file.convert("RGB")
         except Exception as error:  # decoders may raise anything
             raise InputError(f"{picture.path}: does not decode as a picture ({error})") from error
+        if picture.visible:
+            whole, image = image, Image.new("RGB", image.size)
+            for box in picture.visible:
+                part = _pixels_of(picture, box, whole)
+                image.paste(whole.crop(part), part)
         if picture.box:
             x, y, w, h = picture.box
             left, top = max(x, 0), max(y, 0)
             right, bottom = min(x + w, image.width), min(y + h, image.height)
             if right - left < 1 or bottom - top < 1:
-                raise InputError(
-                    f"{picture.path}: the box {picture.box} is outside of it ({image.width} x {image.height})"
-                )
+                raise _outside(picture, picture.box, image)
             image = image.crop((x, y, x + w, y + h))
         return self.preprocess(image)
 
-    def _features(
-        self,
-        kind: str,
-        keys: list[bytes],
-        batches: Callable[[list[int]], Iterator[tuple[list[int], Tensor]]],
-        forward: Callable[..., Tensor],
-        name: Callable[[int], str],
-    ) -> Tensor:
-        store = self._stores[kind]
-        new = {key: place for place, key in enumerate(keys) if key not in store.features}
-        if new:
-            with tqdm(total=len(new), desc=kind, unit=kind[:-1], disable=None, leave=False) as bar:
-                for places, inputs in batches(list(new.values())):
-                    rows = self._forward(forward, inputs)
-                    bad = ~np.isfinite(rows).all(-1)
-                    if bad.any():
-                        raise InputError(
-                            f"{name(places[int(bad.argmax())])}: the model's features of it are not finite; "
-                            "this checkpoint cannot be scored"
-                        )
-                    store.add([keys[place] for place in places], rows)
-                    self.encoded[kind] += len(places)
-                    bar.update(len(places))
-        return torch.from_numpy(np.stack([store.features[key] for key in keys]))
-
     @torch.inference_mode()
     def _forward(self, forward: Callable[..., Tensor], inputs: Tensor) -> NDArray[np.float32]:
+        """`[N, D + 1]`: unit features, and their length before that."""
         if inputs.is_floating_point() and (dtype := get_input_dtype(self.precision)):
             inputs = inputs.to(dtype)
         amp = contextlib.nullcontext()
@@ -157,61 +246,19 @@ class Encoder:
             amp = torch.autocast(self.device.type, dtype=mixed)  # type: ignore[assignment]
         with amp:
             features = forward(inputs.to(self.device, non_blocking=True))
-        unit = torch.nn.functional.normalize(features.float(), dim=-1, eps=0.0)  # 0 / 0 must not pass as 0
-        return unit.cpu().numpy()
+        features = features.float()
+        unit = torch.nn.functional.normalize(features, dim=-1, eps=0.0)  # 0 / 0 must not pass as 0
+        return torch.cat([unit, features.norm(dim=-1, keepdim=True)], -1).cpu().numpy()
 
 
-class _Store:
-    """Features by key, in memory and, one file per batch, in a folder.
-
-    Files are written atomically, so a kill loses only the current batch, and jobs may share the folder.
-    """
-
-    def __init__(self, kind: str, folder: Path | None) -> None:
-        self.kind, self.folder = kind, folder
-        self.features: Features = {}
-        if folder is not None:
-            with _cache_errors(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-            for path in sorted(folder.glob(f"{kind}-*.safetensors")):
-                self._read(path)
-
-    def add(self, keys: list[bytes], rows: NDArray[np.float32]) -> None:
-        """Keep the features `rows [N, D]`."""
-        self.features.update(zip(keys, rows, strict=True))
-        if self.folder is None:
-            return
-        from safetensors.numpy import save
-
-        content: dict[str, NDArray[Any]] = {
-            "keys": np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1),
-            "features": rows,
-        }
-        name = hashlib.sha256(b"".join(keys)).hexdigest()[:32]
-        with _cache_errors(self.folder):
-            path = self.folder / f"{self.kind}-{name}.safetensors"
-            atomic_write(path, lambda part: part.write_bytes(save(content)))
-
-    def _read(self, path: Path) -> None:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
-        try:
-            content = load(path.read_bytes())
-            keys, rows = content["keys"], content["features"]
-        except (SafetensorError, KeyError):
-            return  # a broken file is ignored: its batch is encoded and written again
-        self.features.update(zip((key.tobytes() for key in keys), rows, strict=True))
-
-
-@contextlib.contextmanager
-def _cache_errors(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{folder}: features cannot be kept there ({error.strerror}); name another --cache, or none"
-        ) from error
+def mixed(batches: Sequence[Batch]) -> list[Batch]:
+    """Pictures and texts spread evenly: the pace so far then tells how long the rest takes."""
+    total, before = Counter(batch.kind for batch in batches), Counter[str]()
+    places = []
+    for batch in batches:
+        places.append((before[batch.kind] + 0.5) / total[batch.kind])
+        before[batch.kind] += 1
+    return [batch for _, batch in sorted(zip(places, batches, strict=True), key=lambda pair: pair[0])]
 
 
 def fingerprint(model: Any, preprocess: object, precision: str) -> str:
@@ -233,7 +280,27 @@ def weights_digest(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _digest(picture: Picture) -> bytes:
+def _part(picture: Picture) -> bytes:
+    """What of the file is shown, as a part of a key."""
+    return (repr(picture.box) + repr(picture.visible or "")).encode()
+
+
+def _pixels_of(picture: Picture, box: Box, image: Image.Image) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of all pixels of an image that a box touches."""
+    x, y, w, h = box
+    left, top = max(math.floor(x), 0), max(math.floor(y), 0)
+    right, bottom = min(math.ceil(x + w), image.width), min(math.ceil(y + h), image.height)
+    if left >= right or top >= bottom:
+        raise _outside(picture, box, image)
+    return left, top, right, bottom
+
+
+def _outside(picture: Picture, box: Box, image: Image.Image) -> InputError:
+    return InputError(f"{picture.path}: the box {box} is outside of it ({image.width} x {image.height})")
+
+
+def digest(picture: Picture) -> bytes:
+    """The sha256 of a picture file; raises InputError if it cannot be read."""
     try:
         return hashlib.sha256(picture.read()).digest()
     except OSError as error:

@@ -7,7 +7,9 @@ from functools import partial
 from typing import Any
 
 from open_clip_ext.errors import InputError
+from open_clip_ext.evaluation import cost
 from open_clip_ext.evaluation.items import Benchmark, Encoder, Row
+from open_clip_ext.evaluation.scorer import COSINE, PLAIN, Chosen, described
 
 
 def evaluate(
@@ -18,6 +20,7 @@ def evaluate(
     seen: Callable[[str], bool] | None = None,
     ties: str = "strict",
     intervals: bool = True,
+    scorer: Chosen = COSINE,
 ) -> dict[str, Any]:
     """Score a model on benchmarks.
 
@@ -28,14 +31,15 @@ def evaluate(
         seen: whether the picture of that path was trained on.
         ties: `strict`, or `argmax` for the order of the authors' code where items have one.
         intervals: with bootstrap intervals.
+        scorer: what turns pictures and captions into similarities.
 
     Returns:
         What `result.json` has in `benchmarks`, with the rows as `rows`.
 
     Raises:
-        InputError: pictures are missing, or a benchmark has nothing left.
+        InputError: pictures are missing, a benchmark has nothing left or does not take the scorer.
     """
-    return {b.name: _evaluate(encoder, b, allow_missing, seen, ties, intervals) for b in benchmarks}
+    return {b.name: _evaluate(encoder, b, allow_missing, seen, ties, intervals, scorer) for b in benchmarks}
 
 
 def _evaluate(
@@ -45,16 +49,21 @@ def _evaluate(
     seen: Callable[[str], bool] | None,
     ties: str,
     intervals: bool,
+    scorer: Chosen,
 ) -> dict[str, Any]:
     from open_clip_ext.evaluation.scoring import aggregate, bootstrap, composition
 
+    scorer.accept(benchmark)
     items, missing = present(benchmark, allow_missing)
-    score = benchmark.score or partial(composition.rows, ties=ties)  # type: ignore[arg-type]
-    rows = score(encoder, items)
+    score = scorer.bound(benchmark.score or partial(composition.rows, ties=ties))  # type: ignore[arg-type]
+    asked = cost.Asked(encoder)
+    rows = score(asked, items)
     if seen:
         for row in rows:
             row["seen"] = any(map(seen, row["pictures"]))
     notes = list(benchmark.notes)
+    if scorer.name != PLAIN:
+        notes.append(f"scored by {described({'scorer': scorer.record()})}")
     if gone := sorted({item.group for item in benchmark.items} - {item.group for item in items}):
         notes.append(f"no item left of {_some(gone)}")
     scores: dict[str, Any] = {}
@@ -68,19 +77,24 @@ def _evaluate(
             scores[name]["interval"] = list(bootstrap.interval(made.drawn[:, 0]))
     if not scores:
         raise InputError(f"{benchmark.name}: none of its averages can be given: {'; '.join(notes)}")
-    result = {
+    result: dict[str, Any] = {
         "family": benchmark.family,
         "n": len(items),
         "missing": missing,
-        "files": dict(benchmark.files),
+        "files": {**benchmark.files, **scorer.files},
         "notes": notes,
         "ties": ties,
+        "scorer": scorer.record(),
+        "cost": asked.counts(),
         "primary": next(iter(scores)),
         "scores": scores,
         "subsets": subsets(rows),
         "items": f"items/{benchmark.name.replace('/', '_')}.jsonl",
         "rows": rows,
     }
+    if scorer.name != PLAIN:
+        result["cost"]["plain"] = cost.plain(items)
+        result["counts"] = scorer.counts()
     if seen:
         parts = {"seen": [r for r in rows if r["seen"]], "unseen": [r for r in rows if not r["seen"]]}
         result["seen"] = {

@@ -22,17 +22,21 @@ Kind = Literal["i2t", "t2i", "2x2", "multi-pos", "text"]
 Family = Literal["composition", "zero-shot", "retrieval"]
 # A row of a benchmark's JSONL, see docs/evaluation.md.
 Row = dict[str, Any]
+Box = tuple[float, float, float, float]  # x, y, width, height in pixels of the file
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture file, or the part of it in `box` (x, y, width, height in pixels).
+    """A picture file, or the part of it in `box`.
+
+    Where `visible` has boxes, all outside of their union is black.
 
     Pictures that are not separate files (in a tar file, in an array) are subclasses, see `stored`.
     """
 
     path: str
-    box: tuple[float, float, float, float] | None = None
+    box: Box | None = None
+    visible: tuple[Box, ...] = ()
 
     def exists(self) -> bool:
         """Whether the picture exists."""
@@ -69,15 +73,19 @@ class Item:
 
 
 class Encoder(Protocol):
-    """What scoring needs from a model: normalized fp32 features, one row per input."""
+    """What scoring needs from a model: fp32 features, one row per input, of unit length if `unit`."""
 
-    def pictures(self, pictures: Sequence[Picture]) -> Tensor:
+    def pictures(self, pictures: Sequence[Picture], *, unit: bool = True) -> Tensor:
         """Features `[N, D]`."""
         ...
 
-    def texts(self, texts: Sequence[str]) -> Tensor:
+    def texts(self, texts: Sequence[str], *, unit: bool = True) -> Tensor:
         """Features `[N, D]`."""
         ...
+
+
+# From a model and the items of a benchmark to a row per item.
+Score = Callable[..., list[Row]]
 
 
 @dataclass(frozen=True)
@@ -91,7 +99,8 @@ class Benchmark:
         files: the annotation files that were read, with their sha256.
         notes: caveats for the reader of the scores.
         family: the ability that it measures.
-        score: computes the rows; None means `composition.rows`.
+        score: computes the rows of an encoder and items; None means `composition.rows`. If it has a keyword
+            `scorer`, it makes them from the similarities of that `scorer.Chosen`.
     """
 
     name: str
@@ -100,7 +109,7 @@ class Benchmark:
     files: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     family: Family = "composition"
-    score: Callable[[Encoder, Sequence[Item]], list[Row]] | None = None
+    score: Score | None = None
 
     def __post_init__(self) -> None:
         """Raises InputError if there is no item, or two have the same id."""

@@ -12,6 +12,7 @@ import ast
 import copy
 import json
 import logging
+import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -149,7 +150,7 @@ def load(
     if file:
         checkpoints.load(model, file, name, resize=False)
     model.eval()
-    full_length = text_trimming.trim(model, evaluation=True)
+    full_length = text_trimming.trim(model, tokenizer([""])[0], evaluation=True)
     preprocess_cfg = dict(model.visual.preprocess_cfg)
     record = {
         "name": name,
@@ -267,6 +268,29 @@ def _require_folder(name: str) -> None:
         raise InputError(f"--model {name}: {path} is not valid JSON ({first_line(error)})") from error
     if not isinstance(content, dict) or "model_cfg" not in content:
         raise InputError(f"--model {name}: {path} has no model_cfg; name the folder of an open_clip model")
+
+
+def require_text_tower(name: str, text: Mapping[str, Any]) -> None:
+    """Refuse a `local-dir:` model whose tokenizer or text tower of transformers is not where it says.
+
+    Args:
+        name: of the model.
+        text: its `text_cfg`.
+    """
+    import open_clip
+
+    tower = str(text.get("hf_model_name") or "")
+    if os.path.isabs(tower) and not os.path.isdir(tower):
+        raise InputError(f"--model {name}: its hf_model_name {tower} is not a folder on this node")
+    if text.get("hf_tokenizer_name"):
+        try:
+            with quiet():
+                open_clip.get_tokenizer(name)
+        except (RuntimeError, ValueError, OSError) as error:
+            raise InputError(
+                f"--model {name}: its folder has no tokenizer that can be read "
+                f"({first_line(error).rstrip(':')}); save one there with save_pretrained"
+            ) from error
 
 
 def _noted_model(run: Mapping[str, str], file: Path | None) -> str:

@@ -152,7 +152,7 @@ class Adapter:
             # Upstream's optimizers take no notice of our key.
             return upstream(file_path, map_location=map_location)
         from open_clip_ext.host import initial_weights, regroup
-        from open_clip_ext.model.checkpoints import numpy_numbers
+        from open_clip_ext.model.checkpoints import has_bias, numpy_numbers
 
         with exit_on_error():
             try:
@@ -164,7 +164,8 @@ class Adapter:
             self.resumed = self.run.restore(optimizer, file_path, latest=self.latest)
             if self.run.groups is not None:
                 regroup.load_by_name(self.model, self.run.groups)
-            return initial_weights.resumed(state, file_path, wrapped=self.args.distributed and self.prefixed)
+            wrapped = self.args.distributed and self.prefixed
+            return initial_weights.resumed(state, file_path, biased=has_bias(self.model), wrapped=wrapped)
 
     def save(self, upstream: Upstream, obj: Any, f: Any, *args: Any, **options: Any) -> None:
         """Write upstream's checkpoints, as ours, whole or not at all."""
@@ -225,7 +226,7 @@ class Adapter:
         """The registered loss, with the distributed options that upstream's own takes."""
         assert self.run is not None
         with exit_on_error():
-            return self.run.build_loss(
+            loss = self.run.build_loss(
                 torch.device(args.device),
                 local_loss=args.local_loss,
                 gather_with_grad=args.gather_with_grad,
@@ -233,6 +234,11 @@ class Adapter:
                 rank=args.rank,
                 world_size=args.world_size,
             )
+        if hasattr(self.model, "text_decoder"):
+            from open_clip_ext.training.captioning import add_captioning
+
+            add_captioning(loss, args.coca_caption_loss_weight, args.coca_contrastive_loss_weight)
+        return loss
 
     def train(self, train: functools.partial[None], data: Any, training: Training, epoch: int) -> None:
         """Let upstream `train` an epoch from where it begins, or was left; before the first, begin the run.
@@ -258,6 +264,7 @@ class Adapter:
                     calls_per_step=args.accum_freq,
                     batch_size=args.batch_size,
                     itemsize=4 if args.precision == "fp32" else 2,
+                    empty=self.loader.collate.tokenizer([""])[0],
                 )
                 self.checkpoints = checkpoint.MidEpochCheckpoints(
                     training.checkpoint,

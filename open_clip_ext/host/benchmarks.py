@@ -84,7 +84,7 @@ class TrainingBenchmarks:
         # back what a --loss run has overridden in the student.
         encoding = copy.copy(unwrap(model))
         restore(encoding)
-        text_trimming.trim(encoding, evaluation=True)
+        text_trimming.trim(encoding, tokenizer([""])[0], evaluation=True)
         precision = "fp32" if precision.startswith("amp") else precision
         with seeding.preserve_rng_state(), without_tf32():
             results = evaluate(

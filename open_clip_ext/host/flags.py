@@ -103,5 +103,3 @@ def _refuse(args: argparse.Namespace, refused: Mapping[str, str]) -> None:
             raise InputError(f"{flag} cannot go with --loss: {reason}")
     if args.save_every_steps and args.logs.lower() == "none":
         raise InputError(f"--save-every-steps {args.save_every_steps} has no effect under --logs none")
-    if "coca" in args.model.lower():
-        raise InputError(f"--model {args.model} cannot go with --loss: CoCa has a loss of its own")

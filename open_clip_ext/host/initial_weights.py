@@ -17,7 +17,9 @@ def problems(args: argparse.Namespace) -> Iterator[str]:
     """What is wrong with `--model` and `--pretrained`, as far as nothing has to be downloaded."""
     try:
         if not args.model.startswith(models.HUB):
-            models.model_config(args.model)
+            config = models.model_config(args.model)
+            if args.model.startswith(models.LOCAL):
+                models.require_text_tower(args.model, config.get("text_cfg", {}))
         file = models.checkpoint_file(args.model, args.pretrained) if args.pretrained else None
         if file is not None and file.suffix not in checkpoints.NUMPY:
             checkpoints.read(file)  # mapped, not read
@@ -44,6 +46,8 @@ def create(
     Raises:
         InputError: the weights do not fit.
     """
+    from open_clip.hf_model import HFTextEncoder
+
     apart = name.startswith(models.SCHEMAS)
     with checkpoints.loading(f"--model {name}") as files:
         made = build(None if apart else pretrained)
@@ -51,9 +55,19 @@ def create(
         checkpoints.load(made[0], pretrained, f"--model {name}")
         logging.info(f"open_clip_ext: loaded --pretrained {pretrained} into {name}")
     elif not (files or pretrained or resumed):
+        # Upstream then has transformers load the text tower's own.
+        loaded = type(getattr(made[0], "text", None)) is HFTextEncoder
+        apart_from = ", apart from its text tower," if loaded else ""
         logging.warning(
-            f"open_clip_ext: no weights were found for --model {name}, so it starts from random ones; to "
-            "fine-tune a model, give --pretrained TAG|FILE"
+            f"open_clip_ext: no weights were found for --model {name}, so it starts{apart_from} from random "
+            "ones; to fine-tune a model, give --pretrained TAG|FILE"
+        )
+    # Upstream fills in 0 for weights without one; trained ones end elsewhere.
+    if checkpoints.has_bias(made[0]) and made[0].logit_bias.item() == 0 and not resumed:
+        logging.warning(
+            f"open_clip_ext: the weights of --model {name} have no logit bias, so it starts at 0, and at "
+            "first the loss takes nearly all pairs for right ones; start from a SigLIP model, or leave out "
+            "--siglip"
         )
     return made
 
@@ -79,22 +93,30 @@ def unreadable(path: str, error: Exception, *, latest: bool) -> InputError:
     return InputError(_no_run(path))
 
 
-def resumed(checkpoint: Any, path: str, *, wrapped: bool) -> dict[str, Any]:
+def resumed(checkpoint: Any, path: str, *, biased: bool, wrapped: bool) -> dict[str, Any]:
     """A checkpoint that upstream can resume from, on one process or several, whatever wrote it.
 
     Args:
         checkpoint: of a run, or a bare state dict, which upstream takes as well.
         path: where it is from.
+        biased: whether the model has a logit bias.
         wrapped: whether the model is in DDP here, and wants `module.` before its names.
 
     Raises:
-        InputError: it is neither.
+        InputError: it is neither, or one of the two has a logit bias and the other has none.
     """
     of_run = isinstance(checkpoint, Mapping) and "epoch" in checkpoint
     state = checkpoint.get("state_dict") if of_run else checkpoint
     if not checkpoints.is_state(state) or (of_run and "optimizer" not in checkpoint):
         raise InputError(_no_run(path))
-    weights = {"module." * wrapped + key: value for key, value in checkpoints.named(state, path).items()}
+    named = checkpoints.named(state, path)
+    if (checkpoints.BIAS in named) != biased:
+        was, now = ("without", "one") if biased else ("with", "none")
+        raise InputError(
+            f"{path}: a checkpoint of a model {was} a logit bias, and this one has {now}; give the --model "
+            "of that run, and --siglip if and only if that run had it"
+        )
+    weights = {"module." * wrapped + key: value for key, value in named.items()}
     return {**checkpoint, "state_dict": weights} if of_run else weights
 
 

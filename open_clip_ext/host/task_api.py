@@ -86,6 +86,12 @@ class TaskAPI(Adapter):
     def parse_args(self, upstream: Upstream, args: Any) -> argparse.Namespace:
         """As every adapter; `--loss` stops where the former loop would pass over it."""
         namespace = super().parse_args(upstream, args)
+        if self.run is not None and "coca" in namespace.model.lower():
+            with exit_on_error():
+                raise InputError(
+                    f"--model {namespace.model} cannot go with --loss: CoCa has a task of its own here; "
+                    "open_clip_torch 3.3 trains it with --loss"
+                )
         # That module is the only one that needs this one.
         if self.run is not None and "open_clip_train.legacy_train" in sys.modules:
             with exit_on_error():

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # Inserted by `torch.compile`, FSDP and activation checkpointing into the names of wrapped modules.
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 ROOT = "logit_scale"
+BIAS = "logit_bias"  # at the root of SigLIP
 # Plain numbers in the state dict of OpenAI's TorchScript archives; upstream drops them too.
 NUMBERS = ("input_resolution", "context_length", "vocab_size")
 # big_vision's weights, which upstream reads itself.
@@ -83,6 +84,11 @@ def _load(upstream: Callable[..., Any], model: Any, path: str | Path, name: str,
 
     def load_state_dict(checkpoint_path: str, *_: Any, **__: Any) -> dict[str, Tensor]:
         weights = read(checkpoint_path)
+        if BIAS in weights and not has_bias(model):
+            raise InputError(
+                f"{path}: has a logit bias (SigLIP), and {name} has none; choose a SigLIP model, or give the "
+                "trainer --siglip, which adds one"
+            )
         if not resize:
             _require_same_size(model, weights, path, name)
         return weights
@@ -309,6 +315,11 @@ def is_state(value: Any) -> bool:
         and len(value) > 0
         and all(isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in value.items())
     )
+
+
+def has_bias(model: Any) -> bool:
+    """Whether an open_clip model has a logit bias, as SigLIP has."""
+    return getattr(model, BIAS, None) is not None
 
 
 def _require_same_size(model: Any, weights: Mapping[str, Tensor], path: str | Path, name: str) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.model import text_trimming
+from open_clip_ext.model.text_towers import CausalText
 
 
 class DenseTokens:
@@ -41,9 +42,8 @@ class DenseTokens:
         if reason is not None:
             raise InputError(f"this model gives no dense tokens: {reason}")
         self.model, self.same_width = model, same_width
-        trimmed = text_trimming.tower_of(model)
-        self.trimmed = trimmed is not None
-        self.tower = text_trimming.TrimmableText(model) if trimmed is None else trimmed
+        self.trimmed = text_trimming.tower_of(model) is not None
+        self.tower = CausalText(model)
 
     # Only the towers are compiled: what pools nothing for a while breaks a graph anyway.
     @torch.compiler.disable(recursive=False)  # type: ignore[no-untyped-call, untyped-decorator]
@@ -113,17 +113,18 @@ def _obstacle(model: Any) -> str | None:
     if not isinstance(model, CLIP | CustomTextCLIP):
         return f"{type(model).__name__} is not known to"
     visual, text = model.visual, model if isinstance(model, CLIP) else model.text
+    # SigLIP's is a model of timm, the `trunk`.
+    if getattr(getattr(visual, "trunk", visual), "attn_pool", None) is not None:
+        return "its image tower pools by attention, so its patches are not in the space of its features"
     if type(visual) is not VisionTransformer:
         return f"its image tower {type(visual).__name__} has none, or not in the space of its features"
-    if visual.attn_pool is not None:
-        return "its image tower pools by attention"
     if visual.final_ln_after_pool or visual.pool_type not in ("tok", "avg"):
         return "its image tower normalizes after it has pooled, or does not pool"
     if text is not model and type(text) is not TextTransformer:
         return f"its text tower {type(text).__name__} has none in the space of its features"
     if getattr(text, "cls_emb", None) is not None:
         return "its text tower has a class token"
-    pool = text_trimming.TrimmableText(model).pool_type
+    pool = CausalText(model).pool_type
     if pool not in ("argmax", "eos"):
         return f"its text tower pools the token {pool!r}, which does not tell how long a text is"
     return None

@@ -103,7 +103,9 @@ def extend_forward(
     """
     base = type(model)
 
-    def forward(self: Any, image: Any = None, text: Tensor | None = None) -> Any:
+    def forward(self: Any, image: Any = None, text: Tensor | None = None, **decoding: Any) -> Any:
+        if decoding:  # what CoCa's `generate` gives
+            return base.forward(self, image, text, **decoding)
         extension = extension_of(self)
         teaching = extension.teacher is not None and self.training
         dense = extension.dense if self.training else None
@@ -125,7 +127,9 @@ def extend_forward(
             image = image[seen]
 
         output: dict[str, Tensor]
-        if dense is None or image is None:
+        if hasattr(self, "text_decoder"):
+            output = _decoded(self, base, image, rows, seen if pictures else None, exists)
+        elif dense is None or image is None:
             output = base.forward(self, image, rows)
         else:
             output = base.forward(self) | dense(image, rows)
@@ -151,6 +155,30 @@ def extend_forward(
         return output
 
     override(model, STATE, Extension(companions, teacher, dense, images or {}, identified), forward=forward)
+
+
+def _decoded(
+    model: Any, base: Any, image: Tensor, rows: Tensor, seen: Tensor | None, exists: Tensor
+) -> dict[str, Tensor]:
+    """What CoCa returns of captions and their images, with the features of companions among theirs.
+
+    Its decoder wants an image for each text, and companions are none that it should learn to write.
+    """
+    own = exists.nonzero()[:, 1] == 0  # [N]
+    shown = slice(None) if seen is None else seen.nonzero()[:, 1] == 0
+    output: dict[str, Tensor] = base.forward(model, image[shown], rows[own])
+    output["text_features"] = _joined(output["text_features"], own, rows, model.encode_text)
+    if seen is not None:
+        output["image_features"] = _joined(output["image_features"], shown, image, model.encode_image)
+    return output
+
+
+def _joined(own: Tensor, where: Any, inputs: Tensor, encode: Any) -> Tensor:
+    """Features of all `inputs` in their order, of which those `where` has are known."""
+    if where.all():
+        return own
+    features = torch.cat([own, encode(inputs[~where], normalize=True)])
+    return features[torch.cat([where.nonzero(), (~where).nonzero()])[:, 0].argsort()]
 
 
 def extension_of(model: nn.Module) -> Extension:

@@ -11,10 +11,10 @@ from dataclasses import replace
 from functools import cached_property, lru_cache
 from itertools import chain, takewhile
 
-from open_clip_ext.negatives.language.denial import NEGATIONS, denied, names, negated
-from open_clip_ext.negatives.language.entailment import EntailmentChecker
-from open_clip_ext.negatives.language.taggers import Tagger
-from open_clip_ext.negatives.language.words import WORD, Token
+from open_clip_ext.language.denial import NEGATIONS, denied, names, negated
+from open_clip_ext.language.entailment import EntailmentChecker
+from open_clip_ext.language.taggers import Tagger
+from open_clip_ext.language.words import WORD, Token
 from open_clip_ext.negatives.records import (
     ABSENCE,
     FOIL,

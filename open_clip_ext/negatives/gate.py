@@ -11,10 +11,10 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from open_clip_ext.language.entailment import EntailmentChecker
+from open_clip_ext.language.taggers import Tagger
+from open_clip_ext.language.words import WORD, Token
 from open_clip_ext.negatives.checks import MOST, Checks, Scene
-from open_clip_ext.negatives.language.entailment import EntailmentChecker
-from open_clip_ext.negatives.language.taggers import Tagger
-from open_clip_ext.negatives.language.words import WORD, Token
 from open_clip_ext.negatives.records import NEGATIVE, POSITIVE, Candidate, normalise
 
 REASONS = {
@@ -41,6 +41,12 @@ REASONS = {
     "beyond_context": "differs only where the text tower no longer reads",
     "unattached": "belongs to a text that was turned away",
     "unchanged": "the text that it belongs to, but for case and signs",
+    # By `negatives select`:
+    "text_tells": "a classifier of texts alone tells it from its caption",
+    "near_truth": "as similar to the picture as its caption, or nearly; it may be true",
+    "too_easy": "too far from the picture to be hard",
+    "not_hardest": "the caption has harder ones",
+    "no_picture": "the picture of its caption is not there",
 }
 LONGEST = 1000  # characters of a caption
 UNFIT = {

@@ -252,10 +252,10 @@ def _collect(form: Format, files: Sequence[Path], folder: Path) -> Released:
 
 def _gate(released: Released) -> Gate:
     """The gate of `negatives make`, with room for all texts that a caption has."""
+    from open_clip_ext.language.entailment import EntailmentChecker
+    from open_clip_ext.language.lexicon import Lexicon
+    from open_clip_ext.language.taggers import tagger
     from open_clip_ext.negatives.gate import Gate
-    from open_clip_ext.negatives.language.entailment import EntailmentChecker
-    from open_clip_ext.negatives.language.lexicon import Lexicon
-    from open_clip_ext.negatives.language.taggers import tagger
 
     most = max(map(len, released.texts.values()), default=1)
     return Gate(EntailmentChecker(Lexicon()), tagger("auto"), enough=most)

@@ -270,10 +270,10 @@ def _generator(recipe: str, pairs: Sequence[str], seed: int) -> Any:
 
 def _gate(generator: Any, args: argparse.Namespace) -> Gate:
     """The gate, with the generator's own tagger and lexicon where it has them."""
+    from open_clip_ext.language.entailment import EntailmentChecker
+    from open_clip_ext.language.lexicon import Lexicon
+    from open_clip_ext.language.taggers import tagger
     from open_clip_ext.negatives.gate import Gate
-    from open_clip_ext.negatives.language.entailment import EntailmentChecker
-    from open_clip_ext.negatives.language.lexicon import Lexicon
-    from open_clip_ext.negatives.language.taggers import tagger
 
     lexicon = getattr(generator, "lexicon", None) or Lexicon()
     return Gate(

@@ -15,8 +15,8 @@ from typing import Any
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.files import write_text
+from open_clip_ext.language import word_diff
 from open_clip_ext.negatives.gate import REASONS
-from open_clip_ext.negatives.language import word_diff
 from open_clip_ext.negatives.records import ABSENCE, FOIL, NEGATIVE, PHRASE, POSITIVE, Text
 from open_clip_ext.negatives.store import Store
 

@@ -8,12 +8,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from open_clip_ext.negatives.language import word_diff
+from open_clip_ext.language import word_diff
 from open_clip_ext.negatives.records import ABSENCE, FOIL, NEGATIVE, PHRASE, POSITIVE, Text
 from open_clip_ext.negatives.store import Store
 from open_clip_ext.tables import aligned
+
+if TYPE_CHECKING:
+    from open_clip_ext.negatives.text_only import Told
 
 NAMES = {NEGATIVE: "negatives", POSITIVE: "positives", ABSENCE: "absences", PHRASE: "phrases", FOIL: "foils"}
 TITLES = {
@@ -41,6 +44,8 @@ class TypeSummary:
         repeated: texts that a caption has already, from this or an earlier type.
         captions_too: texts that are captions of the store themselves: of other pictures, or a mistake.
         rejected: texts that are not valid.
+        told: how well they are told from their captions without the picture (`text_only.Told`); None if that
+            was not asked for, or there are too few.
     """
 
     generator: str
@@ -53,6 +58,7 @@ class TypeSummary:
     repeated: int = 0
     captions_too: int = 0
     rejected: int = 0
+    told: Told | None = None
 
 
 @dataclass
@@ -76,12 +82,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument("store", type=Path, metavar="STORE", help="the store")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
+    parser.add_argument(
+        "--text-only", action="store_true",
+        help="also fit a classifier of texts alone, and say how well it tells negatives from their captions",
+    )  # fmt: skip
 
 
 def main(args: argparse.Namespace) -> int:
     """Print what is in the store."""
     store = Store.open(args.store)
     summary = summarise(store)
+    if args.text_only:
+        _tell(store, summary)
     if args.json:
         print(json.dumps(plain(summary), indent=1))
     else:
@@ -128,6 +140,16 @@ def summarise(store: Store) -> Summary:
     )
     summary.reasons.sort(key=lambda row: -row[-1])
     return summary
+
+
+def _tell(store: Store, summary: Summary) -> None:
+    """Add how well each type of negatives is told from its captions by their texts."""
+    from open_clip_ext.negatives import text_only
+
+    told = text_only.measure(text_only.sample(store))
+    for found in summary.types:
+        if found.kind == NEGATIVE:
+            found.told = told.get((found.generator, found.type))
 
 
 def _count(
@@ -182,6 +204,15 @@ def text(summary: Summary) -> str:
             blocks.append(
                 f"{TITLES.get(kind, f'Texts of the kind {kind}')}\n\n{aligned(head, rows, words=2)}"
             )
+    told = [
+        (found.generator, found.type, found.told.pairs, 100 * found.told.accuracy, 100 * found.told.half)
+        for found in summary.types
+        if found.told
+    ]
+    if told:
+        title = "Negatives told from their captions by a classifier of texts alone; 50 %: it cannot tell"
+        columns = ("", "", "pairs", "told, %", "+-")
+        blocks.append(f"{title}\n\n{aligned(columns, told, words=2)}")
     for kind, counts in summary.counts.items():
         if any(counts.keys()):
             shares = [(str(n), count, share(count)) for n, count in sorted(counts.items())]

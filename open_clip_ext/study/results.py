@@ -202,7 +202,7 @@ class Results:
     @cached_property
     def _drawn(self) -> dict[tuple[str, str], dict[tuple[str, Run], Array]]:
         """Replicates [R] on the same draws of images: by base and benchmark, then by model and run."""
-        from open_clip_ext.evaluation.comparison import paired
+        from open_clip_ext.evaluation.comparison import results as compared
         from open_clip_ext.evaluation.scoring import bootstrap
 
         found = {}
@@ -214,12 +214,12 @@ class Results:
                 if run[0] == base.name
             ]
             read = [
-                paired.Result(f"{name}, {run}", folder, result_folder.read(folder))
+                compared.Result(f"{name}, {run}", folder, result_folder.read(folder))
                 for name, run, folder in own
             ]
             for benchmark in self.benchmarks if read else ():
                 primary = read[0].benchmarks[benchmark]["primary"]
-                rows = paired.aligned(read, benchmark)
+                rows = compared.aligned(read, benchmark)
                 made = bootstrap.of_rows(benchmark, rows, [primary])[primary]
                 found[base.name, benchmark] = {
                     (name, run): made.drawn[:, place] for place, (name, run, _) in enumerate(own)

@@ -13,9 +13,10 @@ from torch.optim import Optimizer
 
 from open_clip_ext import __version__, registry
 from open_clip_ext.errors import InputError, TrainingError, exit_on_error
+from open_clip_ext.model.checkpoints import has_bias
 from open_clip_ext.model.dense import DenseTokens
 from open_clip_ext.model.forward import extend_forward, extension_of, unwrap
-from open_clip_ext.model.text_trimming import trim
+from open_clip_ext.model.text_trimming import tower_of, trim
 from open_clip_ext.texts import image_kind
 from open_clip_ext.training import kinds, ranks
 from open_clip_ext.training.config import Settings
@@ -140,6 +141,7 @@ class Run:
         calls_per_step: int,
         batch_size: int = 1,
         itemsize: int = 4,
+        empty: Tensor | None = None,
     ) -> None:
         """Arm the model as upstream wrapped it, build the teacher, and hook into the optimizer.
 
@@ -150,10 +152,10 @@ class Run:
             calls_per_step: how often the loss is called for one optimizer step (`--accum-freq`).
             batch_size: images in a call of the model.
             itemsize: bytes of a number of its output.
+            empty: token ids `[L]` of an empty text.
         """
         self.model = unwrap(model)
-        biased = getattr(self.model, "logit_bias", None) is not None
-        if biased and not getattr(self.loss, "takes_bias", False):
+        if has_bias(self.model) and not getattr(self.loss, "takes_bias", False):
             raise InputError(
                 f"this model has a logit bias (SigLIP), and --loss {self.settings.loss} takes none; choose a "
                 "CLIP --model, or another --loss"
@@ -164,8 +166,7 @@ class Run:
         self.teacher = self.loss.make_teacher(self.model) if hasattr(self.loss, "make_teacher") else None
         if self.settings.generations is not None:
             self.generations = Generations(self.settings.generations, self.model)
-        if not self.settings.pad_text:
-            self._trim()
+        self._trim(empty)
         dense = self._dense(calls_per_step, batch_size, itemsize)
         settings = self.settings
         extend_forward(
@@ -219,13 +220,18 @@ class Run:
             "generation_start": None if self.generations is None else self.generations.start,
         }
 
-    def _trim(self) -> None:
-        reason = trim(self.model)
+    def _trim(self, empty: Tensor | None) -> None:
+        """Have texts run at their real length where that is exact, and say at which they are run, and why."""
+        reason = "--pad-text" if self.settings.pad_text else trim(self.model, empty)
         if reason is None and self.teacher is not None:
-            reason = trim(self.teacher.module, evaluation=True)
-        if reason is not None:
-            # How long that is, the tokenizer knows: to a Hugging Face tower it is what it could take.
-            logging.info(f"open_clip_ext: texts stay at full length: {reason}")
+            reason = trim(self.teacher.module, empty, evaluation=True)
+        # To a Hugging Face tower, the model's own context length is what it could take.
+        tokens = f"{self.model.context_length if empty is None else len(empty)} tokens"
+        tower = tower_of(self.model)
+        if reason is None and tower is not None:
+            logging.info(f"open_clip_ext: texts run at their real length, up to {tokens}: {tower.why}")
+        else:
+            logging.info(f"open_clip_ext: texts stay at full length, {tokens}: {reason}")
 
     def _dense(self, calls_per_step: int, batch_size: int, itemsize: int) -> DenseTokens | None:
         """The dense tokens of both towers, where the loss asks for them."""
@@ -235,8 +241,8 @@ class Run:
             dense = DenseTokens(self.model, same_width=calls_per_step > 1)
         except InputError as error:
             raise InputError(
-                f"--loss {self.settings.loss}: {error}; choose a --model of transformers whose tokens are "
-                "projected, or set the weights of the terms that compare tokens to 0"
+                f"--loss {self.settings.loss}: {error}; choose a --model with upstream's own two "
+                "transformers, or set the weights of the terms that compare tokens to 0"
             ) from error
         texts = 1 + sum(self.settings.companions.values())
         logging.info(f"open_clip_ext: {dense.memory(batch_size * calls_per_step, texts, itemsize)}")

@@ -9,7 +9,7 @@ import open_clip
 import torch
 from step import Step, create
 
-from open_clip_ext.model.text_trimming import TrimmableText
+from open_clip_ext.model.text_towers import CausalText
 
 WARM_UP = 5
 STEPS = 15
@@ -69,7 +69,7 @@ def group_cost(rows: int, tiny: bool = False) -> dict[str, float]:
         tiny: with a toy in place of ViT-B-32.
     """
     model = create(tiny).to(measure.DEVICE).train()
-    tower = TrimmableText(model)
+    tower = CausalText(model)
     text = open_clip.tokenize(["a dog"] * rows).to(measure.DEVICE)
 
     def run(width: int, groups: int) -> float:

@@ -10,23 +10,26 @@ import signal
 import subprocess
 from pathlib import Path
 
+import open_clip
 import pytest
 from open_clip_train import params
 
-from open_clip_ext import registry
+from open_clip_ext import cli, registry
 from open_clip_ext.host import flags
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(path for path in LAUNCH.rglob("*") if path.is_file())
 RECIPES = sorted(path.stem for path in LAUNCH.glob("settings/*.sh"))
+BASES = sorted(path.stem for path in LAUNCH.glob("bases/*.sh"))
 JOBS = ("degla", "ce-clip", "negclip", "loss")  # a job script each; `loss` takes any recipe
+SCORED = {"PRETRAINED": "of degla.pt", "DATA": "benchmarks.json", "OUT": "results"}
 TABLE = (ROOT / "docs" / "losses.md").read_text().splitlines()
 # Each notes its arguments in a file of its name; srun becomes the command of node 0.
 STANDINS = {
     "srun": 'while [[ $1 == -* ]]; do shift; done; SLURM_NODEID=0 exec "$@"',
     "torchrun": 'printf "%s\\n" "$@" > torchrun; eval "${STEP:-}"; exit "${STATUS:-0}"',
-    "open-clip-ext": 'printf "%s\\n" "$@" > open-clip-ext; exit "${PREFLIGHT:-0}"',
+    "open-clip-ext": 'printf "%s\\n" "$@" > open-clip-ext; echo >> calls; exit "${PREFLIGHT:-0}"',
     "squeue": 'echo "${STATE:-RUNNING}"',
     "scancel": 'echo "$@" >> scancel; touch told',
     "scontrol": """case $1 in
@@ -68,7 +71,7 @@ def launch(tmp_path):
             "SLURM_JOB_NODELIST": "node[1-2]",
         } | ({"SLURM_GPUS_ON_NODE": gpus} if gpus else {})  # fmt: skip
         command = [str(part) for part in command or ("degla",)]
-        if command[0] in JOBS:
+        if command[0] in (*JOBS, "eval"):
             command[0] = str(LAUNCH / f"{command[0]}.slurm")
         elif command[0] in RECIPES:
             settings = {"RECIPE": command[0]} | settings
@@ -178,6 +181,51 @@ def test_the_trainer_takes_the_flags_of_a_recipe(launch, recipe):
     published = f"| {args.batch_size} | {args.lr:g} | {args.wd:g} | {warmup} | {args.epochs} |"
     published = published.replace("e-0", "e-")
     assert any(line.startswith(f"| `{recipe}` {published}") for line in TABLE)
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_a_base_is_a_model_of_upstream_with_the_settings_of_the_table(launch, base):
+    """They precede those of the recipe, which keeps its companions and options."""
+    run = launch("ce-clip", BASE=base)
+    assert run.status == 0, run.output
+    words = run.called("torchrun")
+    args, settings, _ = flags.parse(
+        inspect.unwrap(params.parse_args), words[words.index("open_clip_train.main") + 1 :], {}
+    )
+    assert (settings.loss, settings.companions, args.name) == ("ce-clip", {"neg": 4}, f"{base}-ce-clip")
+    assert settings.options["threshold_cap"] == 10
+    tag = open_clip.get_pretrained_cfg(args.model, args.pretrained)
+    assert [args.image_mean, args.image_std] == [list(tag["mean"]), list(tag["std"])]
+    assert args.image_resize_mode == tag["resize_mode"]
+    text = (LAUNCH / "bases" / f"{base}.sh").read_text()
+    assert "NOT RUN HERE ON THE REAL WEIGHTS" in text
+    assert "arXiv" in text
+    batch = 8 * args.batch_size
+    published = f"| {batch} | {args.lr:g} | {args.wd:g} | {args.warmup} | {args.epochs} | {args.precision} |"
+    published = published.replace("e-0", "e-")
+    assert any(
+        line.startswith(f"| `{base}` | `{args.model}`, {args.pretrained} {published}") for line in TABLE
+    )
+
+
+def test_the_environment_precedes_a_base(launch):
+    run = launch(
+        "degla", BASE="siglip2-b16", LR="2e-5", GLOBAL_BATCH=256, MODEL_FLAGS="--siglip", NAME="mine"
+    )
+    assert [run.flag(name) for name in ("--lr", "--batch-size", "--name")] == ["2e-5", "32", "mine"]
+    assert "--siglip" in run.called("torchrun")
+    assert "--image-mean" not in run.called("torchrun")
+
+
+def test_a_base_scales_what_depends_on_the_batch(launch):
+    assert launch("degla", BASE="siglip2-b16").flag("--loss-cfg") == f"distill_weight={0.005 * 256 / 768:g}"
+
+
+def test_an_unknown_base_is_told(launch):
+    run = launch("degla", BASE="siglip3")
+    assert run.status == 2
+    assert "siglip3: no such base in " in run.output
+    assert "there are siglip2-b16.sh" in run.output
 
 
 def test_companions_and_their_columns_can_be_set(launch):
@@ -444,3 +492,38 @@ def test_local_names_the_recipes(launch):
     run = launch(LAUNCH / "local.sh")
     assert run.status == 2
     assert "set RECIPE" in run.output
+
+
+# --- evaluation ---
+
+
+def test_every_task_gets_the_call_of_the_evaluation(launch):
+    run = launch("eval", "--allow-missing", **SCORED)
+    assert run.status == 0, run.output
+    words = ["eval", "run", "--pretrained", "of degla.pt", "--data", "benchmarks.json", "--out", "results"]
+    assert run.called("open-clip-ext") == [*words, "--allow-missing"]
+    run = launch("eval", MODEL="ViT-B-32", CACHE="of all", **SCORED)
+    words[2:2] = ["--model", "ViT-B-32"]
+    assert run.called("open-clip-ext") == [*words, "--cache", "of all"]
+
+
+@pytest.mark.parametrize("name", SCORED)
+def test_an_evaluation_says_what_is_not_set(launch, name):
+    run = launch("eval", **{key: value for key, value in SCORED.items() if key != name})
+    assert run.status == 1
+    assert f"{name}: set {name} to a " in run.output
+    assert run.called("open-clip-ext") is None
+
+
+@pytest.mark.parametrize(("status", "calls"), [(0, 1), (1, 3), (137, 3), (2, 1), (127, 1)])
+def test_an_evaluation_is_tried_again_unless_its_input_is_wrong(launch, status, calls):
+    run = launch("eval", PREFLIGHT=status, **SCORED)
+    assert run.status == status
+    assert len(run.called("calls")) == calls
+    assert run.output.count("a task ended with status") == calls - 1
+
+
+def test_the_flags_of_an_evaluation_are_those_of_the_command(launch):
+    words = launch("eval", "--batch-size", "9", MODEL="ViT-B-32", CACHE="c", **SCORED).called("open-clip-ext")
+    args = cli.parser().parse_args(words)
+    assert (args.pretrained, args.model, args.cache, args.batch_size) == ("of degla.pt", "ViT-B-32", "c", 9)

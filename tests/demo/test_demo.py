@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import support
@@ -55,6 +56,20 @@ def test_a_demo_with_other_settings(tmp_path):
     (tmp_path / "recipe.json").write_text(recipe.to_json(recipe.Recipe()))
     with pytest.raises(InputError, match="other settings"):
         run.run(tmp_path, quick=True)
+
+
+def test_siglips_are_another_demo(tmp_path):
+    (tmp_path / "recipe.json").write_text(recipe.to_json(recipe.QUICK))
+    with pytest.raises(InputError, match="other settings"):
+        run.run(tmp_path, quick=True, siglip=True)
+
+
+def test_a_recipe_that_names_not_every_setting_is_continued(tmp_path):
+    settings = json.loads(recipe.to_json(recipe.QUICK))
+    del settings["siglip"]
+    (tmp_path / "recipe.json").write_text(json.dumps(settings))
+    run._claim(tmp_path, recipe.QUICK)
+    assert (tmp_path / "recipe.json").read_text() == recipe.to_json(recipe.QUICK)
 
 
 def test_another_world_seed_is_another_demo(tmp_path):
@@ -158,8 +173,27 @@ def test_quick_demo_through_the_real_trainer(tmp_path, capsys, monkeypatch):
     assert [row["scores"] for row in again] == [row["scores"] for row in scores["models"]]
 
 
+@pytest.mark.trainer
+def test_siglips_through_the_real_trainer(tmp_path, capsys, monkeypatch):
+    support.server()
+    monkeypatch.setattr(train, "Trainer", Fork)
+    short = recipe.Schedule(samples=64, epochs=1, batch=32, lr=1e-3, warmup=1)
+    settings = replace(recipe.QUICK, pretraining=short, fine_tuning=short, shards=1, test_size=20)
+    monkeypatch.setattr(recipe, "QUICK", settings)
+    out = tmp_path / "out"
+    assert run.run(out, quick=True, bases=1, losses=["fsc-clip", "degla"], siglip=True) == 0
+    assert "0.6 fsc-clip + 0.4 base" in capsys.readouterr().out
+    assert json.loads((out / "recipe.json").read_text())["siglip"]
+    assert "Tiny SigLIPs" in (out / "report.md").read_text()
+    start, *trained = (
+        train.load(out / "base-0/models" / name) for name in ("untrained", "base", "degla-seed0")
+    )
+    assert start.logit_bias.item() == pytest.approx(-3.43)  # -log(32 - 1)
+    assert all(model.logit_bias.item() != start.logit_bias.item() for model in trained)
+
+
 def test_a_failing_trainer_is_one_sentence(tmp_path):
-    train.untrained(tmp_path / "m", 0)
+    train.untrained(tmp_path / "m", recipe.MODEL, 0)
     words = recipe.command(
         recipe.QUICK, name="x", model="m", data="no-such-folder",
         schedule=recipe.QUICK.fine_tuning, seed=0, logs="logs", loss="negclip",

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from dataclasses import replace
 
 import pytest
 
@@ -201,15 +202,24 @@ def test_plot_and_markdown(tmp_path):
     for name in ("plot.png", "course.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     checks = [[evaluate.Check("zs/count", 40.0, 62.5, 97.0)], [evaluate.Check("zs/count", 80.0, 62.5, 97.0)]]
-    text = report.markdown(
-        recipe=recipe.QUICK, rows=rows(curves), curves=curves, courses=courses(curves), checks=checks,
-        options=[{"clip": {}, "mine": {"weight": 0.02}}] * 2, scales=[20.0, 21.0],
-        stages={"drawing": (1.0, 2.0)}, quick=True,
-    )  # fmt: skip
+
+    def markdown(settings):
+        return report.markdown(
+            recipe=settings, rows=rows(curves), curves=curves, courses=courses(curves), checks=checks,
+            options=[{"clip": {}, "mine": {"weight": 0.02}}] * 2, scales=[20.0, 21.0],
+            stages={"drawing": (1.0, 2.0)}, quick=True,
+        )  # fmt: skip
+
+    text = markdown(recipe.QUICK)
+    assert "Tiny CLIPs" in text
+    assert "igLIP" not in text
     assert "62.5 to 97.0  NOT MET 40.0    80.0" in text
     assert "base 1, mine: `weight=0.02`" in text
     assert "drawing: 1 s, 2 s of CPU time" in text
     assert "numbers are meaningless" in text
+    text = markdown(replace(recipe.QUICK, siglip=True))
+    assert "Tiny SigLIPs" in text
+    assert "have their defaults.\n* The models have a logit bias, which starts at -4.14: " in text
 
 
 def test_gate_limits():
@@ -251,6 +261,15 @@ def test_options_follow_the_base_and_the_schedule():
     assert recipe.tuned_options(default, "clip", 20.0) == {}
 
 
+def test_a_siglip_starts_at_the_share_of_right_pairs(tmp_path):
+    settings = recipe.Recipe(siglip=True)
+    train.untrained(tmp_path / "m", settings.model, 0)
+    model = train.load(tmp_path / "m")
+    assert model.logit_scale.exp().item() == pytest.approx(10)
+    assert model.logit_bias.sigmoid().item() == pytest.approx(1 / settings.pretraining.batch, rel=1e-2)
+    assert "init_logit_bias" not in recipe.MODEL["model_cfg"]
+
+
 def test_recipe_round_trip():
     default = recipe.Recipe(lr={"degla": 1e-3})
     assert recipe.from_json(recipe.to_json(default), "x") == default
@@ -280,7 +299,7 @@ def test_mixing(tmp_path):
     import torch
 
     for seed in (0, 1):
-        train.untrained(tmp_path / f"m{seed}", seed)
+        train.untrained(tmp_path / f"m{seed}", recipe.MODEL, seed)
     a, b = (train.load(tmp_path / f"m{seed}").state_dict() for seed in (0, 1))
     mixed = train.mix(tmp_path / "m0", tmp_path / "m1", 0.25).state_dict()
     for key, value in mixed.items():

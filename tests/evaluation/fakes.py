@@ -20,10 +20,10 @@ class FakeEncoder:
         self.width = width
         self.encoded: list[object] = []
 
-    def pictures(self, pictures: Sequence[Picture]) -> Tensor:
+    def pictures(self, pictures: Sequence[Picture], *, unit: bool = True) -> Tensor:
         return self._features(pictures)
 
-    def texts(self, texts: Sequence[str]) -> Tensor:
+    def texts(self, texts: Sequence[str], *, unit: bool = True) -> Tensor:
         return self._features(texts)
 
     def _features(self, things: Sequence[object]) -> Tensor:

@@ -14,8 +14,9 @@ import pytest
 import results
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation.comparison import paired, report
-from open_clip_ext.evaluation.comparison.paired import IMPROVED, NOT_SHOWN, WORSE, Change, Measure, Score
+from open_clip_ext.evaluation.comparison import measures, paired, report
+from open_clip_ext.evaluation.comparison.measures import Change, Measure, Score
+from open_clip_ext.evaluation.comparison.paired import IMPROVED, NOT_SHOWN, WORSE
 from open_clip_ext.evaluation.scoring import aggregate, bootstrap
 
 
@@ -168,7 +169,7 @@ def test_unseen_images_are_set_apart(tmp_path, pictures):
 
 def test_extremes_are_flipped_items_by_margin(two):
     one = paired.compare(two).benchmarks[0]
-    lost, won = paired.extremes(one, 0, 5)
+    lost, won = measures.extremes(one, 0, 5)
     margins = [[own[i]["margin"] for own in one.rows] for i in won]
     assert all(base <= 0 < tuned for base, tuned in margins)
     assert [t - b for b, t in margins] == sorted((t - b for b, t in margins), reverse=True)
@@ -426,7 +427,8 @@ def test_command(two, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "tuned against base: " in done.stdout
     assert "3-point margin" in done.stdout
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["compare.html", "compare.md"]
+    made = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert made == ["compare.html", "compare.json", "compare.md"]
     found = paired.compare(two, 0.03)
     assert (tmp_path / "out" / "compare.md").read_text() == report.markdown(found, report.parts(found))
 

@@ -14,7 +14,7 @@ import pytest
 import results
 from PIL import Image
 
-from open_clip_ext.evaluation.comparison import figures, page, paired, report
+from open_clip_ext.evaluation.comparison import figures, page, paired, report, scatter
 
 
 class Read(HTMLParser):
@@ -97,7 +97,7 @@ def test_every_plot_has_its_table(found, parts, html):
         if part.key in ("trade-off", "differences") or part.key.startswith("groups/"):
             assert part.body
     # A plot's hints are numbers of its table.
-    plots = [figures.differences(found), figures.trade_off(found)]
+    plots = [figures.differences(found), scatter.trade_off(found.picture, ["base &lt;&", "b", "c"])]
     plots += [figures.bars(one.groups, ["a", "b", "c"]) for one in found.benchmarks]
     words = " ".join(Read(html).words)
     for plot in plots:

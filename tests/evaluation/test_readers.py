@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from open_clip_ext import plugins
@@ -228,6 +229,33 @@ def make_half_truths(root: Path) -> None:
     photo(root / "images/1.jpg")
 
 
+def make_cola(root: Path) -> None:
+    link = "https://cs-people.bu.edu/array/data/vg_gqa_images/{}.jpg"
+    row = [link.format(1), "tall giraffe by brown tree", link.format(2), "brown giraffe by tall tree"]
+    put(root / "COLA_multiobjects_matching_benchmark.json", [row])
+    photo(root / "images/1.jpg")
+    photo(root / "images/VG_100K_2/2.jpg")
+
+
+def make_conme(root: Path) -> None:
+    row = {"": 0, "image": 7, "question": "What is it?", "correct_option": "a cat"}
+    for partition in ("replace-att", "replace-obj", "replace-rel"):
+        put(root / f"{partition}.csv", [row | {"incorrect_option": "a dog"}] * 2)
+        put(root / f"{partition}_HUMAN_FILTER.csv", [row | {"incorrect_option": "No, a dog"}])
+    photo(root / "images/000000000007.jpg")
+
+
+def make_cc_neg(root: Path) -> None:
+    pairs = [
+        {"json": {"caption": f"a cat, number {n}"}, "sop_data": {"negative-prompt": f"no cat, number {n}"}}
+        for n in range(3)
+    ]
+    paths = [f"/workspace/ccneg_images/cc3m_subset_images_extracted_final/{n}.jpg" for n in range(3)]
+    torch.save({"image_paths": paths, "annotations": pairs}, root / "ccneg_preprocessed.pt")
+    for n in range(3):
+        photo(root / f"images/cc3m_subset_images_extracted_final/{n}.jpg")
+
+
 BOX = (5.0, 6.0, 20.0, 10.0)
 # Reader -> how its data set is made, how many items, and what one item must look like.
 SETS: dict[str, tuple[Callable[[Path], None], int, Callable[[Item], object]]] = {
@@ -264,6 +292,13 @@ SETS: dict[str, tuple[Callable[[Path], None], int, Callable[[Item], object]]] = 
         make_hard_positives, 3,
         lambda i: i.captions == ("black dog", "dark dog", "white dog") and i.pictures[0].box == BOX,
     ),
+    "cola": (
+        make_cola, 1,
+        lambda i: (i.kind, i.captions[1]) == ("2x2", "brown giraffe by tall tree")
+        and i.pictures[1].path.endswith("VG_100K_2/2.jpg"),
+    ),
+    "conme": (make_conme, 6, lambda i: (i.captions, i.group) == (("a cat", "a dog"), "replace-att")),
+    "cc-neg": (make_cc_neg, 3, lambda i: i.captions == ("a cat, number 0", "no cat number 0")),
     "half-truths": (make_half_truths, 1, lambda i: i.captions == ("a dog", "a dog on a sofa")),
 }  # fmt: skip
 
@@ -321,6 +356,39 @@ def test_whats_up_asks_for_pairs_and_sets_of_pictures_too(tmp_path):
 def test_valse_takes_as_many_votes_as_are_asked_for(tmp_path):
     make_valse(tmp_path)
     assert [len(read("valse", tmp_path, votes=n).items) for n in (0, 2, 3)] == [44, 22, 11]
+
+
+def test_conme_says_which_text_was_scored_and_reads_the_checked_part(tmp_path):
+    make_conme(tmp_path)
+    assert read("conme", tmp_path).notes[0] == "captions: text=option"
+    asked = read("conme", tmp_path, text="question-option", human_filter=True)
+    assert asked.name == "conme-human-filter"
+    assert [item.captions for item in asked.items] == [("What is it? a cat", "What is it? No, a dog")] * 3
+    assert asked.notes == (
+        "captions: text=question-option",
+        "made for models that generate text; no number for dual encoders has been published",
+    )
+
+
+@pytest.mark.parametrize("image", ["7", "000000000007", "000000000007.jpg"])
+def test_conme_s_pictures_are_coco_s(tmp_path, image):
+    make_conme(tmp_path)
+    row = {"image": image, "question": "q", "correct_option": "a", "incorrect_option": "b"}
+    put(tmp_path / "replace-att.csv", [row])
+    assert read("conme", tmp_path).items[0].pictures[0].path == str(tmp_path / "images/000000000007.jpg")
+
+
+@pytest.mark.parametrize(("last", "ids"), [(2, ["1", "2"]), (0, ["0", "1", "2"]), (9, ["0", "1", "2"])])
+def test_cc_neg_takes_the_pairs_at_the_end(tmp_path, last, ids):
+    make_cc_neg(tmp_path)
+    found = read("cc-neg", tmp_path, last=last)
+    assert [item.id for item in found.items] == ids
+    assert found.notes[0] == f"pairs {ids[0]} to 2 of the file"
+
+
+def test_cola_s_score_is_whether_both_captions_find_their_picture(tmp_path):
+    make_cola(tmp_path)
+    assert read("cola", tmp_path).aggregations[0] == "image micro"
 
 
 # --- frozen negatives -------------------------------------------------------------------------------
@@ -493,9 +561,81 @@ def test_a_csv_row_that_is_cut_off(tmp_path):
     wrong(tmp_path, "ROOT/ComVG.csv, row 2: does not have as many columns as the header", "comvg")
 
 
+class Runs:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_torch_file_that_would_run_code_is_refused_unread(tmp_path, legacy):
+    make_cc_neg(tmp_path)
+    bad = {"image_paths": ["1.jpg"], "annotations": [Runs(tmp_path / "ran")]}
+    torch.save(bad, tmp_path / "ccneg_preprocessed.pt", _use_new_zipfile_serialization=not legacy)
+    wrong(tmp_path, "reading more than these could run code, so it was not read", "cc-neg")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_torch_file_that_is_none(tmp_path):
+    make_cc_neg(tmp_path)
+    (tmp_path / "ccneg_preprocessed.pt").write_text("no torch file")
+    wrong(tmp_path, "ROOT/ccneg_preprocessed.pt: is not a file of torch.save with lists, dicts", "cc-neg")
+
+
+PAIR = {"json": {"caption": "a"}, "sop_data": {"negative-prompt": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ([PAIR], "ROOT/ccneg_preprocessed.pt: expected fields, not [{"),
+        ({"image_paths": ["1.jpg"]}, "it has no field 'annotations' (its fields: image_paths)"),
+        ({"image_paths": [1], "annotations": [PAIR]}, "image_paths must be a list of texts, not [1]"),
+        ({"image_paths": ["1.jpg"], "annotations": [PAIR] * 2}, "1 image_paths for 2 annotations"),
+        (
+            {"image_paths": ["1.jpg"], "annotations": [{"json": {"caption": "a"}}]},
+            "annotation 0: it has no field 'sop_data' (its fields: json)",
+        ),
+        (
+            {"image_paths": ["1.jpg"], "annotations": [PAIR | {"json": {}}]},
+            "annotation 0, json: it has no field 'caption' (its fields: none)",
+        ),
+    ],
+)
+def test_what_can_be_wrong_with_cc_neg(tmp_path, content, sentence):
+    torch.save(content, tmp_path / "ccneg_preprocessed.pt")
+    wrong(tmp_path, sentence, "cc-neg")
+
+
+def test_cc_neg_of_less_than_no_pair(tmp_path):
+    make_cc_neg(tmp_path)
+    wrong(tmp_path, "cc-neg last=-1: give a number of pairs, or 0 for all", "cc-neg", last=-1)
+
+
 @pytest.mark.parametrize(
     ("name", "file", "content", "sentence"),
     [
+        (
+            "cola", "COLA_multiobjects_matching_benchmark.json", [["1.jpg", "a", "2.jpg"]],
+            "matching_benchmark.json, item 0: expected [link, caption, link, caption], four texts",
+        ),
+        (
+            "cola", "COLA_multiobjects_matching_benchmark.json", {"data": []},
+            "matching_benchmark.json: expected a list of [link, caption, link, caption]",
+        ),
+        (
+            "conme", "replace-rel.csv", [{"image": 7, "question": "q", "correct_option": "a"}],
+            "ROOT/replace-rel.csv, row 1: it has no field 'incorrect_option' (its fields: image, question, ",
+        ),
+        (
+            "conme", "replace-rel.csv",
+            [{"image": 7, "question": "q", "correct_option": "", "incorrect_option": "b"}],
+            "ROOT/replace-rel.csv, row 1: correct_option must be a text, not ''",
+        ),
         (
             "spec", "count/image2text.json", [{"query": "1.jpg", "keys": ["a"], "label": 1}],
             "ROOT/count/image2text.json, item 0: label must be an index into keys, not 1",
@@ -703,6 +843,16 @@ def test_real_totals_and_degenerate_items():
     same = [i for i in pp.items if i.kind == "multi-pos" and i.captions[2] in i.captions[:2]]
     assert [item.group for item in same] == ["swap_obj", "swap_obj"]
     assert pp.notes == ("2 items have a negative that equals a caption; they cannot be won",)
+
+
+@real
+def test_cola_has_210_pairs():
+    root = Path(ANNOTATIONS or "") / "cola"
+    if not root.is_dir():
+        pytest.skip("no folder cola with its file there")
+    found = read("cola", root)
+    assert len(found.items) == 210
+    assert len({picture.path for item in found.items for picture in item.pictures}) == 218
 
 
 @real

@@ -94,7 +94,7 @@ def test_text_only_items_compare_the_two_captions_with_both_pairs_of_the_third()
     features = {"a": [1.0, 0, 0], "b": [0.8, 0.6, 0], "c": [0, 0.8, 0.6]}
 
     class Encoder(FakeEncoder):
-        def texts(self, texts):
+        def texts(self, texts, unit=True):
             return torch.tensor([features[text] for text in texts])
 
     (won,) = composition.rows(Encoder(), [Item("1", (), captions, "text")])

@@ -10,10 +10,10 @@ from endpoint import Reply, caption_of, serve
 
 from open_clip_ext import cli
 from open_clip_ext.errors import InputError
+from open_clip_ext.language.entailment import EntailmentChecker
+from open_clip_ext.language.lexicon import Lexicon
+from open_clip_ext.language.taggers import tagger
 from open_clip_ext.negatives.gate import Gate
-from open_clip_ext.negatives.language.entailment import EntailmentChecker
-from open_clip_ext.negatives.language.lexicon import Lexicon
-from open_clip_ext.negatives.language.taggers import tagger
 from open_clip_ext.negatives.recipes.by_model import (
     DeGLA,
     NegationByModel,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from open_clip_ext.language.entailment import EntailmentChecker
+from open_clip_ext.language.lexicon import Lexicon
+from open_clip_ext.language.taggers import tagger
 from open_clip_ext.negatives.gate import REASONS, Gate, unfit
-from open_clip_ext.negatives.language.entailment import EntailmentChecker
-from open_clip_ext.negatives.language.lexicon import Lexicon
-from open_clip_ext.negatives.language.taggers import tagger
 from open_clip_ext.negatives.records import Candidate
 
 
@@ -211,6 +211,10 @@ def test_another_meaning(judge, one, other):
         ("dog", "cat", "NOUN", "excluded"),
         ("hound", "kitty", "NOUN", "excluded"),
         ("dog", "bench", "NOUN", "unknown"),
+        ("boy", "girl", "NOUN", "excluded"),
+        ("baby", "child", "NOUN", "implied"),
+        ("baby", "girl", "NOUN", "unknown"),  # a baby is one or the other
+        ("son", "brother", "NOUN", "unknown"),
         ("big", "huge", "ADJ", "same"),
         ("red", "blue", "ADJ", "excluded"),
         ("above", "underneath", "ADP", "excluded"),

@@ -9,10 +9,10 @@ import pytest
 from test_make import make, write
 from test_recipes import proposed
 
-from open_clip_ext.negatives.language.company import Company
-from open_clip_ext.negatives.language.denial import denied, names
-from open_clip_ext.negatives.language.lexicon import Lexicon
-from open_clip_ext.negatives.language.taggers import tagger
+from open_clip_ext.language.company import Company
+from open_clip_ext.language.denial import denied, names
+from open_clip_ext.language.lexicon import Lexicon
+from open_clip_ext.language.taggers import tagger
 from open_clip_ext.negatives.make import Source
 from open_clip_ext.negatives.recipes.negation import Negation
 from open_clip_ext.negatives.store import Store

@@ -6,7 +6,7 @@ import pytest
 from test_make import captions, make, write
 from test_recipes import passed
 
-from open_clip_ext.negatives.language.words import WORD, begins, part
+from open_clip_ext.language.words import WORD, begins, part
 from open_clip_ext.negatives.recipes.phrases import Phrases
 from open_clip_ext.negatives.store import Store
 

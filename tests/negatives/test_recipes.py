@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from test_make import captions
 
+from open_clip_ext.language.entailment import EntailmentChecker
+from open_clip_ext.language.words import WORD, split
 from open_clip_ext.negatives.gate import Gate
-from open_clip_ext.negatives.language.entailment import EntailmentChecker
-from open_clip_ext.negatives.language.words import WORD, split
 from open_clip_ext.negatives.recipes.degla_rules import DeGLARules
 from open_clip_ext.negatives.recipes.negation import Negation
 from open_clip_ext.negatives.recipes.phrases import Phrases

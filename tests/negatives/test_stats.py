@@ -9,7 +9,7 @@ import random
 import pytest
 
 from open_clip_ext.cli import main
-from open_clip_ext.negatives.language import word_diff, words
+from open_clip_ext.language import word_diff, words
 from open_clip_ext.negatives.records import Candidate
 from open_clip_ext.negatives.stats import summarise
 from open_clip_ext.negatives.store import Store, Writer

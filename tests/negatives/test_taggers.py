@@ -12,10 +12,10 @@ from itertools import pairwise
 import pytest
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.negatives.language import words
-from open_clip_ext.negatives.language.inflection import inflected, lemma
-from open_clip_ext.negatives.language.taggers import DEFAULT_MODEL, SpacyTagger, TextBlobTagger, tagger
-from open_clip_ext.negatives.language.words import Token
+from open_clip_ext.language import words
+from open_clip_ext.language.inflection import inflected, lemma
+from open_clip_ext.language.taggers import DEFAULT_MODEL, SpacyTagger, TextBlobTagger, tagger
+from open_clip_ext.language.words import Token
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +204,7 @@ def test_an_installed_model_is_taken(spacy_model, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(sys.modules, DEFAULT_MODEL, None)  # so that it goes again at the end
     del sys.modules[DEFAULT_MODEL]
-    assert tagger("auto").name == "spacy:words-0.0.0"
+    assert tagger("auto").name == "spacy-2:words-0.0.0"
 
 
 def test_a_missing_textblob_names_the_command(monkeypatch):
@@ -238,7 +238,7 @@ def spacy_model(tmp_path_factory):
 
 def test_a_spacy_model_is_a_tagger_like_any_other(spacy_model):
     made = tagger(str(spacy_model))
-    assert made.name == "spacy:words-0.0.0"
+    assert made.name == "spacy-2:words-0.0.0"
     caption = "An old man  sitting on the Dogs."
     (tokens,) = made.tag([caption])
     assert [caption[t.start : t.end] for t in tokens] == [
@@ -255,6 +255,13 @@ def test_a_spacy_model_is_a_tagger_like_any_other(spacy_model):
     assert tokens[6].plural
 
 
+def test_spacy_leaves_a_word_with_hyphens_whole(spacy_model):
+    """Its own tokenizer makes "close", "-" and "up" of it, and "up" could be exchanged."""
+    (tokens,) = tagger(str(spacy_model)).tag(["a close-up of a red-and-white dog's bench - old"])
+    words = ["a", "close-up", "of", "a", "red-and-white", "dog", "'s", "bench", "-", "old"]
+    assert [token.text for token in tokens] == words
+
+
 def test_a_spacy_model_without_a_tagger(tmp_path):
     spacy = pytest.importorskip("spacy")
     spacy.blank("en").to_disk(tmp_path / "m")
@@ -268,7 +275,7 @@ def test_the_swap_recipe_runs_on_spacy(spacy_model):
     made = Swap(tagger=str(spacy_model), seed=0)
     ((_, candidates),) = made.generate(["a black dog on the old man"])
     assert {c.type for c in candidates} == {"swap_noun", "swap_phrase", "swap_adj"}
-    assert made.identity()["tagger"] == "spacy:words-0.0.0"
+    assert made.identity()["tagger"] == "spacy-2:words-0.0.0"
 
 
 def test_tags_are_remembered():

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from open_clip_ext.errors import InputError
+from open_clip_ext.evaluation import result_folder
 from open_clip_ext.files import write_text
 
 
@@ -20,8 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)g)",
     )  # fmt: skip
     parser.add_argument(
+        "--published", type=Path, metavar="FILE",
+        help="results.csv of ytaek-oh/vl_compo, whose 202 models are drawn as grey points behind the results",
+    )  # fmt: skip
+    parser.add_argument(
         "--out", type=Path, default=Path("open-clip-ext-comparison"), metavar="FOLDER",
-        help="folder for compare.md and compare.html (default: %(default)s)",
+        help="folder for compare.md, compare.html and compare.json (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
         "--no-pictures", action="store_true",
@@ -37,11 +42,12 @@ def main(args: argparse.Namespace) -> int:
         raise InputError(f"--out {args.out}: not a folder; name another")
     from open_clip_ext.evaluation.comparison import page, paired, report
 
-    found = paired.compare(args.results, args.margin / 100)
+    found = paired.compare(args.results, args.margin / 100, args.published)
     args.out.mkdir(parents=True, exist_ok=True)
     made = report.parts(found)
     write_text(args.out / "compare.md", report.markdown(found, made))
     write_text(args.out / "compare.html", page.html(found, made, pictures=not args.no_pictures))
+    result_folder.write_json(args.out / "compare.json", report.numbers(found))
     print(report.text(made))
-    print(f"\n{args.out / 'compare.md'}, compare.html")
+    print(f"\n{args.out / 'compare.md'}, compare.html, compare.json")
     return 0

@@ -9,7 +9,9 @@ import math
 from collections.abc import Callable, Sequence
 from xml.etree import ElementTree
 
-from open_clip_ext.evaluation.comparison.paired import COMPOSITION, ZERO_SHOT, Change, Comparison, Measure
+from open_clip_ext.evaluation.comparison.measures import Change, Measure
+from open_clip_ext.evaluation.comparison.paired import Comparison
+from open_clip_ext.evaluation.comparison.results import COMPOSITION, ZERO_SHOT
 
 WIDTH = 560
 COLOURS = 6  # of models, before they repeat; shapes repeat after four
@@ -93,9 +95,10 @@ def cut(words: str, length: int) -> str:
     return words if len(words) <= length else words[: length - 1].rstrip() + "…"
 
 
-def _axis(
+def axis(
     svg: Svg, x: Callable[[float], float], values: Sequence[float], top: float, bottom: float, sign: str
 ) -> None:
+    """A horizontal axis with a grid line and a number in percent per value; `sign` is `+` for changes."""
     for value in values:
         svg.line(x(value), top, x(value), bottom, "grid" if value or not sign else "zero")
         svg.words(x(value), bottom + 18, f"{100 * value:{sign if value else ''}g}", "middle", "tick")
@@ -123,7 +126,7 @@ def verdict(found: Comparison, k: int) -> str:
     x = scale(low, high, 110, WIDTH - 20)
     bottom = 14 + 40 * len(rows)
     svg = Svg(bottom + 44, f"Changes of {found.results[k + 1].label} with 95 % intervals")
-    _axis(svg, x, ticks(low, high), 8, bottom, "+")
+    axis(svg, x, ticks(low, high), 8, bottom, "+")
     words = "change in percentage points, 95 % interval" + (
         "; dashed: the margin" if ZERO_SHOT in found.families else ""
     )
@@ -138,59 +141,6 @@ def verdict(found: Comparison, k: int) -> str:
     return str(svg)
 
 
-def _names(svg: Svg, names: Sequence[str], points: Sequence[tuple[float, float]]) -> None:
-    """A name next to each point, avoiding other points and names if there is room."""
-    taken = [(x - 8, y - 8, x + 8, y + 8) for x, y in points]
-    for name, (x, y) in zip(names, points, strict=True):
-        wide = 8.2 * len(name)
-        places = {
-            (side, drop): (x + 12 if side > 0 else x - 12 - wide, y + drop - 12.0)
-            for drop in (-9, 20)
-            for side in (1, -1)
-        }
-        inside = {key: p for key, p in places.items() if p[0] >= 0 and p[0] + wide <= WIDTH} or places
-        free = [
-            key
-            for key, (left, top) in inside.items()
-            if not any(left < b[2] and b[0] < left + wide and top < b[3] and b[1] < top + 15 for b in taken)
-        ]
-        side, drop = free[0] if free else next(iter(inside))
-        left, top = places[side, drop]
-        taken.append((left, top, left + wide, top + 15))
-        svg.words(x + 12 * side, y + drop, name, "start" if side > 0 else "end", "name")
-
-
-def trade_off(found: Comparison) -> str:
-    """Composition (vertical) against zero-shot (horizontal), with a line from the base to every model."""
-    if not {COMPOSITION, ZERO_SHOT} <= found.families.keys():
-        return ""
-    across, up = found.families[ZERO_SHOT].scores, found.families[COMPOSITION].scores
-    height = 400
-    low, high = padded([v for s in across for v in (s.low, s.high)])
-    x = scale(low, high, 56, WIDTH - 12)
-    bottom, top = padded([v for s in up for v in (s.low, s.high)])
-    y = scale(bottom, top, height - 52, 12)
-    svg = Svg(height, "Composition against zero-shot, in percent")
-    _axis(svg, x, ticks(low, high), 12, height - 52, "")
-    for value in ticks(bottom, top):
-        svg.line(56, y(value), WIDTH - 12, y(value), "grid")
-        svg.words(48, y(value) + 5, f"{100 * value:g}", "end", "tick")
-    svg.words(WIDTH - 12, height - 12, "zero-shot, %  (right: kept) →", "end", "axis")
-    svg.words(60, 26, "↑ composition, %  (up: better)", "start", "axis")
-    for k, (a, b) in enumerate(zip(across, up, strict=True)):
-        if k:
-            svg.line(x(across[0].value), y(up[0].value), x(a.value), y(b.value), f"path s{k % COLOURS}")
-    for k, (a, b) in enumerate(zip(across, up, strict=True)):
-        svg.line(x(a.low), y(b.value), x(a.high), y(b.value), f"whisker s{k % COLOURS}")
-        svg.line(x(a.value), y(b.low), x(a.value), y(b.high), f"whisker s{k % COLOURS}")
-        label = found.results[k].label
-        hint = f"{label}: {100 * a.value:.1f} zero-shot, {100 * b.value:.1f} composition"
-        svg.mark(k, x(a.value), y(b.value), hint, 7)
-    points = [(x(a.value), y(b.value)) for a, b in zip(across, up, strict=True)]
-    _names(svg, [cut(result.label, 22) for result in found.results], points)
-    return str(svg)
-
-
 def differences(found: Comparison) -> str:
     """The change of every benchmark with its interval, around zero."""
     models = len(found.results) - 1
@@ -200,7 +150,7 @@ def differences(found: Comparison) -> str:
     step = 16 * models + 16
     bottom = 8.0 + step * len(found.benchmarks)
     svg = Svg(bottom + 44, "Changes of the primary scores with 95 % intervals")
-    _axis(svg, x, ticks(low, high), 8, bottom, "+")
+    axis(svg, x, ticks(low, high), 8, bottom, "+")
     svg.words(WIDTH - 14, bottom + 38, "change in percentage points, 95 % interval", "end", "tick")
     for n, one in enumerate(found.benchmarks):
         middle = 8 + step * (n + 0.5)
@@ -221,7 +171,7 @@ def bars(groups: Sequence[Measure], labels: Sequence[str]) -> str:
     bottom = 6 + step * len(groups)
     x = scale(0, 1, 150, WIDTH - 18)
     svg = Svg(bottom + 24, "Score per subset in percent")
-    _axis(svg, x, [0, 0.25, 0.5, 0.75, 1], 4, bottom, "")
+    axis(svg, x, [0, 0.25, 0.5, 0.75, 1], 4, bottom, "")
     for n, group in enumerate(groups):
         top = 6 + step * n + 7
         svg.words(0, top + thick * len(labels) / 2 + 5, cut(group.name, 19))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from open_clip_ext.evaluation.comparison import figures, report
+from open_clip_ext.evaluation.comparison import figures, report, scatter
 from open_clip_ext.evaluation.comparison.paired import IMPROVED, WORSE, Comparison
 from open_clip_ext.evaluation.comparison.report import Part
 
@@ -38,7 +38,9 @@ def html(found: Comparison, made: Sequence[Part], *, pictures: bool = True) -> s
     )
     environment.filters["cell"] = _cell
     labels = [result.label for result in found.results]
-    plots = {"trade-off": figures.trade_off(found), "differences": figures.differences(found)}
+    plots = {"differences": figures.differences(found)}
+    if found.picture:
+        plots["trade-off"] = scatter.trade_off(found.picture, labels)
     plots |= {f"groups/{one.name}": figures.bars(one.groups, labels) for one in found.benchmarks}
     verdicts = [
         {
@@ -53,6 +55,7 @@ def html(found: Comparison, made: Sequence[Part], *, pictures: bool = True) -> s
     return environment.get_template("page.html").render(
         title=report.heading(found),
         labels=labels,
+        many=len(labels) > report.MANY,
         colours=figures.COLOURS,
         mark=lambda k: Markup(figures.mark(k)),
         verdicts=verdicts,

@@ -6,22 +6,19 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from open_clip_ext import tables
+from open_clip_ext.evaluation import result_folder
 from open_clip_ext.evaluation.comparison import published
-from open_clip_ext.evaluation.comparison.paired import (
-    COMPOSITION,
-    Comparison,
-    Measure,
-    Paired,
-    Score,
-    extremes,
-    spread,
-)
+from open_clip_ext.evaluation.comparison.measures import Measure, Paired, Score, extremes
+from open_clip_ext.evaluation.comparison.paired import Comparison, spread
+from open_clip_ext.evaluation.comparison.results import COMPOSITION
 from open_clip_ext.evaluation.items import Row
-from open_clip_ext.evaluation.scoring import bootstrap
+from open_clip_ext.evaluation.scoring import bootstrap, overall
 
 EXAMPLES = 6
+MANY = 5  # models besides the base: the picture of all comes before the verdict on each
 _SIGN = {True: "✓ ", False: "✗ ", None: ""}
 
 
@@ -81,6 +78,7 @@ def parts(found: Comparison) -> list[Part]:
     return [
         verdicts(found),
         trade_off(found),
+        *averages(found),
         differences(found),
         *(part for one in found.benchmarks for part in details(found, one)),
         *references(found),
@@ -99,22 +97,60 @@ def verdicts(found: Comparison) -> Part:
 
 
 def trade_off(found: Comparison) -> Part:
-    """The families, one row per model."""
-    families = found.families.values()
+    """The families and the axes of the picture, one row per model."""
+    shown = found.picture
+    measures = dict(found.families)
+    for axis in (shown.up, shown.across) if shown else ():
+        if axis.measure not in measures.values():
+            measures[axis.name] = axis.measure
     body = [
         [
             result.label,
             *(
                 cell
-                for family in families
-                for cell in (percent(family.scores[k]), spread(family.changes[k - 1]) if k else "")
+                for measure in measures.values()
+                for cell in (percent(measure.scores[k]), spread(measure.changes[k - 1]) if k else "")
             ),
         ]
         for k, result in enumerate(found.results)
     ]
-    head = ["model", *(f"{word}{name}" for name in found.families for word in ("", "change in "))]
-    text = [f"{name.capitalize()}: {family.name}, strict." for name, family in found.families.items()]
+    head = ["model", *(f"{word}{name}" for name in measures for word in ("", "change in "))]
+    text = [
+        f"{name[0].upper()}{name[1:]}: {measure.name}, strict."
+        for name, measure in measures.items()
+        if name not in found.averages
+    ]
+    if shown:
+        text.append(f"The picture shows {shown.up.name} against {shown.across.name}.")
+        best = ", ".join(found.results[k].label for k in shown.front)
+        text.append(
+            f"The broad line is the front of the best: {best}. No other model is at least as good in both "
+            "scores and better in one. It goes by the scores alone, so look at the intervals, too."
+        )
+        if shown.published:
+            text.append(
+                f"Grey: {len(shown.published)} models of vl_compo, as published. Its prompts and treatment "
+                "of ties are not known: take them as a backdrop, not as a ranking."
+            )
     return Part("trade-off", "Composition against zero-shot", text, head, body)
+
+
+def averages(found: Comparison) -> list[Part]:
+    """vl_compo's averages over benchmarks, a row per average and model, and what is missing of the others."""
+    base = found.results[0]
+    body = [
+        [name, other.label, percent(one.scores[0]), percent(one.scores[k + 1]), spread(one.changes[k])]
+        for name, one in found.averages.items()
+        for k, other in enumerate(found.results[1:])
+    ]
+    text = [f"{name}: {overall.AVERAGES[name].text}." for name in found.averages]
+    text += [
+        f"{name} is not given, because it is {overall.AVERAGES[name].text}, and all results must have them. "
+        f"Missing: {', '.join(gone)}."
+        for name, gone in found.missing.items()
+    ]
+    head = ["average", "model", base.label, "score", "difference"] if body else []
+    return [Part("averages", "Averages over benchmarks", text, head, body)] if text else []
 
 
 def differences(found: Comparison) -> Part:
@@ -310,12 +346,50 @@ def markdown(found: Comparison, made: Sequence[Part]) -> str:
 def heading(found: Comparison) -> str:
     """The title of report and page."""
     base, *others = (result.label for result in found.results)
-    return f"{', '.join(others)} against {base}"
+    models = ", ".join(others) if len(others) < MANY else f"{len(others)} models"
+    return f"{models} against {base}"
 
 
 def text(made: Sequence[Part]) -> str:
-    """Differences and verdict for a terminal."""
+    """Differences, averages over benchmarks and the verdict for a terminal."""
     by_key = {part.key: part for part in made}
     table = by_key["differences"]
-    said = "\n".join(f"* {line.replace('**', '')}" for line in by_key["verdict"].text)
-    return f"{tables.aligned(table.head, table.body)}\n\n{said}"
+    blocks = [tables.aligned(table.head, table.body)]
+    if part := by_key.get("averages"):
+        blocks += [tables.aligned(part.head, part.body, words=2)] if part.body else []
+        blocks.append("\n".join(part.text))
+    blocks.append("\n".join(f"* {line.replace('**', '')}" for line in by_key["verdict"].text))
+    return "\n\n".join(blocks)
+
+
+def numbers(found: Comparison) -> dict[str, Any]:
+    """What `compare.json` holds: families, averages over benchmarks and verdicts, scores in [0, 1]."""
+    labels = [result.label for result in found.results]
+
+    def scores(measure: Measure) -> dict[str, Any]:
+        return {
+            "of": measure.name,
+            "items": measure.n,
+            "scores": {
+                label: {"value": score.value, "interval": [score.low, score.high]}
+                for label, score in zip(labels, measure.scores, strict=True)
+            },
+            "changes": {
+                label: {"value": change.value, "interval": [change.low, change.high], "p": change.p}
+                for label, change in zip(labels[1:], measure.changes, strict=True)
+            },
+        }
+
+    return {
+        **result_folder.header(),
+        "results": {result.label: str(result.folder) for result in found.results},
+        "families": {name: scores(measure) for name, measure in found.families.items()},
+        "averages": {name: scores(measure) for name, measure in found.averages.items()},
+        "missing": {name: list(gone) for name, gone in found.missing.items()},
+        "front": [labels[k] for k in found.picture.front] if found.picture else [],
+        "margin": found.margin,
+        "verdicts": {
+            label: {"word": verdict.word, "reasons": verdict.reasons}
+            for label, verdict in zip(labels[1:], found.verdicts, strict=True)
+        },
+    }

@@ -6,8 +6,9 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from open_clip_ext.errors import InputError
@@ -118,6 +119,25 @@ class Annotations:
                 raise InputError(f"{where}: does not have as many columns as the header")
             yield str(number), Fields(row, where)
 
+    def plain(self, *names: str) -> Any:
+        """What `torch.save` wrote, if that is tensors, lists, dicts, texts and numbers.
+
+        A file with anything else, which could run code when it is read, is refused unread.
+        """
+        import torch
+
+        path = self.path(*names)
+        self.files[str(path)] = sha256(path)
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged or hostile file can raise any
+            asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+            why = f"it asks for {asked[1]}" if asked else type(error).__name__
+            raise InputError(
+                f"{path}: is not a file of torch.save with lists, dicts, texts, numbers and tensors alone "
+                f"({why}); reading more than these could run code, so it was not read"
+            ) from error
+
     def lines(self, *names: str) -> list[str]:
         """The lines of a text file."""
         return self._read(*names)[1].splitlines()
@@ -167,6 +187,16 @@ def picture(images: Path, *names: str, box: tuple[float, float, float, float] | 
     """The picture at the first of `names` that exists under `images`; at the first name if none does."""
     paths = [os.path.join(images, name) for name in names]
     return Picture(next((path for path in paths if os.path.isfile(path)), paths[0]), box)
+
+
+def picture_below(images: Path, path: str) -> Picture:
+    """The picture at the longest end of `path` that exists under `images`.
+
+    For files whose paths are those of their authors' machine.
+    """
+    parts = PurePosixPath(path.replace("\\", "/")).parts
+    parts = parts[1:] if parts[:1] == ("/",) else parts
+    return picture(images, *("/".join(parts[i:]) for i in range(len(parts))))
 
 
 def pair(row: Fields, key: str, picture: Picture, true: str, false: str, group: str = "") -> Item:

@@ -39,7 +39,8 @@ def imagenet(*, images: Path, templates: Path | None = None) -> Benchmark:
         )
     folders.sort(key=lambda folder: label[folder.name])
     names = [IMAGENET_CLASSNAMES[label[folder.name]] for folder in folders]
-    return _benchmark(images.name, "imagenet", folders, names, templates, {})
+    files: dict[str, str] = {}
+    return of_folders(f"imagenet-{images.name}", folders, names, read_templates(templates, files), files)
 
 
 def image_folder(*, images: Path, classnames: Path | None = None, templates: Path | None = None) -> Benchmark:
@@ -59,7 +60,7 @@ def image_folder(*, images: Path, classnames: Path | None = None, templates: Pat
             raise InputError(
                 f"{classnames}: {len(names)} class names for the {len(folders)} folders of {images}"
             )
-    return _benchmark(images.name, "image-folder", folders, names, templates, files)
+    return of_folders(f"image-folder-{images.name}", folders, names, read_templates(templates, files), files)
 
 
 def class_folders(root: Path) -> list[Path]:
@@ -79,17 +80,20 @@ def pictures_in(folder: Path) -> Iterator[Picture]:
             yield Picture(str(path))
 
 
-def _benchmark(
-    folder: str,
-    reader: str,
+def of_folders(
+    name: str,
     folders: Sequence[Path],
     names: Sequence[str],
-    templates: Path | None,
+    templates: tuple[str, ...],
     files: dict[str, str],
+    notes: Sequence[str] = (),
 ) -> Benchmark:
+    """Classification of the pictures below `folders`, whose classes have these names.
+
+    Raises InputError if there is no picture.
+    """
     found = [(picture, label) for label, path in enumerate(folders) for picture in pictures_in(path)]
     if not found:
         raise InputError(f"{folders[0].parent}: no picture in its folders ({', '.join(SUFFIXES)})")
-    classes = Classes(tuple(names), read_templates(templates, files))
     pictures, labels = zip(*found, strict=True)
-    return classification.benchmark(f"{reader}-{folder}", pictures, labels, classes, files)
+    return classification.benchmark(name, pictures, labels, Classes(tuple(names), templates), files, notes)

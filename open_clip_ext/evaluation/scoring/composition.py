@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation.items import Encoder, Item, Picture, Row
+from open_clip_ext.evaluation.items import Encoder, Item, Row
+from open_clip_ext.evaluation.scorer import COSINE, Chosen, Pair
 
 Array = NDArray[Any]
 Ties = Literal["strict", "argmax"]
@@ -111,32 +113,37 @@ KINDS: dict[str, Callable[[Array, Array, Ties], dict[str, Outcome]]] = {
 }
 
 
-def rows(encoder: Encoder, items: Sequence[Item], ties: Ties = "strict") -> list[Row]:
+def rows(
+    encoder: Encoder, items: Sequence[Item], ties: Ties = "strict", scorer: Chosen = COSINE
+) -> list[Row]:
     """A row per item, in order; see docs/evaluation.md for its fields.
 
-    Every picture and caption is encoded once. Raises InputError if an item has nothing to score, or a
-    similarity is not finite.
+    Each pair of a picture and a caption is scored once. Raises InputError if an item has nothing to score, or
+    a similarity is not finite.
     """
-    pictures: dict[Picture, int] = {}
-    texts: dict[str, int] = {}
+    pairs: dict[Pair, int] = {}
+    asked: list[list[int]] = []  # of each item the places of its pairs, the captions of a picture together
+    texts: dict[str, int] = {}  # of the items that have no picture
     shapes: dict[tuple[str, int, int, int], list[int]] = {}
     for place, item in enumerate(items):
         _require_a_question(item)
-        for picture in item.pictures:
-            pictures.setdefault(picture, len(pictures))
-        for caption in item.captions:
+        its = product(item.pictures, item.captions)
+        asked.append([pairs.setdefault(pair, len(pairs)) for pair in its])
+        for caption in item.captions if item.kind == "text" else ():
             texts.setdefault(caption, len(texts))
         key = (item.kind, len(item.pictures), len(item.captions), len(item.truth))
         shapes.setdefault(key, []).append(place)
-    seen = encoder.pictures(list(pictures)).numpy() if pictures else np.zeros((0, 1))
-    read = encoder.texts(list(texts)).numpy()
+    near = scorer.similarities(encoder, list(pairs)) if pairs else np.zeros(0)
+    read = encoder.texts(list(texts)).numpy() if texts else np.zeros((0, 1))
     made: list[Row] = [{} for _ in items]
-    for (kind, *_), places in shapes.items():
+    for (kind, count, captions, _), places in shapes.items():
         for start in range(0, len(places), CHUNK):
             part = places[start : start + CHUNK]
-            right = read[[[texts[c] for c in items[i].captions] for i in part]]
-            left = seen[[[pictures[p] for p in items[i].pictures] for i in part]] if kind != "text" else right
-            s = similarities(left, right)
+            if kind == "text":
+                words = read[[[texts[caption] for caption in items[i].captions] for i in part]]
+                s = similarities(words, words)
+            else:
+                s = near[[asked[i] for i in part]].reshape(len(part), count, captions)
             if not np.isfinite(s).all():
                 raise InputError(
                     f"item {items[part[0]].id}: similarities are not finite, so there is nothing to score"

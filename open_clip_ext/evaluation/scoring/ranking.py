@@ -57,24 +57,55 @@ class Ranked:
         return 1 - comb(self.tied, places) / comb(self.tied + self.peers, places)
 
 
-def rank(queries: Tensor, candidates: Tensor, true: Sequence[Sequence[int]]) -> Iterator[Ranked]:
+def first(queries: Tensor, candidates: Tensor, count: int) -> Iterator[list[int]]:
+    """The first `count` candidates of each query, and all others that tie with the last of them.
+
+    Args:
+        queries: `[Q,D]`.
+        candidates: `[C,D]`.
+        count: at least 1.
+
+    Raises InputError if so many tie that they are no choice.
+    """
+    for _, similar in _similarities(queries, candidates):
+        last = similar.topk(min(count, len(candidates))).values[:, -1:]
+        for row in similar >= last:
+            ids = row.nonzero()[:, 0].tolist()
+            if len(ids) > MOST_TIES * count:
+                raise InputError(
+                    f"{len(ids):,} candidates are equally similar to one query, so there are no first "
+                    f"{count} to rank again; this model does not tell them apart"
+                )
+            yield ids
+
+
+# More candidates than this for each that was asked for are not ranked again.
+MOST_TIES = 10
+# For a query the candidates that are ranked again, and their new similarities.
+Again = tuple[Sequence[int], Sequence[float]]
+
+
+def rank(
+    queries: Tensor,
+    candidates: Tensor,
+    true: Sequence[Sequence[int]],
+    again: Sequence[Again] | None = None,
+) -> Iterator[Ranked]:
     """Rank all candidates for each query by inner product, a chunk of queries at a time.
 
     Args:
         queries: `[Q,D]`.
         candidates: `[C,D]`; at least one of them is false for each query.
         true: for each query the candidates that are true, at least one.
+        again: for each query the candidates that stand in front of all others, by other similarities. The
+            others are moved below the last of these by 1, with their distances kept; margins show it.
 
     Raises InputError if all candidates of a query are true.
     """
-    # Equal candidates share one column. Otherwise the last bits of a product, which depend on its position in
-    # the matrix, would decide between them.
-    distinct, column = torch.unique(candidates, dim=0, return_inverse=True)
-    step = max(1, AT_ONCE // len(candidates))
-    for start in range(0, len(queries), step):
-        chunk = queries[start : start + step]
-        truths = true[start : start + step]
-        similar = (chunk @ distinct.T)[:, column]
+    for start, similar in _similarities(queries, candidates):
+        truths = true[start : start + len(similar)]
+        if again is not None:
+            similar = _reordered(similar, again[start : start + len(similar)])
         rows = torch.tensor([row for row, ids in enumerate(truths) for _ in ids])
         ids = torch.tensor([index for ids in truths for index in ids])
         is_true = torch.zeros(similar.shape, dtype=torch.bool)
@@ -97,6 +128,28 @@ def rank(queries: Tensor, candidates: Tensor, true: Sequence[Sequence[int]]) -> 
                 strict=True,
             )
         )
+
+
+def _similarities(queries: Tensor, candidates: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """The first query of a chunk, and the similarities `[q,C]` of its queries."""
+    # Equal candidates share one column. Otherwise the last bits of a product, which depend on its position in
+    # the matrix, would decide between them.
+    distinct, column = torch.unique(candidates, dim=0, return_inverse=True)
+    step = max(1, AT_ONCE // len(candidates))
+    for start in range(0, len(queries), step):
+        yield start, (queries[start : start + step] @ distinct.T)[:, column]
+
+
+def _reordered(similar: Tensor, again: Sequence[Again]) -> Tensor:
+    made = similar.double()
+    for row, (ids, scores) in zip(made, again, strict=True):
+        found = torch.tensor(scores, dtype=row.dtype)
+        rest = torch.ones(len(row), dtype=torch.bool)
+        rest[list(ids)] = False
+        if rest.any():
+            row[rest] += found.min() - 1 - row[rest].max()
+        row[list(ids)] = found
+    return made
 
 
 def metrics(found: Ranked, places: Mapping[str, int]) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from open_clip_ext.data import CompanionCollate, Companions
-from open_clip_ext.negatives.language.taggers import TEXTBLOB
-from open_clip_ext.negatives.language.words import Span, Token
+from open_clip_ext.language.taggers import TEXTBLOB
+from open_clip_ext.language.words import Span, Token
 from open_clip_ext.negatives.recipes.swap import Swap
 from open_clip_ext.negatives.records import Candidate
 

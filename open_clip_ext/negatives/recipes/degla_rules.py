@@ -8,10 +8,10 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from open_clip_ext.negatives.language import words
-from open_clip_ext.negatives.language.phrases import Phrase
-from open_clip_ext.negatives.language.words import Token
-from open_clip_ext.negatives.recipes.rules import common, head, noun_phrases
+from open_clip_ext.language import words
+from open_clip_ext.language.phrases import Phrase
+from open_clip_ext.language.things import common, head, noun_phrases
+from open_clip_ext.language.words import Token
 from open_clip_ext.negatives.recipes.swap import Swap
 from open_clip_ext.negatives.records import Candidate
 

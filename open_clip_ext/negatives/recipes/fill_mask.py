@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.negatives.language import words
-from open_clip_ext.negatives.language.words import Token
-from open_clip_ext.negatives.recipes.rules import Rules, noun_phrases
+from open_clip_ext.language import words
+from open_clip_ext.language.things import noun_phrases
+from open_clip_ext.language.words import Token
+from open_clip_ext.negatives.recipes.rules import Rules
 from open_clip_ext.negatives.recipes.swap import NO_PROPERTY
 from open_clip_ext.negatives.records import Candidate, draw
 

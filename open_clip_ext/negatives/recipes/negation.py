@@ -12,12 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, pairwise
 from typing import Any
 
-from open_clip_ext.negatives.language import words
-from open_clip_ext.negatives.language.company import Company
-from open_clip_ext.negatives.language.denial import names, negated
-from open_clip_ext.negatives.language.phrases import AND, COMMA, NOUN_PHRASE, VERB, Phrase, phrases
-from open_clip_ext.negatives.language.words import Token
-from open_clip_ext.negatives.recipes.rules import PICTURES, Rules, common, sound
+from open_clip_ext.language import words
+from open_clip_ext.language.company import Company
+from open_clip_ext.language.denial import names, negated
+from open_clip_ext.language.phrases import AND, COMMA, NOUN_PHRASE, VERB, Phrase, phrases
+from open_clip_ext.language.things import PICTURES, common, sound
+from open_clip_ext.language.words import Token
+from open_clip_ext.negatives.recipes.rules import Rules
 from open_clip_ext.negatives.recipes.swap import FINITE, NO_PROPERTY
 from open_clip_ext.negatives.records import ABSENCE, NEGATIVE, Candidate
 

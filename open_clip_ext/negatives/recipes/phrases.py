@@ -9,23 +9,17 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence, Set
 
-from open_clip_ext.negatives.language import words
-from open_clip_ext.negatives.language.denial import denied
-from open_clip_ext.negatives.language.entailment import SILENT
-from open_clip_ext.negatives.language.inflection import inflected
-from open_clip_ext.negatives.language.phrases import AND, NOUN_PHRASE, OTHER, RELATION, VERB, Phrase, phrases
-from open_clip_ext.negatives.language.words import Span, Token
-from open_clip_ext.negatives.recipes.rules import PICTURES, Rules, common, head, sound
+from open_clip_ext.language import words
+from open_clip_ext.language.entailment import SILENT
+from open_clip_ext.language.inflection import inflected
+from open_clip_ext.language.phrases import AND, NOUN_PHRASE, RELATION, VERB, Phrase, phrases
+from open_clip_ext.language.things import entities, head, is_thing, joined
+from open_clip_ext.language.words import Span, Token
+from open_clip_ext.negatives.recipes.rules import Rules
 from open_clip_ext.negatives.recipes.swap import BOUND, NO_PROPERTY
 from open_clip_ext.negatives.records import FOIL, PHRASE, Candidate
 
 FOILS = 4  # proposed for a phrase; the gate takes the first that is good
-# Heads of what is nothing to see by itself: "the side", "the background".
-NO_THING = PICTURES.union(
-    ("side", "front", "back", "top", "bottom", "middle", "end", "edge", "corner", "way", "part", "kind"),
-    ("background", "foreground", "distance", "left", "right", "thing", "one", "other"),
-    ("time", "day", "night", "morning", "afternoon", "evening", "summer", "winter", "spring", "autumn"),
-)
 # What follows these is no second thing of a relation; and "without" would tell a foil by itself.
 APART = BOUND | {"without"}
 
@@ -94,11 +88,6 @@ class Phrases(Rules):
                 yield [words.edit(text, tokens, {link.span: form}) for form in forms]
 
 
-def entities(tokens: Sequence[Token], found: Sequence[Phrase]) -> list[Span]:
-    """The noun phrases that name a thing to see."""
-    return [phrase.span for phrase in joined(tokens, found) if is_thing(tokens, phrase)]
-
-
 def relations(tokens: Sequence[Token], found: Sequence[Phrase]) -> list[Span]:
     """From the first thing of a clause to the next one, which has to be right after what relates them.
 
@@ -119,29 +108,3 @@ def relations(tokens: Sequence[Token], found: Sequence[Phrase]) -> list[Span]:
         if link < at < len(parts) and is_thing(tokens, parts[at]):
             units.append((phrase.first, parts[at].last))
     return units
-
-
-def joined(tokens: Sequence[Token], found: Sequence[Phrase]) -> list[Phrase]:
-    """The phrases, "a group of people" as one, and unsound noun phrases as another sort of phrase."""
-    parts: list[Phrase] = []
-    for phrase in found:
-        if phrase.category == NOUN_PHRASE and not sound(tokens, phrase):
-            phrase = Phrase(OTHER, phrase.first, phrase.last, "")
-        one, of = parts[-2:] if len(parts) > 1 else (phrase, phrase)
-        if (
-            (one.category, of.words, phrase.category) == (NOUN_PHRASE, "of", NOUN_PHRASE)
-            and tokens[one.last - 1].lemma not in PICTURES
-        ):  # fmt: skip
-            parts[-2:] = [Phrase(NOUN_PHRASE, one.first, phrase.last, "")]
-        else:
-            parts.append(phrase)
-    return parts
-
-
-def is_thing(tokens: Sequence[Token], phrase: Phrase) -> bool:
-    """Whether a phrase names a thing that is there."""
-    if phrase.category != NOUN_PHRASE or not common(tokens, phrase):
-        return False
-    last = tokens[phrase.last - 1]
-    after = tokens[phrase.last].lemma if phrase.last < len(tokens) else ""
-    return last.lemma not in NO_THING and after != "of" and last not in denied(tokens)

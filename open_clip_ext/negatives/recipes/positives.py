@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from open_clip_ext.negatives.language import words
-from open_clip_ext.negatives.language.entailment import PLACES, SYMMETRIC, EntailmentChecker
-from open_clip_ext.negatives.language.inflection import inflected
-from open_clip_ext.negatives.language.phrases import AND, NOUN_PHRASE, RELATION, Phrase, phrases
-from open_clip_ext.negatives.language.words import Token
+from open_clip_ext.language import words
+from open_clip_ext.language.entailment import PLACES, SYMMETRIC, EntailmentChecker
+from open_clip_ext.language.inflection import inflected
+from open_clip_ext.language.phrases import AND, NOUN_PHRASE, RELATION, Phrase, phrases
+from open_clip_ext.language.words import Token
 from open_clip_ext.negatives.recipes.rules import Rules
 from open_clip_ext.negatives.recipes.swap import finite
 from open_clip_ext.negatives.records import POSITIVE, Candidate

@@ -7,16 +7,14 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from itertools import combinations
 from typing import Any, ClassVar
 
-from open_clip_ext.negatives.language import words
-from open_clip_ext.negatives.language.inflection import inflected
-from open_clip_ext.negatives.language.lexicon import Lexicon
-from open_clip_ext.negatives.language.phrases import NOUN_PHRASE, Phrase, phrases
-from open_clip_ext.negatives.language.taggers import tagger as find_tagger
-from open_clip_ext.negatives.language.words import Span, Token
+from open_clip_ext.language import words
+from open_clip_ext.language.inflection import inflected
+from open_clip_ext.language.lexicon import Lexicon
+from open_clip_ext.language.phrases import Phrase
+from open_clip_ext.language.taggers import tagger as find_tagger
+from open_clip_ext.language.things import common, head
+from open_clip_ext.language.words import Span, Token
 from open_clip_ext.negatives.records import NEGATIVE, Candidate, draw
-
-# What a caption says that it is: "a picture of a cat".
-PICTURES = frozenset(("picture", "photo", "photograph", "image", "view", "shot", "close-up", "closeup"))
 
 
 class Rules:
@@ -98,28 +96,3 @@ class Rules:
     def differ(self, one: Token, other: Token) -> bool:
         """Whether one of two words cannot stand for the other."""
         return self.lexicon.relation(one.lemma, other.lemma, one.pos) in ("unknown", "excluded")
-
-
-def noun_phrases(tokens: Sequence[Token]) -> list[Phrase]:
-    """The noun phrases of a caption."""
-    return [phrase for phrase in phrases(tokens) if phrase.category == NOUN_PHRASE]
-
-
-def common(tokens: Sequence[Token], phrase: Phrase) -> bool:
-    """Whether the head of a noun phrase is no name."""
-    return tokens[phrase.last - 1].pos == "NOUN"
-
-
-def sound(tokens: Sequence[Token], phrase: Phrase) -> bool:
-    """Whether a noun phrase has no verb in it that was taken for a noun: "a man jumps", "two girls dance"."""
-    its = tokens[phrase.first : phrase.last]
-    one = its[0].lemma in ("a", "an") and its[1:2] != [] and its[1].lemma not in ("few", "dozen", "couple")
-    return not (one and its[-1].plural) and not any(token.plural for token in its[:-1])
-
-
-def head(tokens: Sequence[Token], phrase: Phrase) -> Span:
-    """The noun at the end of a noun phrase, with the nouns right before it: "ice cream"."""
-    first = phrase.last - 1
-    while first > phrase.first and tokens[first - 1].pos == "NOUN":
-        first -= 1
-    return first, phrase.last

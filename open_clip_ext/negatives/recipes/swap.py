@@ -6,9 +6,10 @@ import random
 from collections.abc import Iterator, Sequence
 from itertools import combinations, pairwise
 
-from open_clip_ext.negatives.language.phrases import NOUN_PHRASE, RELATION, Phrase, phrases
-from open_clip_ext.negatives.language.words import Span, Token
-from open_clip_ext.negatives.recipes.rules import Rules, common, head
+from open_clip_ext.language.phrases import NOUN_PHRASE, RELATION, Phrase, phrases
+from open_clip_ext.language.things import common, head
+from open_clip_ext.language.words import Span, Token
+from open_clip_ext.negatives.recipes.rules import Rules
 from open_clip_ext.negatives.records import Candidate
 
 # No properties of a thing: they say which or how many.

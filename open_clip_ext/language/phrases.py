@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 
-from open_clip_ext.negatives.language.lexicon import relations
-from open_clip_ext.negatives.language.words import Span, Token
+from open_clip_ext.language.lexicon import relations
+from open_clip_ext.language.words import Span, Token
 
 NOUN_PHRASE, RELATION, VERB, ADJECTIVE, AND, COMMA, OTHER = (
     "noun phrase",

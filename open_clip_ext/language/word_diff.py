@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from typing import Any, NamedTuple
 
-from open_clip_ext.negatives.language import words
+from open_clip_ext.language import words
 
 
 class Piece(NamedTuple):

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
-from open_clip_ext.negatives.language.inflection import inflected
-from open_clip_ext.negatives.language.lexicon import Lexicon
+from open_clip_ext.language.inflection import inflected
+from open_clip_ext.language.lexicon import Lexicon
 
 # A member of each family of things that are either in a picture or not, whatever else is: not persons, who
 # are named by what they do as well; nor clothes, places, plants and parts, which are there unnamed.

@@ -10,8 +10,8 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 from open_clip_ext.errors import InputError
-from open_clip_ext.negatives.language.inflection import lemma
-from open_clip_ext.negatives.language.words import Token, split
+from open_clip_ext.language.inflection import lemma
+from open_clip_ext.language.words import Token, split
 
 DEFAULT_MODEL = "en_core_web_sm"
 TEXTBLOB = "textblob"
@@ -95,6 +95,9 @@ def _tagger(name: str) -> Tagger:
 class SpacyTagger:
     """A spaCy pipeline, of which only the tagger and the lemmatizer are run.
 
+    A word with hyphens ("close-up") is one token, as in all of this package. spaCy alone makes three of it,
+    and an exchange of "up" would tear it apart.
+
     Args:
         model: the name of an installed model, or its folder.
 
@@ -115,7 +118,8 @@ class SpacyTagger:
                 f"tagger={model}: spaCy has no such model; python -m spacy download {model}, "
                 f"or use tagger={TEXTBLOB}"
             ) from error
-        self.name = f"spacy:{self._pipeline.meta['name']}-{self._pipeline.meta['version']}"
+        self.name = f"spacy-2:{self._pipeline.meta['name']}-{self._pipeline.meta['version']}"
+        _keep_hyphens(self._pipeline)
         if not any(token.pos_ for token in self._pipeline("a dog on a bench")):
             raise InputError(
                 f"tagger={model}: this spaCy model gives no parts of speech; use {DEFAULT_MODEL}"
@@ -133,6 +137,15 @@ class SpacyTagger:
     def knows(self, word: str) -> bool:
         """Whether a word is written in Latin letters: a pipeline has no list of words."""
         return latin(word)
+
+
+def _keep_hyphens(pipeline: Any) -> None:
+    """Leave hyphens out of the signs at which spaCy's tokenizer divides a word."""
+    from spacy.lang.char_classes import HYPHENS
+    from spacy.util import compile_infix_regex
+
+    infixes = [sign for sign in pipeline.Defaults.infixes if HYPHENS not in sign]
+    pipeline.tokenizer.infix_finditer = compile_infix_regex(infixes).finditer
 
 
 class TextBlobTagger:

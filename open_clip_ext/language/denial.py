@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from open_clip_ext.negatives.language.lexicon import Lexicon
-from open_clip_ext.negatives.language.phrases import NOUN_PHRASE, phrases
-from open_clip_ext.negatives.language.words import Token
+from open_clip_ext.language.lexicon import Lexicon
+from open_clip_ext.language.phrases import NOUN_PHRASE, phrases
+from open_clip_ext.language.words import Token
 
 NEGATIONS = frozenset(("no", "not", "n't", "'t", "without", "never", "nobody", "nothing", "none"))
 NOT = ("not", "n't", "'t", "never")

@@ -11,6 +11,8 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any, Literal
 
+from open_clip_ext.errors import InputError
+
 Relation = Literal["same", "implied", "narrower", "excluded", "unknown"]
 CLASSES = {"noun": "NOUN", "adj": "ADJ", "verb": "VERB", "adp": "ADP"}
 WORDNET = {"NOUN": "n", "ADJ": "a", "VERB": "v"}
@@ -37,7 +39,7 @@ class Lexicon:
                     if hypernyms:
                         self._hypernyms.setdefault((pos, word), []).append(hypernyms)
         self._wordnet: Any = _wordnet() if wordnet else None
-        self.name = "captions-1" + (f"+wordnet-{self._wordnet.get_version()}" if self._wordnet else "")
+        self.name = "captions-2" + (f"+wordnet-{self._wordnet.get_version()}" if self._wordnet else "")
         self.others = lru_cache(maxsize=1 << 14)(self._others)
         self._above = lru_cache(maxsize=1 << 16)(self._all_hypernyms)
         self.relation = lru_cache(maxsize=1 << 16)(self._relation)
@@ -106,7 +108,10 @@ def relations() -> list[str]:
 
 
 def _wordnet() -> Any:
-    """Nltk's WordNet reader, or None where nltk or its data are not installed."""
+    """Nltk's WordNet reader, or None where nltk or its data are not installed.
+
+    Raises InputError if the data are there, but cannot be read.
+    """
     try:
         from nltk.corpus import wordnet
 
@@ -114,6 +119,11 @@ def _wordnet() -> Any:
         return wordnet
     except (ImportError, LookupError):
         return None
+    except (OSError, ValueError) as error:  # a link out of nltk's folders is refused, too
+        raise InputError(
+            f"nltk's WordNet cannot be read ({error}); put all of its files into a folder "
+            "nltk_data/corpora/wordnet, or give --cfg wordnet=false"
+        ) from error
 
 
 def _lines() -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:

@@ -13,9 +13,9 @@ from functools import cached_property, lru_cache
 from operator import ne
 from typing import Any, Literal
 
-from open_clip_ext.negatives.language.denial import NEGATIONS
-from open_clip_ext.negatives.language.lexicon import Lexicon
-from open_clip_ext.negatives.language.phrases import (
+from open_clip_ext.language.denial import NEGATIONS
+from open_clip_ext.language.lexicon import Lexicon
+from open_clip_ext.language.phrases import (
     ADJECTIVE,
     AND,
     COMMA,
@@ -25,7 +25,7 @@ from open_clip_ext.negatives.language.phrases import (
     VERB,
     phrases,
 )
-from open_clip_ext.negatives.language.words import Token
+from open_clip_ext.language.words import Token
 
 Judgement = Literal["same_meaning", "implied", "narrower", ""]
 # Relations whose two sides can be exchanged; "with" only where both sides live.
