@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from open_clip_ext import tables
 from open_clip_ext.study.results import BASE, Difference, Model, Results
 
+ITSELF = "itself, mixed"
 VERDICTS = ("higher", "lower", "not shown")
 
 
@@ -37,47 +38,54 @@ def parts(found: Results) -> list[Part]:
 
 def summary(found: Results) -> Part:
     """A row for each model and a column for each family, with what a training costs."""
-    families = [column for column, names in found.columns.items() if column not in found.benchmarks]
     body = []
     for model in found.models:
         cost = found.cost(model.method) if model.method != BASE and not model.mixed else None
         body.append(
             [
                 _indented(model),
-                *(_score(found, model, family) for family in families),
+                *(_score(found, model, family) for family in families(found)),
                 _weights(model),
                 *((f"{cost.step:.3g}", f"{cost.hours:.2g}") if cost else ("", "")),
             ]
         )
-    head = ["", *families, "weight", "s per step", "hours"]
+    head = ["", *families(found), "weight", "s per step", "hours"]
     return Part("summary", "Summary", [_conditions(found)], head, body)
+
+
+def families(found: Results) -> list[str]:
+    """The columns that are means over benchmarks."""
+    return [column for column in found.columns if column not in found.benchmarks]
+
+
+def differences(found: Results) -> dict[str, dict[str, list[tuple[str, Difference]]]]:
+    """By reference and family, the difference of each method from it."""
+    by_name = {model.name: model for model in found.models}
+    made: dict[str, dict[str, list[tuple[str, Difference]]]] = {}
+    for reference in (BASE, *found.study.reference, ITSELF):
+        for family in families(found):
+            for model in found.models:
+                other = by_name.get(f"{model.method}, mixed" if reference == ITSELF else reference)
+                if model.method in (BASE, reference) or model.mixed or other is None:
+                    continue
+                if (difference := found.difference(model, other, family)) is not None:
+                    made.setdefault(reference, {}).setdefault(family, []).append((model.name, difference))
+    return made
 
 
 def comparisons(found: Results) -> Iterator[Part]:
     """Each method against its references and against itself mixed with the base, with a sentence."""
-    families = [column for column in found.columns if column not in found.benchmarks]
-    by_name = {model.name: model for model in found.models}
-    for reference in (BASE, *found.study.reference, "itself, mixed"):
+    for reference, by_family in differences(found).items():
         body, said = [], []
-        for family in families:
+        for family, own in by_family.items():
             words: dict[str, list[str]] = {}
-            for model in found.models:
-                name = f"{model.method}, mixed" if reference == "itself, mixed" else reference
-                other = by_name.get(name)
-                if model.method in (BASE, reference) or model.mixed or other is None:
-                    continue
-                difference = found.difference(model, other, family)
-                if difference is not None:
-                    words.setdefault(difference.word, []).append(
-                        f"{model.name} ({100 * difference.mean:+.1f})"
-                    )
-                    body.append([family, model.name, *_difference(difference)])
+            for name, difference in own:
+                words.setdefault(difference.word, []).append(f"{name} ({100 * difference.mean:+.1f})")
+                body.append([family, name, *_difference(difference)])
             parts = "; ".join(f"{word}: {', '.join(words[word])}" for word in VERDICTS if word in words)
-            if parts:
-                said.append(f"{family.capitalize()}, against {reference}. {parts[0].upper()}{parts[1:]}.")
-        if body:
-            head = ["family", "method", "difference [95 % interval]", "lowest run", "highest run", ""]
-            yield Part(f"against/{reference}", f"Against {reference}", said, head, body)
+            said.append(f"{family.capitalize()}, against {reference}. {parts[0].upper()}{parts[1:]}.")
+        head = ["family", "method", "difference [95 % interval]", "lowest run", "highest run", ""]
+        yield Part(f"against/{reference}", f"Against {reference}", said, head, body)
 
 
 def benchmarks(found: Results) -> Iterator[Part]:
@@ -89,19 +97,18 @@ def benchmarks(found: Results) -> Iterator[Part]:
 
 def runs(found: Results) -> Part:
     """Every run by itself."""
-    families = [column for column in found.columns if column not in found.benchmarks]
     body = [
         [
             model.name,
             base,
             str(seed) if model.method != BASE else "",
             f"{model.weights[base, seed]:g}",
-            *(f"{100 * found.of_run(model, (base, seed), family):.1f}" for family in families),
+            *(f"{100 * found.of_run(model, (base, seed), family):.1f}" for family in families(found)),
         ]
         for model in found.models
         for base, seed in model.folders
     ]
-    return Part("runs", "Run by run", (), ["", "base", "seed", "weight", *families], body)
+    return Part("runs", "Run by run", (), ["", "base", "seed", "weight", *families(found)], body)
 
 
 def text(found: Results) -> str:

@@ -226,6 +226,20 @@ class Results:
                 }
         return found
 
+    def curve(self, method: str, columns: Sequence[str]) -> list[tuple[float, list[float]]]:
+        """The way from the base to a method: for each weight its scores in `columns`, means over runs."""
+        own = [points for (name, _), points in self.curves.items() if name == method]
+        found = []
+        for points in zip(*own, strict=True):
+            scores = [
+                statistics.fmean(
+                    _primary(point["report"][name]) for point in points for name in self.columns[column]
+                )
+                for column in columns
+            ]
+            found.append((float(points[0]["alpha"]), scores))
+        return found
+
     def difference(self, model: Model, other: Model, column: str) -> Difference | None:
         """`model` minus `other`, over the runs that both have; None if there is none.
 

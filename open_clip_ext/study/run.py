@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
         found = results.Results(study, out)
         if found.models:
             page.write(found)
-            print(f"{page.text(found)}\n\n{out / page.FILE}")
+            print(f"{page.text(found)}\n\n{out / page.PAGE}, {page.MARKDOWN}")
     if failed:
         raise TrainingError(
             f"{len(failed)} part(s) of the study failed, and are tried again by the next `study run`: "

@@ -23,6 +23,11 @@ from open_clip_ext.study.parts import Part
 from open_clip_ext.study.settings import Study
 
 SCRIPT = "study.slurm"
+# Settings of train.sh that the study gives as flags, if at all.
+UNSET = (
+    *("EPOCHS", "LR", "WD", "WARMUP", "LOSS_CFG", "COMPANIONS", "COMPANION_KEYS", "NEGATIVES"),
+    *("MODEL_FLAGS", "EXTRA_FLAGS", "TRAIN_NUM_SAMPLES", "DATASET_TYPE", "CSV_SEPARATOR"),
+)
 # Of the flags for trainings, those that the last job needs, too: it computes next to nothing.
 WHERE = re.compile(r"(-p|-A|-q|--partition|--account|--qos|--reservation|--clusters)(=.*)?")
 
@@ -151,6 +156,8 @@ def _write(part: Part, study: Study) -> None:
         for flag in ("--batch-size", "--accum-freq"):  # train.sh splits the global batch itself
             if flag in words:
                 del words[words.index(flag) : words.index(flag) + 2]
+        # What the shell that submits has of these must not get into the run.
+        values |= dict.fromkeys(UNSET, "")
         settings = "".join(f"{key}={shlex.quote(value)}\n" for key, value in values.items())
         write_text(part.folder / "settings.sh", f"# shellcheck shell=bash\n{settings}")
     write_text(part.folder / "words", "".join(f"{word}\0" for word in words))

@@ -48,7 +48,7 @@ def test_a_study_is_trained_evaluated_and_reported_by_jobs(cluster, submitted, t
     logs = tmp_path / "small" / "slurm"
     slurm.until(lambda: over(cluster), lambda: cluster.run("squeue"))
     last = "".join(path.read_text() for path in logs.glob("small-next-*.log"))
-    assert "small/study.md" in last, "\n".join(path.read_text() for path in logs.glob("*.log"))
+    assert "small/study.html, study.md" in last, "\n".join(path.read_text() for path in logs.glob("*.log"))
     report = (tmp_path / "small" / "study.md").read_text()
     assert "| negclip |" in report
     assert "| negclip, mixed |" in report

@@ -83,9 +83,8 @@ def evaluate(words) -> None:
     first, last = words.index("--alphas") + 1, words.index("--select")
     for weight in map(float, words[first:last]):
         made = result(out / f"alpha-{weight:.3g}", weight)
-        curve.append(
-            {"alpha": weight, "folder": f"alpha-{weight:.3g}", "report": {name: {} for name in made}}
-        )
+        report = {name: {key: own[key] for key in ("primary", "scores")} for name, own in made.items()}
+        curve.append({"alpha": weight, "folder": f"alpha-{weight:.3g}", "report": report})
     part = out / ".wiseft.json.part"
     part.write_text(json.dumps({"alpha": 0.5, "curve": curve}))
     os.replace(part, out / "wiseft.json")
