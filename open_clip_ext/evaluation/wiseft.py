@@ -75,6 +75,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Sweep, choose, write, print."""
+    from open_clip_ext.evaluation import parts
+
+    if (part := parts.from_environment()).count > 1:
+        raise InputError(
+            f"eval wiseft works in one process, and this is one of {part.count}; start it without torchrun or "
+            "srun, or evaluate merged weights with `eval run`"
+        )
     options.claim(args, FILE)
     outside = [alpha for alpha in args.alphas if not 0 <= alpha <= 1]
     if outside:

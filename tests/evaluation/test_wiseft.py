@@ -196,3 +196,15 @@ def test_weights_that_are_not_finite(place, tmp_path, sentence):
     torch.save(checkpoint, tmp_path / "nan.pt")
     said = sentence([*command(place, tmp_path / "out"), "--ft", str(tmp_path / "nan.pt")])
     assert "text_projection is not finite, so no mixture with it is finite" in said
+
+
+def test_several_processes_are_refused(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as ended:
+        open_clip_ext.cli.main(command(place, tmp_path / "out"))
+    assert ended.value.code == 2
+    assert (
+        "eval wiseft works in one process, and this is one of 2; start it without" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "out").exists()
