@@ -79,8 +79,8 @@ def main(args: argparse.Namespace) -> int:
 
     if (part := parts.from_environment()).count > 1:
         raise InputError(
-            f"eval wiseft works in one process, and this is one of {part.count}; start it without torchrun or "
-            "srun, or evaluate merged weights with `eval run`"
+            f"eval wiseft works in one process, and this is one of {part.count}; start it without torchrun "
+            "or srun, or evaluate merged weights with `eval run`"
         )
     options.claim(args, FILE)
     outside = [alpha for alpha in args.alphas if not 0 <= alpha <= 1]
