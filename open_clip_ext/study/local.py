@@ -100,7 +100,8 @@ class _Run:
         if part.product.is_file() and not status:
             _put_away(part)
             return "it was trained without --loss: the plugin is not armed; see `open-clip-ext doctor`"
-        return f"{trainer.reason(part.folder)} (status {status}; its output: {part.folder / trainer.OUTPUT})"
+        why = trainer.reason(part.folder) or "it wrote no result"
+        return f"{why} (status {status}; its output: {part.folder / trainer.OUTPUT})"
 
 
 def _put_away(part: Part) -> None:

@@ -38,8 +38,8 @@ def main(args: argparse.Namespace) -> int:
         for part in known:
             if state(part) in ("at work", "stopped"):
                 print(f"{state(part)}: {part.name}\n  {part.folder / trainer.OUTPUT}")
-                if state(part) == "stopped":
-                    print(f"  {trainer.reason(part.folder)}")
+                if state(part) == "stopped" and (why := trainer.reason(part.folder)):
+                    print(f"  {why}")
         made = {part.folder.name for part in known}
         there = {path.name for path in (out / "parts").glob("*")}
         if unused := sorted(there - made):

@@ -130,8 +130,8 @@ class Log:
 
 
 def reason(folder: Path) -> str:
-    """Why a part failed, from the end of its output."""
+    """The error at the end of a part's output; empty if there is none, as of one that was told to stop."""
     lines = [line for line in (folder / OUTPUT).read_text(errors="replace").splitlines() if line.strip()]
     ours = next((line for line in reversed(lines) if line.startswith("open_clip_ext:")), "")
     errors = [line for line in lines if ERROR.match(line)]
-    return ours.removeprefix("open_clip_ext: ") or (errors[-1].strip() if errors else "it wrote no result")
+    return ours.removeprefix("open_clip_ext: ") or (errors[-1].strip() if errors else "")
