@@ -62,8 +62,8 @@ class Encoder:
         self.precision = precision
         self.batch = batch
         self.encoded = {"pictures": 0, "texts": 0}  # rows encoded so far, for reports
-        folder = cache / fingerprint(model, preprocess, precision) if cache else None
-        self._stores = {kind: _Store(kind, folder) for kind in self.encoded}
+        self.folder = cache / fingerprint(model, preprocess, precision) if cache else None  # of its features
+        self._stores = {kind: _Store(kind, self.folder) for kind in self.encoded}
 
     def pictures(self, pictures: Sequence[Picture]) -> Tensor:
         """Unit-length fp32 features `[N, D]` on the CPU.

@@ -14,7 +14,11 @@ COPIES, FILES = 4, 2
 
 
 def needed(study: Study, out: Path) -> int:
-    """Bytes that the trainings that are left will write; features and results are small beside them."""
+    """Bytes that the trainings that are left will write.
+
+    Features are small beside them: they are kept of the bases, and of a training and its mixtures while these
+    are evaluated.
+    """
     chosen = results.chosen(study, out)
     left = {
         base.name: sum(

@@ -141,7 +141,7 @@ def sweep(study: Study, out: Path, trained: Part, base: Base, method: Method) ->
         *("--alphas", "0", *(f"{weight:g}" for weight in sorted(study.weights)), "1"),
         *_each("--select", chosen_on),
         *_each("--report", reported),
-        *("--cache", str(out / FEATURES), "--out", str(folder)),
+        *("--cache", str(out / FEATURES), "--drop-features", "--out", str(folder)),
     ]
     product = folder / "wiseft.json"
     return Part(

@@ -126,6 +126,17 @@ def test_compare_reads_its_folders(swept, tmp_path):
 # The choice
 
 
+def test_only_the_base_s_features_are_kept_if_asked_for(place, tmp_path):
+    kept, few = tmp_path / "kept", tmp_path / "few"
+    for cache, more in ((kept, ()), (few, ("--drop-features",)), ("none", ("--drop-features",))):
+        out = tmp_path / f"out-{Path(cache).name}"
+        words = command(place, out, "--alphas", 0.5, "--cache", cache, *more)
+        assert open_clip_ext.cli.main(words) == 0
+    assert len(list(kept.iterdir())) == 3
+    (base,) = few.iterdir()
+    assert {path.name for path in base.iterdir()} == {path.name for path in (kept / base.name).iterdir()}
+
+
 def point(alpha: float, select: float) -> wiseft.Point:
     return wiseft.Point(alpha, select, {}, {})
 

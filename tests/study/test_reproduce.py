@@ -17,6 +17,7 @@ from open_clip_ext.study import parts, settings
 
 PAGE = (Path(stand_in.__file__).parents[2] / "docs" / "reproduce.md").read_text()
 FILE = stand_in.STUDIES / "coco-b32.toml"
+CAPTIONS = 414_113  # of COCO train2014
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,32 @@ def test_only_the_model_and_the_speed_of_the_study_are_changed():
         "methods.cs-clip.flags.batch-size", "methods.cs-clip.flags.warmup",
     }  # fmt: skip
     assert {key for key in flat(old) | flat(new) if flat(old).get(key) != flat(new).get(key)} == changed
+
+
+def test_settings_are_those_of_the_recipes():
+    study = settings.read(FILE)
+    compared = set()
+    for method in study.methods:
+        recipe = stand_in.STUDIES.parent / "settings" / f"{method.loss}.sh"
+        if not recipe.exists():  # of clip
+            continue
+        wanted = dict(re.findall(r'"\$\{(\w+):=(.*?)\}"', recipe.read_text()))
+        flags = {**study.train, **method.flags}
+        for name, flag in (("LR", "lr"), ("WD", "wd"), ("GLOBAL_BATCH", "batch-size"), ("EPOCHS", "epochs")):
+            assert flags[flag] == float(wanted[name]), (method.name, flag)
+        assert flags["warmup"] == float(wanted.get("WARMUP", 3 * (CAPTIONS // 128))), method.name
+        if not method.name.endswith("-on-degla"):
+            assert " ".join(flags["companions"]) == wanted["COMPANIONS"], method.name
+        options = {key: value for key, value in method.options.items() if key != "tgc"}
+        if "awk" in wanted.get("LOSS_CFG", ""):  # of degla: for the global batch
+            assert options == {"distill_weight": 0.005}
+        else:
+            assert options == {
+                key: float(value)
+                for key, value in (word.split("=") for word in wanted.get("LOSS_CFG", "").split())
+            }
+        compared.add(method.loss)
+    assert compared == {"negclip", "ce-clip", "degla", "fsc-clip", "tsvlc", "cs-clip"}
 
 
 def flat(table: dict, before: str = "") -> dict:
