@@ -174,16 +174,27 @@ def _ce_clip(folder: Path, train: Sequence[tuple[int, Scene]]) -> None:
 
 
 def _flickr(data: Path) -> None:
-    made = scenes(8, seed=5)
-    for i, scene in enumerate(made):
-        _save(scene.image, data / "flickr30k" / "flickr30k-images" / f"{i}.jpg")
+    splits = {"train": scenes(16, seed=8), "val": scenes(8, seed=9), "test": scenes(8, seed=5)}
+    found = [
+        (split, f"{split}{i}.jpg", scene) for split, made in splits.items() for i, scene in enumerate(made)
+    ]
+    for _, name, scene in found:
+        _save(scene.image, data / "flickr30k" / "flickr30k-images" / name)
     entries = [
-        {"filename": f"{i}.jpg", "split": "test", "sentences": [{"raw": text} for text in scene.captions]}
-        for i, scene in enumerate(made)
+        {"filename": name, "split": split, "sentences": [{"raw": text} for text in scene.captions]}
+        for split, name, scene in found
     ]
     _put(data / "karpathy" / "dataset_flickr30k.json", {"images": entries, "dataset": "flickr30k"})
-    rows = [{"image": f"flickr30k-images/{i}.jpg", "caption": s.captions} for i, s in enumerate(made)]
-    _put(data / "aro" / "flickr30k_test.json", rows)
+    rows = {
+        split: [
+            {"image": f"flickr30k-images/{n}", "caption": s.captions} for sp, n, s in found if sp == split
+        ]
+        for split in splits
+    }
+    _put(data / "aro" / "flickr30k_test.json", rows["test"])
+    # Its training split has one caption per row.
+    single = [{**row, "caption": text} for row in rows["train"] for text in row["caption"]]
+    _put(data / "karpathy" / "flickr30k_train.json", single)
 
 
 def _visual_genome(data: Path) -> None:

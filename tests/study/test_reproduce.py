@@ -16,6 +16,7 @@ from open_clip_ext.evaluation import catalogue
 from open_clip_ext.study import parts, settings
 
 PAGE = (Path(stand_in.__file__).parents[2] / "docs" / "reproduce.md").read_text()
+FILES = sorted(stand_in.STUDIES.glob("*.toml"))
 FILE = stand_in.STUDIES / "coco-b32.toml"
 CAPTIONS = 414_113  # of COCO train2014
 
@@ -26,7 +27,8 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("coco")
     stand_in.write(folder)
     (folder / "stores").mkdir()
-    (folder / FILE.name).write_text(stand_in.small(FILE.read_text()))
+    for file in FILES:
+        (folder / file.name).write_text(stand_in.small(file.read_text()))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for words in stand_in.commands(PAGE):
@@ -34,20 +36,22 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_study_can_start(place, capsys):
+@pytest.mark.parametrize(("name", "trainings"), [("coco-b32", 30), ("flickr30k-b32", 12)])
+def test_the_study_can_start(place, capsys, name, trainings):
     """Flags, stores with enough companions, pictures: all that `plan` looks at before anything runs."""
-    assert cli.main(["study", "plan", str(place / FILE.name)]) == 0
-    assert re.search(r"^trainings +30 .* 30$", capsys.readouterr().out, re.MULTILINE)
+    assert cli.main(["study", "plan", str(place / f"{name}.toml")]) == 0
+    assert re.search(rf"^trainings +{trainings} .* {trainings}$", capsys.readouterr().out, re.MULTILINE)
 
 
-def test_every_benchmark_has_its_items(place, monkeypatch):
+@pytest.mark.parametrize(("name", "sets"), [("coco-b32", 21), ("flickr30k-b32", 11)])
+def test_every_benchmark_has_its_items(place, monkeypatch, name, sets):
     monkeypatch.chdir(place)
-    study = settings.read(place / FILE.name)
+    study = settings.read(place / f"{name}.toml")
     families: dict[str, int] = {}
     for _, benchmark in catalogue.read(catalogue.sources(study.reported)).values():
         assert len(benchmark.items) >= 4, benchmark.name
         families[benchmark.family] = families.get(benchmark.family, 0) + 1
-    assert families == {"composition": 9, "retrieval": 2, "zero-shot": 21}
+    assert families == {"composition": 9, "retrieval": 2, "zero-shot": sets}
 
 
 def test_captions_csv_has_every_caption_of_coco(place):
@@ -59,9 +63,8 @@ def test_captions_csv_has_every_caption_of_coco(place):
 @pytest.mark.parametrize("name", ["degla.store", "ce-clip.store", "edits.store", "units.store"])
 def test_without_a_store_the_study_does_not_start(place, tmp_path, capsys, name):
     for path in place.iterdir():
-        if path.name != "stores":
+        if path.name not in ("stores", FILE.name):
             (tmp_path / path.name).symlink_to(path)
-    (tmp_path / FILE.name).unlink()
     shutil.copy(place / FILE.name, tmp_path)
     shutil.copytree(place / "stores", tmp_path / "stores", ignore=shutil.ignore_patterns(name))
     with pytest.raises(SystemExit) as stopped:
