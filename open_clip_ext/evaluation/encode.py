@@ -62,7 +62,7 @@ class Encoder:
         self.precision = precision
         self.batch = batch
         self.encoded = {"pictures": 0, "texts": 0}  # rows encoded so far, for reports
-        self.folder = cache / fingerprint(model, preprocess, precision) if cache else None  # of its features
+        self.folder = cache / fingerprint(model, preprocess, precision) if cache else None
         self._stores = {kind: _Store(kind, self.folder) for kind in self.encoded}
 
     def pictures(self, pictures: Sequence[Picture]) -> Tensor:
