@@ -43,8 +43,10 @@ def weights(base: Base) -> int:
     import open_clip
     import torch
 
-    with torch.device("meta"):
-        model = open_clip.create_model(base.model, pretrained=None, load_weights=False)
+    from open_clip_ext.evaluation.models import quiet
+
+    with quiet(), torch.device("meta"):
+        model = open_clip.create_model(base.model, pretrained=None, load_weights=False, device="meta")
     return 4 * sum(int(parameter.numel()) for parameter in model.parameters())
 
 

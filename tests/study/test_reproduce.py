@@ -13,7 +13,7 @@ import stand_in
 
 from open_clip_ext import cli
 from open_clip_ext.evaluation import catalogue
-from open_clip_ext.study import parts, settings
+from open_clip_ext.study import disk, parts, settings
 
 PAGE = (Path(stand_in.__file__).parents[2] / "docs" / "reproduce.md").read_text()
 FILES = sorted(stand_in.STUDIES.glob("*.toml"))
@@ -71,6 +71,13 @@ def test_without_a_store_the_study_does_not_start(place, tmp_path, capsys, name)
         cli.main(["study", "plan", str(tmp_path / FILE.name)])
     assert stopped.value.code == 2
     assert f"stores/{name}" in capsys.readouterr().err
+
+
+def test_the_real_study_needs_room_for_the_real_model():
+    """30 trainings, two files of each, four copies of 151 million weights in a file; nothing is loaded."""
+    study = settings.read(FILE)
+    assert disk.weights(study.bases[0]) == 4 * 151_277_313
+    assert round(disk.needed(study, FILE.parent / "none") / 1e9) == 145
 
 
 def test_only_the_model_and_the_speed_of_the_study_are_changed():
