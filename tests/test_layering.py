@@ -49,6 +49,7 @@ ALLOWED = {
     "demo": ["demo", "", "errors", "evaluation", "files", "registry", "tables"],
     "study": ["study", "cluster", "errors", "evaluation", "files", "plugins", "tables"],
     "cluster": ["cluster", "", "_startup", "host", "registry"],
+    "study": ["study", "", "cluster", "errors", "evaluation", "files", "plugins", "tables"],
 }
 
 

@@ -20,6 +20,8 @@ def check(study: Study, *, here: bool = True) -> None:
         InputError: a loss, an option, a flag, a file or a benchmark is wrong. The message names the method
             and base, or the list of benchmarks.
     """
+    for base in study.bases:
+        _activation(study, base)
     for method in study.methods:
         for base in study.bases:
             for choice in method.choices():
@@ -38,6 +40,25 @@ def _training(study: Study, method: Method, base: Base, choice: Flags, here: boo
     for what, problem in doctor.problems(flags, study.processes):
         if problem and (here or what != doctor.GPUS):
             yield f"{problem}"
+
+
+def _activation(study: Study, base: Base) -> None:
+    """Refuse a base whose activation is unknown or not that of its trainings: no mixture could be scored."""
+    from open_clip_ext.evaluation import models
+
+    where = f"{study.file}: [bases.{base.name}]"
+    try:
+        found = models.activation_of(base.model, base.pretrained or None, base.activation or None)
+        config = models.model_config(base.model)
+    except InputError as error:
+        raise InputError(f"{where} {error} (here: as the entry `activation` of the base)") from error
+    flags = {**study.train, **base.flags}
+    trained = flags.get("force-quick-gelu") or config.get("quick_gelu")
+    if (found == "quickgelu") != bool(trained):
+        raise InputError(
+            f"{where} it has {found}, but its trainings would not: name the model that has it, such as "
+            f"{base.model}-quickgelu, or correct `force-quick-gelu` or `activation`"
+        )
 
 
 def _benchmarks(study: Study, base: Base) -> None:

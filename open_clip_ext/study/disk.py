@@ -14,7 +14,11 @@ COPIES, FILES = 4, 2
 
 
 def needed(study: Study, out: Path) -> int:
-    """Bytes that the trainings that are left will write; features and results are small beside them."""
+    """Bytes that the trainings that are left will write.
+
+    Features are small beside them: they are kept of the bases, and of a training and its mixtures while these
+    are evaluated.
+    """
     chosen = results.chosen(study, out)
     left = {
         base.name: sum(
@@ -39,8 +43,10 @@ def weights(base: Base) -> int:
     import open_clip
     import torch
 
-    with torch.device("meta"):
-        model = open_clip.create_model(base.model, pretrained=None, load_weights=False)
+    from open_clip_ext.evaluation.models import quiet
+
+    with quiet(), torch.device("meta"):
+        model = open_clip.create_model(base.model, pretrained=None, load_weights=False, device="meta")
     return 4 * sum(int(parameter.numel()) for parameter in model.parameters())
 
 

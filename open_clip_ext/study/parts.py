@@ -130,18 +130,21 @@ def dev(study: Study, out: Path, trained: Part, base: Base, method: Method) -> P
 def sweep(study: Study, out: Path, trained: Part, base: Base, method: Method) -> Part:
     """The mixtures of what is trained with its base, the ends included, on all benchmarks."""
     chosen_on, reported = base.dev or study.dev, base.reported or study.reported
-    settings = {
+    settings: dict[str, Any] = {
         "of": trained.folder.name, "dev": chosen_on, "reported": reported, "weights": list(study.weights),
     }  # fmt: skip
+    if base.activation:
+        settings["activation"] = base.activation
     folder = _folder(out, SWEEP, method, base, trained.seed, trained.choice, settings)
     model = [] if base.model.startswith("local-dir:") else ["--model", base.model]
     words = [
         *_command("eval", "wiseft", "--base", base.pretrained or base.model, "--ft", str(trained.product)),
         *model,
+        *(["--activation", base.activation] if base.activation else []),
         *("--alphas", "0", *(f"{weight:g}" for weight in sorted(study.weights)), "1"),
         *_each("--select", chosen_on),
         *_each("--report", reported),
-        *("--cache", str(out / FEATURES), "--out", str(folder)),
+        *("--cache", str(out / FEATURES), "--drop-features", "--out", str(folder)),
     ]
     product = folder / "wiseft.json"
     return Part(

@@ -40,6 +40,7 @@ class Base:
         name: in tables.
         model: upstream's `--model`.
         pretrained: upstream's `--pretrained`, a tag or a file; empty for a `local-dir:` model.
+        activation: `gelu` or `quickgelu` of a file that does not say; empty where it is known.
         flags: of the trainer, for this base only.
         dev: its own benchmarks to choose on, in place of the study's.
         reported: its own benchmarks to report, in place of the study's.
@@ -51,6 +52,7 @@ class Base:
     flags: Flags
     dev: Sequence[Sequence[str]] = ()
     reported: Sequence[Sequence[str]] = ()
+    activation: str = ""
 
 
 @dataclass(frozen=True)
@@ -225,6 +227,7 @@ def _base(table: Table) -> Base:
         flags=_flags(table.table("train")),
         dev=_benchmarks(table, "dev"),
         reported=_benchmarks(table, "reported"),
+        activation=table.take("activation", "", _activation),
     )
     table.finish()
     return made
@@ -291,6 +294,12 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is not a text")
     return value
+
+
+def _activation(value: object) -> str:
+    if value not in ("gelu", "quickgelu"):
+        raise TypeError(f"{value!r} is neither gelu nor quickgelu")
+    return str(value)
 
 
 def _at_least_1(value: object) -> int:

@@ -10,6 +10,7 @@ import drawn_results
 import pytest
 import studies
 import support
+import torch
 
 from open_clip_ext import cli
 from open_clip_ext.study import disk, folder, parts, trainer
@@ -150,6 +151,31 @@ def test_what_cannot_start_is_refused_before_anything_runs(place, command, capsy
     assert str(file) in printed
     assert len(printed.strip().splitlines()) == 1
     assert command.started == []
+
+
+@pytest.mark.parametrize(
+    ("base", "sentence"),
+    [
+        ("", "[bases.a] --pretrained other.pt: it is unknown with which activation it was trained"),
+        (
+            'activation = "quickgelu"',
+            "[bases.a] it has quickgelu, but its trainings would not: name the model",
+        ),
+        (
+            'activation = "gelu"\ntrain = { force-quick-gelu = true }',
+            "[bases.a] it has gelu, but its trainings",
+        ),
+        ('activation = "gelu"', ""),
+    ],
+)
+def test_the_activation_of_a_file_is_known_before_anything_runs(place, command, capsys, base, sentence):
+    torch.save({"logit_scale": torch.zeros(())}, place / "other.pt")
+    named = f'model = "ViT-S-32-alt"\npretrained = "other.pt"\n{base}'
+    file = studies.write(place, small().replace('model = "local-dir:base-a"', named))
+    assert call("plan", file, "--commands") == (2 if sentence else 0)
+    printed = capsys.readouterr()
+    assert sentence in printed.err
+    assert ("--model ViT-S-32-alt --activation gelu" in printed.out) == (not sentence)
 
 
 def test_a_failed_part_ends_the_command_with_status_1(place, command, capsys):

@@ -53,6 +53,7 @@ def test_a_base_may_have_data_and_benchmarks_of_its_own(tmp_path):
         ('reference = ["clip"]', 'reference = ["clap"]', "reference: no method clap (nearest: clip"),
         ("at_once = 2", "at_once = 0", "at_once: 0 is not a whole number of at least 1"),
         ("flags = { lr = 1e-3 }", "flags = 1", "methods.clip.flags must be a table"),
+        ("[bases.a]", '[bases.a]\nactivation = "relu"', "[bases.a] activation: 'relu' is neither gelu nor"),
         ("[bases.a]", '[bases."../a"]', "[bases.../a]: a name has letters, digits"),
         ('"local-dir:base-a"', '"ViT-B-32"', "[bases.a] pretrained: missing; a base is a trained model"),
         ('"local-dir:base-a"', "3", "[bases.a] model: 3 is not a text"),
