@@ -47,7 +47,6 @@ ALLOWED = {
     "mining": ["mining", "errors", "evaluation", "files", "model", "negatives", "tables"],
     "export": ["export", "", "errors", "evaluation", "files", "model", "training"],
     "demo": ["demo", "", "errors", "evaluation", "files", "registry", "tables"],
-    "study": ["study", "cluster", "errors", "evaluation", "files", "plugins", "tables"],
     "cluster": ["cluster", "", "_startup", "host", "registry"],
     "study": ["study", "", "cluster", "errors", "evaluation", "files", "plugins", "tables"],
 }
