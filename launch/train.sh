@@ -1,5 +1,6 @@
 # shellcheck shell=bash disable=SC2154  # the settings of a recipe set the variables
-# The common part of the recipes: sourced with RECIPE, a file in settings/, and the flags of the call as arguments.
+# The common part of the recipes: sourced with RECIPE, a file in settings/ or the path of one of your own, and the
+# flags of the call as arguments, which come last and win.
 # BASE, a file in bases/, names a model to start from other than CLIP, with settings that precede those of the recipe.
 # Under SLURM it trains on all nodes of the job and requeues it, elsewhere on the GPUs of this machine.
 # docs/clusters.md explains each setting. NCCL variables are left to the site.
@@ -8,7 +9,8 @@ stop() { echo "open_clip_ext: $(uname -n): $*" >&2; exit 2; }
 settings=$(dirname "${BASH_SOURCE[0]}")/settings
 recipes=$(cd "$settings" && printf '%s ' *.sh) && recipes=${recipes//.sh /, } && recipes=${recipes%, }
 [[ ${RECIPE:-} ]] || stop "set RECIPE to the name of a file in launch/settings: $recipes"
-[[ -f $settings/$RECIPE.sh ]] || stop "$RECIPE: no such recipe in $settings; there are $recipes"
+[[ $RECIPE == */* ]] || RECIPE=$settings/$RECIPE.sh
+[[ -f $RECIPE ]] || stop "$(basename "$RECIPE" .sh): no such recipe in $(dirname "$RECIPE"); there are $recipes in $settings"
 if [[ ${BASE:-} ]]; then
   bases=$(dirname "${BASH_SOURCE[0]}")/bases
   [[ -f $bases/$BASE.sh ]] || stop "$BASE: no such base in $bases; there are $(cd "$bases" && echo *.sh)"
@@ -16,7 +18,8 @@ if [[ ${BASE:-} ]]; then
   source "$bases/$BASE.sh"
 fi
 # shellcheck source=launch/settings/degla.sh
-source "$settings/$RECIPE.sh"
+source "$RECIPE"
+RECIPE=$(basename "$RECIPE" .sh)
 
 : "${MODEL:=ViT-B-32-quickgelu}"                # -quickgelu: OpenAI's weights need it
 : "${PRETRAINED=openai}"                        # a tag or a checkpoint file; empty: from scratch
@@ -63,8 +66,9 @@ flags=(
   --train-data "$TRAIN_DATA" --dataset-type "$DATASET_TYPE" --csv-separator "$CSV_SEPARATOR"
   --loss "$LOSS" ${LOSS_CFG:+--loss-cfg $LOSS_CFG} ${COMPANIONS:+--companions $COMPANIONS}
   ${COMPANION_KEYS:+--companion-keys $COMPANION_KEYS} ${NEGATIVES:+--negatives "$NEGATIVES"}
-  --batch-size $((GLOBAL_BATCH / per_step)) --accum-freq "$ACCUM" --epochs "$EPOCHS"
-  --lr "$LR" --wd "$WD" --warmup "$WARMUP" --precision "$PRECISION" --seed "$SEED" --workers "$WORKERS"
+  --batch-size $((GLOBAL_BATCH / per_step)) --accum-freq "$ACCUM" ${EPOCHS:+--epochs "$EPOCHS"}
+  ${LR:+--lr "$LR"} ${WD:+--wd "$WD"} ${WARMUP:+--warmup "$WARMUP"}
+  --precision "$PRECISION" --seed "$SEED" --workers "$WORKERS"
   --local-loss --gather-with-grad ${TRAIN_NUM_SAMPLES:+--train-num-samples "$TRAIN_NUM_SAMPLES"}
   --logs "$LOGS" --name "$NAME" --save-most-recent --save-every-steps "$SAVE_EVERY" --resume latest $EXTRA_FLAGS "$@"
 )

@@ -46,9 +46,15 @@ EVALUATION = (
     ),
     ("wiseft", "evaluation.wiseft", "sweep over weight interpolations"),
 )
+STUDY = (
+    ("run", "study.run", "train, evaluate and compare what a file names; goes on where it was"),
+    ("plan", "study.plan", "what would run, how long it takes, what it needs on disk"),
+    ("status", "study.status", "what is done, at work, failed and left"),
+)
 GROUPS = (
     ("negatives", NEGATIVES, "make, import, inspect and export hard negatives"),
     ("eval", EVALUATION, "benchmarks: did composition improve, and what did it cost?"),
+    ("study", STUDY, "several methods, bases and seeds, from one file to one page"),
 )
 
 

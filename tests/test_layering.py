@@ -48,6 +48,7 @@ ALLOWED = {
     "export": ["export", "", "errors", "evaluation", "files", "model", "training"],
     "demo": ["demo", "", "errors", "evaluation", "files", "registry", "tables"],
     "cluster": ["cluster", "", "_startup", "host", "registry"],
+    "study": ["study", "", "cluster", "errors", "evaluation", "files", "plugins", "tables"],
 }
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from open_clip_ext import __version__
 
+GPUS = "GPUs"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the command; the launcher gives them, a person needs none."""
@@ -85,6 +87,23 @@ def _checks(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
         yield from _run(flags, args, adapter.refused)
 
 
+def problems(flags: Sequence[str], processes: int) -> Iterator[tuple[str, str]]:
+    """What keeps a run with these flags of upstream's from starting here: what was looked at, a sentence."""
+    from open_clip_ext import host
+    from open_clip_ext.host import signatures
+
+    if unarmed := _unarmed():
+        yield "armed in this interpreter", unarmed
+        return
+    adapter, wrong = host.choose(signatures.read)
+    for seam, problem in wrong.items():
+        yield f"{seam.module}.{seam.name}", problem
+    here = argparse.Namespace(nodes=1, node=0, processes=processes)
+    for what, problem in _run(flags, here, adapter.refused):
+        if problem:
+            yield what, problem
+
+
 def _unarmed() -> str:
     from open_clip_ext import _startup
     from open_clip_ext.host import seams
@@ -119,7 +138,7 @@ def _run(
 
         seen = torch.cuda.device_count()
         few = f"torch sees {seen} GPU(s), and {args.processes} process(es) would start; look at the driver"
-        yield "GPUs", few if seen < args.processes else ""
+        yield GPUS, few if seen < args.processes else ""
     problems = list(preflight.problems(run, settings, args.nodes * args.processes))
     for problem in problems or preflight.samples(run, settings):
         yield "run", problem

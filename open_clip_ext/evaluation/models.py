@@ -309,6 +309,17 @@ def _noted_model(run: Mapping[str, str], file: Path | None) -> str:
     return name
 
 
+def activation_of(name: str, pretrained: str | None, activation: str | None = None) -> str:
+    """`gelu` or `quickgelu`, as `load` takes it for these arguments, without loading anything.
+
+    Raises InputError where `load` does, because it is unknown or because model and tag differ.
+    """
+    file = _file(name, pretrained)
+    run = parameters(file) if file else {}
+    quick = _quick_gelu(name, pretrained, file, model_config(name), run, activation)
+    return "quickgelu" if quick else "gelu"
+
+
 def _quick_gelu(
     name: str,
     pretrained: str | None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,12 +40,14 @@ class Point:
         select: the mean of the primary scores that alpha is chosen by.
         results: of the reported benchmarks, as `evaluate` gives them.
         chosen_by: of the others.
+        features: the folder where the model's features are kept; None if they are not.
     """
 
     alpha: float
     select: float
     results: Mapping[str, Any]
     chosen_by: Mapping[str, Any]
+    features: Path | None = None
 
     def family(self, name: str) -> float | None:
         """The mean of the primary scores of the reported benchmarks of a family; None if there is none."""
@@ -71,10 +74,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, metavar="FILE", help="where benchmarks are, as in `eval run`")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where everything goes")
     options.add_encoding_arguments(parser)
+    parser.add_argument(
+        "--drop-features", action="store_true",
+        help="at the end, keep only the base's features in --cache; those of the other models are not small",
+    )  # fmt: skip
 
 
 def main(args: argparse.Namespace) -> int:
     """Sweep, choose, write, print."""
+    from open_clip_ext.evaluation import parts
+
+    if (part := parts.from_environment()).count > 1:
+        raise InputError(
+            f"eval wiseft works in one process, and this is one of {part.count}; start it without torchrun "
+            "or srun, or evaluate merged weights with `eval run`"
+        )
     options.claim(args, FILE)
     outside = [alpha for alpha in args.alphas if not 0 <= alpha <= 1]
     if outside:
@@ -92,6 +106,10 @@ def main(args: argparse.Namespace) -> int:
     points = sweep(args, base, tuned, select, report)
     best = choose(points)
     _write(args, base, tuned, points, best, notes)
+    if args.drop_features:
+        for folder in (point.features for point in points):
+            if folder and folder != points[0].features:
+                shutil.rmtree(folder, ignore_errors=True)
     print(table(points, best))
     print("\n" + "\n".join(summary(points, best, notes)))
     model = "".join(
@@ -138,7 +156,7 @@ def sweep(
     select: Found,
     report: Found,
 ) -> list[Point]:
-    """Score the model at every alpha, and write a result folder of each."""
+    """Score the model at every alpha, from 0 to 1, and write a result folder of each."""
     import torch
     from tqdm import tqdm
 
@@ -163,7 +181,7 @@ def sweep(
         )
         catalogue.note_sources(scored, report)
         mean = sum(map(primary, chosen_by.values())) / len(chosen_by)
-        points.append(Point(alpha, mean, scored, chosen_by))
+        points.append(Point(alpha, mean, scored, chosen_by, encoder.folder))
         parts = ((1 - alpha, base), (alpha, tuned))
         mixed = " + ".join(f"{share:g} {end.record['checkpoint']}" for share, end in parts)
         record = {0.0: base.record, 1.0: tuned.record}.get(alpha) or {

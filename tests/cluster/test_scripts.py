@@ -19,7 +19,7 @@ from open_clip_ext.host import flags
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
-SCRIPTS = sorted(path for path in LAUNCH.rglob("*") if path.is_file())
+SCRIPTS = sorted(path for path in LAUNCH.rglob("*") if path.is_file() and path.suffix != ".toml")
 RECIPES = sorted(path.stem for path in LAUNCH.glob("settings/*.sh"))
 BASES = sorted(path.stem for path in LAUNCH.glob("bases/*.sh"))
 JOBS = ("degla", "ce-clip", "negclip", "loss")  # a job script each; `loss` takes any recipe

@@ -126,6 +126,20 @@ def test_compare_reads_its_folders(swept, tmp_path):
 # The choice
 
 
+def test_only_the_base_s_features_are_kept_if_asked_for(place, tmp_path):
+    cache = tmp_path / "cache"
+    for out, more, left in (("all", (), 3), ("few", ("--drop-features",), 1)):
+        words = command(place, tmp_path / out, "--alphas", 0.5, "--cache", cache, *more)
+        assert open_clip_ext.cli.main(words) == 0
+        assert len(list(cache.iterdir())) == left
+    # It is the base's: a sweep that encodes anew finds it, and adds the two others.
+    (base,) = cache.iterdir()
+    at = base.stat().st_mtime_ns
+    assert open_clip_ext.cli.main(command(place, tmp_path / "more", "--alphas", 1, "--cache", cache)) == 0
+    assert len(list(cache.iterdir())) == 2
+    assert base.stat().st_mtime_ns == at
+
+
 def point(alpha: float, select: float) -> wiseft.Point:
     return wiseft.Point(alpha, select, {}, {})
 
@@ -196,3 +210,15 @@ def test_weights_that_are_not_finite(place, tmp_path, sentence):
     torch.save(checkpoint, tmp_path / "nan.pt")
     said = sentence([*command(place, tmp_path / "out"), "--ft", str(tmp_path / "nan.pt")])
     assert "text_projection is not finite, so no mixture with it is finite" in said
+
+
+def test_several_processes_are_refused(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as ended:
+        open_clip_ext.cli.main(command(place, tmp_path / "out"))
+    assert ended.value.code == 2
+    assert (
+        "eval wiseft works in one process, and this is one of 2; start it without" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "out").exists()

@@ -36,7 +36,7 @@ def html(found: Comparison, made: Sequence[Part], *, pictures: bool = True) -> s
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["cell"] = _cell
+    environment.filters["cell"] = cell
     labels = [result.label for result in found.results]
     plots = {"differences": figures.differences(found)}
     if found.picture:
@@ -77,7 +77,7 @@ def _sections(made: Sequence[Part]) -> list[tuple[Part, list[Part]]]:
     return [(part, below) for part, below in found if part.key != "verdict"]
 
 
-def _cell(text: str) -> Any:
+def cell(text: str) -> Any:
     """A table's cell. Its interval is dimmed, and a change whose interval excludes zero is marked."""
     from markupsafe import Markup
 

@@ -1,0 +1,62 @@
+"""A study's output folder: whose it is, and that only one process works in it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+
+from open_clip_ext.errors import InputError
+from open_clip_ext.files import write_text
+from open_clip_ext.study import settings, trainer
+from open_clip_ext.study.settings import Study
+
+NOTE, LOCK = "study.json", "lock"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the study's file and its output folder."""
+    parser.add_argument("file", type=Path, metavar="STUDY.toml", help="the study")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER",
+        help="where everything goes (default: the file's name without .toml, beside it)",
+    )  # fmt: skip
+
+
+def opened(args: argparse.Namespace) -> tuple[Study, Path]:
+    """The study and its output folder, which may not exist yet.
+
+    Raises InputError if the file is no study, or the folder is another's.
+    """
+    study = settings.read(args.file)
+    out = (args.out or study.file.with_suffix("")).resolve()
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: not a folder; name another")
+    note = out / NOTE
+    if note.is_file():
+        owner = json.loads(note.read_text(encoding="utf-8"))["file"]
+        # A study may be moved with its folder: what matters is the way from one to the other.
+        if (out / owner).resolve() != study.file:
+            raise InputError(
+                f"--out {out}: holds the study {(out / owner).resolve()}; give each its own folder"
+            )
+    elif out.is_dir() and any(out.iterdir()):
+        raise InputError(f"--out {out}: is not empty and holds no study; name another folder")
+    return study, out
+
+
+@contextmanager
+def at_work(study: Study, out: Path) -> Iterator[None]:
+    """Make the folder this study's, alone with it, and work in the folder of the study's file.
+
+    Raises InputError if another process works in it.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / LOCK).open("w") as lock, chdir(study.folder):
+        if not trainer.locked(lock.fileno()):
+            raise InputError(f"--out {out}: another `study run` is at work there; wait for it, or end it")
+        write_text(out / NOTE, json.dumps({"file": os.path.relpath(study.file, out)}) + "\n")
+        yield

@@ -1,0 +1,168 @@
+"""A study's results as tables and sentences, for the terminal and the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from open_clip_ext import tables
+from open_clip_ext.study.results import BASE, Difference, Model, Results
+
+ITSELF = "itself, mixed"
+VERDICTS = ("higher", "lower", "not shown")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A heading, sentences and a table.
+
+    Attributes:
+        key: identifies the part, for the page's figures.
+        title: the heading.
+        text: sentences.
+        head: of the table; empty if there is none.
+        body: of the table.
+    """
+
+    key: str
+    title: str
+    text: Sequence[str] = ()
+    head: Sequence[str] = ()
+    body: Sequence[Sequence[str]] = ()
+
+
+def parts(found: Results) -> list[Part]:
+    """The whole report."""
+    return [summary(found), *comparisons(found), *benchmarks(found), runs(found)]
+
+
+def summary(found: Results) -> Part:
+    """A row for each model and a column for each family, with what a training costs."""
+    body = []
+    for model in found.models:
+        cost = found.cost(model.method) if model.method != BASE and not model.mixed else None
+        body.append(
+            [
+                _indented(model),
+                *(_score(found, model, family) for family in families(found)),
+                _weights(model),
+                *((f"{cost.step:.3g}", f"{cost.hours:.2g}") if cost else ("", "")),
+            ]
+        )
+    head = ["", *families(found), "weight", "s per step", "hours"]
+    return Part("summary", "Summary", [_conditions(found)], head, body)
+
+
+def families(found: Results) -> list[str]:
+    """The columns that are means over benchmarks."""
+    return [column for column in found.columns if column not in found.benchmarks]
+
+
+def differences(found: Results) -> dict[str, dict[str, list[tuple[str, Difference]]]]:
+    """By reference and family, the difference of each method from it."""
+    by_name = {model.name: model for model in found.models}
+    made: dict[str, dict[str, list[tuple[str, Difference]]]] = {}
+    for reference in (BASE, *found.study.reference, ITSELF):
+        for family in families(found):
+            for model in found.models:
+                other = by_name.get(f"{model.method}, mixed" if reference == ITSELF else reference)
+                if model.method in (BASE, reference) or model.mixed or other is None:
+                    continue
+                if (difference := found.difference(model, other, family)) is not None:
+                    made.setdefault(reference, {}).setdefault(family, []).append((model.name, difference))
+    return made
+
+
+def comparisons(found: Results) -> Iterator[Part]:
+    """Each method against its references and against itself mixed with the base, with a sentence."""
+    for reference, by_family in differences(found).items():
+        body, said = [], []
+        for family, own in by_family.items():
+            words: dict[str, list[str]] = {}
+            for name, difference in own:
+                words.setdefault(difference.word, []).append(f"{name} ({100 * difference.mean:+.1f})")
+                body.append([family, name, *_difference(difference)])
+            parts = "; ".join(f"{word}: {', '.join(words[word])}" for word in VERDICTS if word in words)
+            said.append(f"{family.capitalize()}, against {reference}. {parts[0].upper()}{parts[1:]}.")
+        head = ["family", "method", "difference [95 % interval]", "lowest run", "highest run", ""]
+        yield Part(f"against/{reference}", f"Against {reference}", said, head, body)
+
+
+def benchmarks(found: Results) -> Iterator[Part]:
+    """Every benchmark, a row for each model."""
+    names = list(found.benchmarks)
+    body = [[_indented(model), *(_score(found, model, name) for name in names)] for model in found.models]
+    yield Part("benchmarks", "Benchmark by benchmark", (), ["", *names], body)
+
+
+def runs(found: Results) -> Part:
+    """Every run by itself."""
+    body = [
+        [
+            model.name,
+            base,
+            str(seed) if model.method != BASE else "",
+            f"{model.weights[base, seed]:g}",
+            *(f"{100 * found.of_run(model, (base, seed), family):.1f}" for family in families(found)),
+        ]
+        for model in found.models
+        for base, seed in model.folders
+    ]
+    return Part("runs", "Run by run", (), ["", "base", "seed", "weight", *families(found)], body)
+
+
+def text(found: Results) -> str:
+    """The summary and the sentences, for a terminal."""
+    table = summary(found)
+    said = "\n".join(f"* {line}" for part in comparisons(found) for line in part.text)
+    return f"{table.text[0]}\n\n{tables.aligned(table.head, table.body)}\n\n{said}"
+
+
+def markdown(found: Results) -> str:
+    """The whole report in Markdown."""
+    blocks = [f"# {found.study.file.stem}"]
+    for part in parts(found):
+        blocks += [f"## {part.title}", *part.text]
+        if part.body:
+            blocks.append(tables.markdown(part.head, part.body))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _conditions(found: Results) -> str:
+    bases = len({base for model in found.models for base, _ in model.folders})
+    seeds = len({seed for model in found.models if model.method != BASE for _, seed in model.folders})
+    many = bases * seeds > 1
+    spread = "; ± standard deviation over runs" if many else "; one run, so the spread over runs is unknown"
+    return f"Percent, {_count(bases, 'base')}, {_count(seeds, 'seed')} of the trainer each{spread}."
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number > 1 else ''}"
+
+
+def _indented(model: Model) -> str:
+    return f"  {model.name}" if model.mixed else model.name
+
+
+def _score(found: Results, model: Model, column: str) -> str:
+    score = found.score(model, column)
+    spread = f" ±{100 * score.deviation:.1f}" if len(model.folders) > 1 else ""
+    return f"{100 * score.mean:.1f}{spread}"
+
+
+def _weights(model: Model) -> str:
+    """Of the tuned model; of a mixture that of each run, as they are chosen for each."""
+    if not model.mixed:
+        return ""
+    values = sorted(set(model.weights.values()))
+    return f"{values[0]:g}" if len(values) == 1 else f"{values[0]:g} to {values[-1]:g}"
+
+
+def _difference(difference: Difference) -> list[str]:
+    low, high = 100 * difference.low, 100 * difference.high
+    return [
+        f"{100 * difference.mean:+.1f} [{low:+.1f}, {high:+.1f}]",
+        f"{100 * min(difference.runs):+.1f}",
+        f"{100 * max(difference.runs):+.1f}",
+        difference.word,
+    ]

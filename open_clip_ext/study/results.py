@@ -1,0 +1,275 @@
+"""What came out of a study: scores of every method, their spread over runs, and paired differences.
+
+A run is one base with one seed. Scores are primary scores of the reported benchmarks, in [0, 1]. A column is
+one of these benchmarks, or a family: the mean over its benchmarks.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from open_clip_ext.evaluation import result_folder
+from open_clip_ext.study import parts, timing
+from open_clip_ext.study.parts import Chosen, Part
+from open_clip_ext.study.settings import Study, Value
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Array = npt.NDArray[np.float64]
+
+BASE = "base"
+FAMILIES = ("composition", "zero-shot", "retrieval")
+
+Run = tuple[str, int]  # base and seed
+
+
+def chosen(study: Study, out: Path) -> dict[tuple[str, str], dict[str, Value]]:
+    """The values of `choose`: the highest mean of primary scores on dev, of equal ones the first.
+
+    A method on a base is missing until all its values have been evaluated.
+    """
+    found: dict[tuple[str, str], list[Part]] = {}
+    for part in parts.tried(study, out):
+        found.setdefault((part.method, part.base), []).append(part)
+    return {
+        key: dict(max(tried, key=lambda part: _mean(result_folder.read(part.folder))).choice)
+        for key, tried in found.items()
+        if all(part.done for part in tried)
+    }
+
+
+def _mean(content: Mapping[str, Any]) -> float:
+    return statistics.fmean(_primary(result) for result in content["benchmarks"].values())
+
+
+def _primary(result: Mapping[str, Any]) -> float:
+    return float(result["scores"][result["primary"]]["value"])
+
+
+@dataclass(frozen=True)
+class Model:
+    """A row of the table.
+
+    Attributes:
+        method: its name; `BASE` for the models to start from.
+        mixed: mixed with its base, by the weight that is best on the dev benchmarks.
+        folders: the result folder of each run.
+        weights: of the tuned model in each run.
+    """
+
+    method: str
+    mixed: bool
+    folders: Mapping[Run, Path]
+    weights: Mapping[Run, float]
+
+    @property
+    def name(self) -> str:
+        """In tables."""
+        return f"{self.method}, mixed" if self.mixed else self.method
+
+
+@dataclass(frozen=True)
+class Score:
+    """A column's mean over runs, and its standard deviation over them; 0 for a single run."""
+
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of two models in one column.
+
+    Attributes:
+        mean: over runs.
+        low: lower end of the 95 % interval, from resampled images (`evaluation.scoring.bootstrap`).
+        high: its upper end.
+        runs: one for each run.
+    """
+
+    mean: float
+    low: float
+    high: float
+    runs: Sequence[float]
+
+    @property
+    def word(self) -> str:
+        """`higher` or `lower` if the interval and every run say so; else `not shown`."""
+        if self.low > 0 and min(self.runs) > 0:
+            return "higher"
+        return "lower" if self.high < 0 and max(self.runs) < 0 else "not shown"
+
+
+class Results:
+    """The results of a study as far as it is done.
+
+    Args:
+        study: the study.
+        out: its folder.
+    """
+
+    def __init__(self, study: Study, out: Path) -> None:
+        self.study, self.out = study, out
+        self.chosen: Chosen = chosen(study, out)
+        self.sweeps = [part for part in parts.sweeps(study, out, self.chosen) if part.done]
+        self.curves: dict[tuple[str, Run], list[dict[str, Any]]] = {}
+        self._swept: dict[tuple[str, Run], dict[str, Any]] = {}
+        for part in self.sweeps:
+            run = part.base, part.seed
+            content = json.loads(part.product.read_text(encoding="utf-8"))
+            self._swept[part.method, run] = content
+            self.curves[part.method, run] = content["curve"]
+
+    @cached_property
+    def models(self) -> list[Model]:
+        """The bases, then every method that has a result, as it is and mixed."""
+        if not self.sweeps:
+            return []
+        first = {part.base: part for part in reversed(self.sweeps)}
+        start = {(base, 0): part.folder / "alpha-0" for base, part in first.items()}
+        found = [Model(BASE, False, start, dict.fromkeys(start, 0.0))]
+        for method in self.study.methods:
+            own = [part for part in self.sweeps if part.method == method.name]
+            if not own:
+                continue
+            tuned = {(part.base, part.seed): part.folder / "alpha-1" for part in own}
+            found.append(Model(method.name, False, tuned, dict.fromkeys(tuned, 1.0)))
+            if self.study.weights:
+                weights = {run: float(self._swept[method.name, run]["alpha"]) for run in tuned}
+                mixed = {
+                    (part.base, part.seed): part.folder / self._at(part, weights[part.base, part.seed])
+                    for part in own
+                }
+                found.append(Model(method.name, True, mixed, weights))
+        return found
+
+    def _at(self, part: Part, weight: float) -> str:
+        curve = self.curves[part.method, (part.base, part.seed)]
+        return str(next(point["folder"] for point in curve if point["alpha"] == weight))
+
+    @cached_property
+    def benchmarks(self) -> dict[str, str]:
+        """The reported benchmarks that every result has, with their families."""
+        contents = [result_folder.read(folder) for model in self.models for folder in model.folders.values()]
+        return {
+            name: result["family"]
+            for name, result in (contents[0]["benchmarks"] if contents else {}).items()
+            if all(name in content["benchmarks"] for content in contents)
+        }
+
+    @cached_property
+    def columns(self) -> dict[str, list[str]]:
+        """Families, then benchmarks if they say more; each with its benchmarks."""
+        families = {
+            family: [name for name, own in self.benchmarks.items() if own == family]
+            for family in dict.fromkeys((*FAMILIES, *self.benchmarks.values()))
+        }
+        found = {family: names for family, names in families.items() if names}
+        return found | {name: [name] for name in self.benchmarks}
+
+    @cached_property
+    def values(self) -> dict[str, dict[Run, dict[str, float]]]:
+        """Primary scores: of a model's name, a run and a benchmark."""
+        return {
+            model.name: {
+                run: {
+                    name: _primary(result)
+                    for name, result in result_folder.read(folder)["benchmarks"].items()
+                }
+                for run, folder in model.folders.items()
+            }
+            for model in self.models
+        }
+
+    def of_run(self, model: Model, run: Run, column: str) -> float:
+        """The score of one run; that of a base, of any seed."""
+        key = (run[0], 0) if model.method == BASE else run
+        return statistics.fmean(self.values[model.name][key][name] for name in self.columns[column])
+
+    def score(self, model: Model, column: str) -> Score:
+        """The score over runs."""
+        found = [self.of_run(model, run, column) for run in model.folders]
+        return Score(statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else 0.0)
+
+    @cached_property
+    def _drawn(self) -> dict[tuple[str, str], dict[tuple[str, Run], Array]]:
+        """Replicates [R] on the same draws of images: by base and benchmark, then by model and run."""
+        from open_clip_ext.evaluation.comparison import results as compared
+        from open_clip_ext.evaluation.scoring import bootstrap
+
+        found = {}
+        for base in self.study.bases:
+            own = [
+                (model.name, run, folder)
+                for model in self.models
+                for run, folder in model.folders.items()
+                if run[0] == base.name
+            ]
+            read = [
+                compared.Result(f"{name}, {run}", folder, result_folder.read(folder))
+                for name, run, folder in own
+            ]
+            for benchmark in self.benchmarks if read else ():
+                primary = read[0].benchmarks[benchmark]["primary"]
+                rows = compared.aligned(read, benchmark)
+                made = bootstrap.of_rows(benchmark, rows, [primary])[primary]
+                found[base.name, benchmark] = {
+                    (name, run): made.drawn[:, place] for place, (name, run, _) in enumerate(own)
+                }
+        return found
+
+    def curve(self, method: str, columns: Sequence[str]) -> list[tuple[float, list[float]]]:
+        """The way from the base to a method: for each weight its scores in `columns`, means over runs."""
+        own = [points for (name, _), points in self.curves.items() if name == method]
+        found = []
+        for points in zip(*own, strict=True):
+            scores = [
+                statistics.fmean(
+                    _primary(point["report"][name]) for point in points for name in self.columns[column]
+                )
+                for column in columns
+            ]
+            found.append((float(points[0]["alpha"]), scores))
+        return found
+
+    def difference(self, model: Model, other: Model, column: str) -> Difference | None:
+        """`model` minus `other`, over the runs that both have; None if there is none.
+
+        The runs of a base share the draws of images, as do all benchmarks' own models; bases and benchmarks
+        are drawn on their own.
+        """
+        from open_clip_ext.evaluation.scoring import bootstrap
+
+        runs = [
+            run
+            for run in model.folders
+            if run in other.folders or (other.method == BASE and (run[0], 0) in other.folders)
+        ]
+        if not runs:
+            return None
+        by_run = [self.of_run(model, run, column) - self.of_run(other, run, column) for run in runs]
+        names = self.columns[column]
+        total: Any = 0.0
+        for run in runs:
+            key = (run[0], 0) if other.method == BASE else run
+            for name in names:
+                drawn = self._drawn[run[0], name]
+                total = total + drawn[model.name, run] - drawn[other.name, key]
+        low, high = bootstrap.interval(total / len(runs) / len(names))
+        return Difference(statistics.fmean(by_run), low, high, by_run)
+
+    def cost(self, method: str) -> timing.Rate | None:
+        """Of a method's trainings, the mean over runs; None if their logs show no step."""
+        own = [part.needs[0] for part in self.sweeps if part.method == method]
+        found = [rate for part in own if (rate := timing.of(part)) is not None]
+        if not found:
+            return None
+        return timing.Rate(*(statistics.fmean(getattr(r, key) for r in found) for key in ("step", "hours")))

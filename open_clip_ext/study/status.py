@@ -1,0 +1,97 @@
+"""`open-clip-ext study status`: what of a study is done, at work, failed and left."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import chdir
+from pathlib import Path
+
+from open_clip_ext import tables
+from open_clip_ext.study import folder, parts, trainer
+from open_clip_ext.study.parts import Part
+from open_clip_ext.study.settings import Study
+
+KINDS = {
+    parts.TRAIN: "trainings",
+    parts.DEV: "evaluations to choose a value",
+    parts.SWEEP: "evaluations of mixtures with the base",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `study status`."""
+    folder.add_arguments(parser)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Print."""
+    from open_clip_ext.study import results
+
+    study, out = folder.opened(args)
+    with chdir(study.folder):
+        chosen = results.chosen(study, out)
+        known = parts.every(study, out, chosen)
+        print(table(known, parts.unknown(study, chosen)))
+        for (method, base), values in chosen.items():
+            print(f"chosen for {method} on {base}: {', '.join(f'{k} {v}' for k, v in values.items())}")
+        for part in known:
+            if state(part) in ("at work", "stopped"):
+                print(f"{state(part)}: {part.name}\n  {part.folder / trainer.OUTPUT}")
+                if state(part) == "stopped" and (why := trainer.reason(part.folder)):
+                    print(f"  {why}")
+        made = {part.folder.name for part in known}
+        there = {path.name for path in (out / "parts").glob("*")}
+        if unused := sorted(there - made):
+            print(f"of other settings, not used now: {', '.join(unused)}")
+    return 0
+
+
+def state(part: Part) -> str:
+    """`done`, `at work`, `stopped` (begun and not at work: failed, or ended with its study) or `left`."""
+    if part.done:
+        return "done"
+    lock = part.folder / trainer.LOCK
+    if not lock.exists():
+        return "left"
+    with lock.open() as file:
+        return "stopped" if trainer.locked(file.fileno()) else "at work"
+
+
+def table(known: Sequence[Part], unknown: int = 0) -> str:
+    """A row for each kind of parts."""
+    head = ["", "all", "done", "at work", "stopped", "left"]
+    body = []
+    for kind, name in KINDS.items():
+        states = [state(part) for part in known if part.kind == kind]
+        if states:
+            body.append([name, str(len(states)), *(str(states.count(word)) for word in head[2:])])
+    if unknown:
+        body.append(["known when values are chosen", str(unknown), "", "", "", str(unknown)])
+    return tables.aligned(head, body)
+
+
+def estimate(study: Study, out: Path, known: Sequence[Part]) -> Iterator[str]:
+    """Hours of the trainings that are left, from those that have begun, method by method."""
+    from open_clip_ext.study import timing
+
+    total = 0.0
+    without = []
+    for method in study.methods:
+        own = [part for part in known if part.kind == parts.TRAIN and part.method == method.name]
+        rates = [rate for part in own if (rate := timing.of(part)) is not None]
+        left = sum(1 - (timing.share(part) if not part.done else 1) for part in own)
+        if not left:
+            continue
+        if not rates:
+            without.append(method.name)
+            continue
+        hours = sum(rate.hours for rate in rates) / len(rates)
+        total += left * hours
+        step = sum(rate.step for rate in rates) / len(rates)
+        yield f"{method.name}: {step:.3g} s per step, {hours:.3g} h per training, {left * hours:.3g} h left"
+    if total:
+        gpus = study.processes
+        yield f"left in all: {total:.3g} h, {total * gpus:.3g} GPU hours ({study.at_once} at a time here)"
+    if without:
+        yield f"no estimate for {', '.join(without)}: no training of it has shown its speed yet"

@@ -1,0 +1,54 @@
+"""The page: every number of the report is on it, and plots of what is there."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import drawn_results
+import pytest
+import studies
+
+from open_clip_ext.study import figures, local, page, report, settings
+from open_clip_ext.study.results import Difference, Results
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> Results:
+    folder = tmp_path_factory.mktemp("study")
+    study = settings.read(studies.write(folder))
+    local.run(study, folder / "out", type("Command", (drawn_results.Command,), {"started": []}))
+    return Results(study, folder / "out")
+
+
+def test_every_cell_of_the_report_is_on_the_page(found):
+    text = re.sub(r"<[^>]+>", "", page.html(found))
+    for part in report.parts(found):
+        assert part.title in text
+        for cell in (cell.strip() for line in part.body for cell in line):
+            assert cell in text
+    assert "open_clip_train.main" in text
+    assert "choose = { lr = [1e-3, 1e-4] }" in text
+
+
+def test_both_files_are_written(found):
+    page.write(found)
+    assert (found.out / "study.html").read_text() == page.html(found)
+    assert (found.out / "study.md").read_text() == report.markdown(found)
+
+
+def test_the_curve_has_a_mark_for_each_weight_of_each_method(found):
+    drawn = ElementTree.fromstring(figures.curves(found, "zero-shot", "composition"))
+    hints = [one.text or "" for one in drawn.iter("title")]
+    assert len(hints) == 1 + 2 * 2  # the base; weights 0.5 and 1 of two methods
+    assert sum(hint.startswith("0.5 negclip + 0.5 base: ") for hint in hints) == 1
+    base, clip, _, negclip, _ = found.models
+    for model in (base, clip, negclip):
+        across, up = (100 * found.score(model, family).mean for family in ("zero-shot", "composition"))
+        assert f"{model.name}: {across:.1f} zero-shot, {up:.1f} composition" in hints
+
+
+def test_a_difference_shows_its_interval_and_its_runs():
+    drawn = figures.differences("composition", [("degla", 1, Difference(0.1, 0.05, 0.2, [0.08, 0.12]))])
+    hints = [one.text for one in ElementTree.fromstring(drawn).iter("title")]
+    assert hints == ["degla, one run: +8.0", "degla, one run: +12.0", "degla: +10.0 [+5.0, +20.0]"]

@@ -1,0 +1,122 @@
+"""What came out: means, spread, and paired differences against the same sums in loops."""
+
+from __future__ import annotations
+
+import statistics
+from itertools import product
+
+import drawn_results
+import numpy as np
+import pytest
+import studies
+
+from open_clip_ext.evaluation import result_folder
+from open_clip_ext.evaluation.scoring import bootstrap
+from open_clip_ext.study import local, report, settings
+from open_clip_ext.study.results import Difference, Results
+
+RUNS = list(product("ab", (0, 1)))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> Results:
+    folder = tmp_path_factory.mktemp("study")
+    study = settings.read(studies.write(folder))
+    local.run(study, folder / "out", type("Command", (drawn_results.Command,), {"started": []}))
+    return Results(study, folder / "out")
+
+
+def rows(model, run, benchmark):
+    folder = model.folders[run]
+    return result_folder.read_rows(folder, result_folder.read(folder)["benchmarks"][benchmark])
+
+
+def test_rows_are_the_base_and_each_method_with_its_mixture(found):
+    assert [model.name for model in found.models] == [
+        "base",
+        "clip",
+        "clip, mixed",
+        "negclip",
+        "negclip, mixed",
+    ]
+    base, clip, mixed, *_ = found.models
+    assert set(base.folders) == {("a", 0), ("b", 0)}
+    assert set(clip.folders) == set(mixed.folders) == set(RUNS)
+    assert set(mixed.weights.values()) == {0.5}
+
+
+def test_columns_are_families_then_benchmarks(found):
+    assert found.columns == {
+        "composition": ["sugarcrepe"],
+        "zero-shot": ["cifar10"],
+        "sugarcrepe": ["sugarcrepe"],
+        "cifar10": ["cifar10"],
+    }
+
+
+def test_a_score_is_the_mean_over_runs(found):
+    for model in found.models:
+        values = []
+        for run in model.folders:
+            correct = [row["correct"]["accuracy"] for row in rows(model, run, "sugarcrepe")]
+            values.append(sum(correct) / len(correct))
+        score = found.score(model, "sugarcrepe")
+        assert score.mean == pytest.approx(statistics.fmean(values))
+        assert score.deviation == pytest.approx(statistics.stdev(values))
+
+
+def test_a_difference_is_paired_by_run_and_by_image(found):
+    _, clip, _, negclip, _ = found.models
+    difference = found.difference(negclip, clip, "composition")
+    by_run = []
+    drawn_runs = []
+    for run in negclip.folders:
+        pair = [rows(model, run, "sugarcrepe") for model in (negclip, clip)]
+        right = [[row["correct"]["accuracy"] for row in own] for own in pair]
+        by_run.append(statistics.fmean(right[0]) - statistics.fmean(right[1]))
+        made = bootstrap.of_rows("sugarcrepe", pair, ["micro"])["micro"].drawn
+        drawn_runs.append(made[:, 0] - made[:, 1])
+    assert difference.mean == pytest.approx(statistics.fmean(by_run))
+    assert difference.runs == pytest.approx(by_run)
+    # Other draws of the same images: close, not equal.
+    expected = bootstrap.interval(np.mean(drawn_runs, axis=0))
+    assert (difference.low, difference.high) == pytest.approx(expected, abs=0.01)
+    assert difference.word == "higher"
+
+
+def test_the_base_is_compared_with_each_of_its_runs(found):
+    base, clip, *_ = found.models
+    difference = found.difference(clip, base, "zero-shot")
+    assert len(difference.runs) == len(RUNS)
+    assert difference.mean == pytest.approx(
+        found.score(clip, "zero-shot").mean - found.score(base, "zero-shot").mean
+    )
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "by_run", "word"),
+    [
+        (0.1, 0.3, [0.1, 0.3], "higher"),
+        (0.1, 0.3, [-0.1, 0.5], "not shown"),
+        (-0.1, 0.3, [0.1, 0.1], "not shown"),
+        (-0.3, -0.1, [-0.1, -0.3], "lower"),
+        (-0.3, -0.1, [0.1, -0.5], "not shown"),
+    ],
+)
+def test_a_word_needs_the_interval_and_every_run(low, high, by_run, word):
+    assert Difference(0.0, low, high, by_run).word == word
+
+
+def test_the_report_tells_the_table_and_each_comparison(found):
+    text = report.markdown(found)
+    assert "Percent, 2 bases, 2 seeds of the trainer each; ± standard deviation over runs." in text
+    assert "Composition, against clip. Higher: negclip (" in text
+    assert "## Against itself, mixed" in text
+    assert "| negclip | a | 1 | 1 |" in text
+    # 0.5 s per step and 16 samples per second, as the drawn logs say.
+    assert "| 0.5 | 0.00028 |" in text
+
+
+def test_nothing_is_reported_before_there_is_a_result(tmp_path):
+    study = settings.read(studies.write(tmp_path))
+    assert Results(study, tmp_path / "out").models == []
