@@ -1,0 +1,77 @@
+"""Of features alone: distillation, the principal part of a batch.
+
+Notation: see the package.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from open_clip_ext.losses.functional.samples import existing
+
+
+def self_distillation(
+    v: Tensor,
+    teacher_v: Tensor,
+    t: Tensor,
+    teacher_t: Tensor,
+    n: Tensor,
+    teacher_n: Tensor,
+    valid: Tensor | None = None,
+) -> Tensor:
+    """Squared distance to the teacher's features, summed over images, captions and negatives.
+
+        L = sum_i |v_i - v*_i|^2 + sum_i |t_i - t*_i|^2 + sum_ik m_ik |n_ik - n*_ik|^2
+
+    A sum: it grows with B and K.
+
+    Source: DeGLA, arXiv 2504.16801; xiaoxing2001/DeGLA@1c5e960 `src/open_clip/loss.py`. Differs in
+    the mask only.
+    """
+    n, teacher_n = existing(n, valid), existing(teacher_n, valid)
+    pairs = ((v, teacher_v), (t, teacher_t), (n, teacher_n))
+    image, text, negative = ((x - y.detach()).square().sum() for x, y in pairs)
+    return image + text + negative
+
+
+def principal_part(x: Tensor, t: Tensor, ratio: float, basis: Literal["live", "constant"]) -> Tensor:
+    """`x` without the directions in which the captions of a batch differ least.
+
+        x' = mu + (x - mu) P            mu: mean of T      P: projector on the first m components of T - mu
+        m: smallest with  sum_{j <= m} e_j^2 >= ratio sum_j e_j^2       e: singular values of T - mu
+
+    Not normalised again.
+
+    Args:
+        x: `[R, D]`.
+        t: T, `[B, D]`, captions of the whole batch.
+        ratio: share of the variance to keep, from 0 to 1.
+        basis: whether gradients know that P follows T (`live`), or P is a constant. mu is live always.
+
+    Source: HiMo-CLIP, arXiv 2511.06653; UnicomAI/HiMo-CLIP@f235e97 `model/himo.py`. Differs in that T is
+    that of all processes, and in how the gradient of P is made: it divides by differences of e_j^2 of kept
+    and dropped components alone, where that of a decomposition divides by those of all, which may be 0.
+    """
+    if basis not in ("live", "constant"):
+        raise ValueError(f"basis is {basis!r}, expected one of live, constant")
+    mean = t.mean(0)
+    with torch.no_grad():
+        _, singular, c = torch.linalg.svd(t - mean, full_matrices=True)
+        e2 = F.pad(singular.square(), (0, len(c) - len(singular)))
+        # A component is kept if those ahead of it are too few. Of equal captions none is.
+        kept = F.pad(e2.cumsum(0)[:-1], (1, 0)) < ratio * e2.sum()
+        projector = c.T @ (kept[:, None] * c)
+        gap = torch.where(kept[:, None] & ~kept, e2[:, None] - e2, 0.0)
+        closeness = torch.where(gap > 0, 1 / gap, 0.0)
+    if basis == "live":
+        along = (t - mean) @ c.T
+        # Turns kept components towards dropped ones: nothing by value, and the derivative of P.
+        turn = closeness * (along.T @ along)
+        turn = turn + turn.T
+        projector = projector + c.T @ (turn - turn.detach()) @ c
+    reduced: Tensor = mean + (x - mean) @ projector
+    return reduced
