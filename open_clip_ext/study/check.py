@@ -39,7 +39,10 @@ def _training(study: Study, method: Method, base: Base, choice: Flags, here: boo
     flags[flags.index("--logs") + 1] = "none"
     for what, problem in doctor.problems(flags, study.processes):
         if problem and (here or what != doctor.GPUS):
-            yield f"{problem}"
+            shared = next((flag for flag in study.train if f"--{flag} " in problem), None)
+            if shared in method.flags or shared in base.flags:
+                shared = None
+            yield f"{problem} ({shared} is in [train], for all methods)" if shared else problem
 
 
 def _activation(study: Study, base: Base) -> None:

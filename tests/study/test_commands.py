@@ -131,6 +131,8 @@ def test_a_disk_that_would_not_hold_it_is_named(place, monkeypatch, capsys, comm
         ("[methods.clip]", "[methods.clip]\noptions = { x = 1 }",
          "[methods.clip] on a: --loss-cfg x: --loss clip has no such option"),
         ("[methods.clip]", "[methods.clip]\nflags = { nothing = 1 }\n[methods.dummy]", "--nothing"),
+        ("workers = 0", 'workers = 0\nnegatives = "a.store"',
+         "leave it out (negatives is in [train], for all methods)"),
         ("data/photos.csv", "data/none.csv", "--train-data data/none.csv: there is no such file"),
         ("local-dir:base-a", "local-dir:none", "local-dir:none"),
         ('"image-folder"', '"image-folders"', "[[reported]] image-folders"),

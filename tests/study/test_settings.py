@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import studies
 
+from open_clip_ext import registry
 from open_clip_ext.errors import InputError
 from open_clip_ext.study import settings
+
+DOCS = Path(__file__).parents[2] / "docs" / "studies.md"
 
 
 def test_it_is_read(tmp_path):
@@ -21,6 +26,14 @@ def test_it_is_read(tmp_path):
     assert negclip.choices() == [{"lr": 1e-3}, {"lr": 1e-4}]
     assert study.dev == [["sugarcrepe", "annotations=dev", "images=dev"]]
     assert [benchmark[0] for benchmark in study.reported] == ["sugarcrepe", "image-folder"]
+
+
+def test_the_example_of_the_docs_is_read_and_gives_negatives_to_losses_that_use_them(tmp_path):
+    text = DOCS.read_text().split("```toml\n")[1].split("```")[0]
+    study = settings.read(studies.write(tmp_path, text))
+    for method in study.methods:
+        uses = bool(registry.load(method.loss).companions)
+        assert uses == ("negatives" in {**study.train, **method.flags})
 
 
 def test_flags_may_be_written_as_the_trainer_shows_them(tmp_path):
