@@ -42,7 +42,7 @@ ALLOWED = {
     ],
     "losses": ["losses", "errors", "plugins", "precision", "registry", "teacher"],
     "evaluation": [
-        *("evaluation", "", "errors", "files", "language", "model", "plugins", "tables", "texts"),
+        *("evaluation", "", "csv_files", "errors", "files", "language", "model", "plugins", "tables", "texts"),
     ],
     "mining": ["mining", "errors", "evaluation", "files", "model", "negatives", "tables"],
     "export": ["export", "", "errors", "evaluation", "files", "model", "training"],
