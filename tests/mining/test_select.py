@@ -190,8 +190,10 @@ def test_a_failure_leaves_no_store(data, tmp_path):
     [
         ([], "--keep: missing; give --keep hardest or band, or --plausible, or both"),
         (["--plausible", "--floor", "0.1"], "--floor: without effect, since --keep is missing"),
-        (["--plausible", "--model", "x", "--images", "y"],
-         "--model, --images: without effect, since --keep is missing"),
+        (
+            ["--plausible", "--model", "x", "--images", "y"],
+            "--model, --images: without effect, since --keep is missing",
+        ),
         (["--keep", "band"], "--keep band: needs --floor, the least similarity to the picture, such as 0.15"),
         (["--keep", "hardest", "--count", "0"], "--count 0: give at least 1"),
         (["--keep", "hardest", "--margin", "3"], "--margin 3.0: give a cosine, from -2 to 2"),
