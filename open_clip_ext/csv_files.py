@@ -76,11 +76,50 @@ def rows(path: str | Path, separator: str, index: bool = False) -> Iterator[tupl
     Raises InputError if the file is empty or not UTF-8, if the separator is wrong, if a quote is never
     closed, and if a row has more fields than there are columns.
     """
-    found = _rows(path, separator, index)
+    found = parsed(path, separator, index)
     line, header = next(found)
     _require_columns(path, header, separator)
     yield line, header
     yield from found
+
+
+def parsed(path: str | Path, separator: str, index: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """As `rows`, for a file whose separator is known: a single column may contain other ones."""
+    csv.field_size_limit(sys.maxsize)
+    width = columns = 0
+    line = 1
+    with _opened(path) as file:
+        end = separator.join(END)
+        reader = csv.reader(chain(file, [end]), delimiter=separator)
+        try:
+            for fields in reader:
+                begins, line = line, reader.line_num + 1
+                if fields == [*END]:
+                    break
+                if fields and fields[-1].endswith(end):
+                    opens = begins + sum(field.count("\n") for field in fields[:-1])
+                    raise InputError(
+                        f"{path}, line {opens}: the quote that begins a field there is never closed; close "
+                        "it, and double the quotes inside quoted text"
+                    )
+                if not fields or (len(fields) == 1 and fields[0].isspace()):
+                    continue
+                if not columns:
+                    width = columns = len(fields)
+                    if "\0" in fields[0]:
+                        raise InputError(f"{path}: it seems to be UTF-16 text; convert it to UTF-8")
+                elif index:
+                    width, index = max(width, len(fields)), False
+                if len(fields) > width:
+                    raise InputError(
+                        f"{path}, line {begins}: {len(fields)} fields, but the header has {columns} columns; "
+                        f"put text that contains a {_name(separator)} in quotes"
+                    )
+                yield begins, fields
+        except csv.Error as error:
+            raise InputError(f"{path}, line {reader.line_num}: {error}") from error
+    if not columns:
+        raise InputError(f"{path}: it is empty")
 
 
 def separator(path: str | Path, usual: Callable[[Sequence[str]], bool]) -> str:
@@ -92,7 +131,7 @@ def separator(path: str | Path, usual: Callable[[Sequence[str]], bool]) -> str:
 
     Raises InputError if several separators are possible.
     """
-    headers = {char: next(_rows(path, char))[1] for char in SEPARATORS}
+    headers = {char: next(parsed(path, char))[1] for char in SEPARATORS}
     found = [char for char, header in headers.items() if len(header) > 1]
     if len(found) > 1:
         found = [char for char in found if usual(headers[char])] or found
@@ -143,44 +182,6 @@ def _require_columns(path: str | Path, header: Sequence[str], separator: str) ->
             f"{path}: with {_name(separator)} as separator its only column is {header[0][:80]!r}; "
             f"give --csv-separator {_options(others)}"
         )
-
-
-def _rows(path: str | Path, separator: str, index: bool = False) -> Iterator[tuple[int, list[str]]]:
-    csv.field_size_limit(sys.maxsize)
-    width = columns = 0
-    line = 1
-    with _opened(path) as file:
-        end = separator.join(END)
-        reader = csv.reader(chain(file, [end]), delimiter=separator)
-        try:
-            for fields in reader:
-                begins, line = line, reader.line_num + 1
-                if fields == [*END]:
-                    break
-                if fields and fields[-1].endswith(end):
-                    opens = begins + sum(field.count("\n") for field in fields[:-1])
-                    raise InputError(
-                        f"{path}, line {opens}: the quote that begins a field there is never closed; close "
-                        "it, and double the quotes inside quoted text"
-                    )
-                if not fields or (len(fields) == 1 and fields[0].isspace()):
-                    continue
-                if not columns:
-                    width = columns = len(fields)
-                    if "\0" in fields[0]:
-                        raise InputError(f"{path}: it seems to be UTF-16 text; convert it to UTF-8")
-                elif index:
-                    width, index = max(width, len(fields)), False
-                if len(fields) > width:
-                    raise InputError(
-                        f"{path}, line {begins}: {len(fields)} fields, but the header has {columns} columns; "
-                        f"put text that contains a {_name(separator)} in quotes"
-                    )
-                yield begins, fields
-        except csv.Error as error:
-            raise InputError(f"{path}, line {reader.line_num}: {error}") from error
-    if not columns:
-        raise InputError(f"{path}: it is empty")
 
 
 @contextmanager

@@ -220,7 +220,7 @@ class Encoder:
             with Image.open(io.BytesIO(picture.read())) as file:
                 image = file.convert("RGB")
         except Exception as error:  # decoders may raise anything
-            raise InputError(f"{picture.path}: does not decode as a picture ({error})") from error
+            raise picture.undecodable(error) from error
         if picture.visible:
             whole, image = image, Image.new("RGB", image.size)
             for box in picture.visible:

@@ -46,6 +46,11 @@ class Picture:
         """The whole picture in its stored encoding (JPEG, PNG, ...)."""
         return Path(self.path).read_bytes()
 
+    def undecodable(self, error: Exception) -> InputError:
+        """The error for a picture on which a decoder failed."""
+        why = str(error).partition(" <_io.")[0]  # Pillow shows the object that it read from
+        return InputError(f"{self.path}: does not decode as a picture ({why})")
+
 
 @dataclass(frozen=True)
 class Item:

@@ -52,6 +52,8 @@ def read(paths: Sequence[Path]) -> Manifest | None:
     for path in paths:
         if path.is_dir():
             raise InputError(f"--train-manifest {path}: is a folder, but should be a file")
+        if not path.exists():
+            raise InputError(f"--train-manifest {path}: no such file")
         source = Annotations(path)
         if path.suffix in (".csv", ".tsv"):
             rows = source.table(path.name, delimiter="\t" if path.suffix == ".tsv" else ",")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import threading
@@ -21,8 +22,18 @@ from open_clip_ext.files import write_text
 
 
 def patience() -> float:
-    """Seconds to wait for a silent part: `OPEN_CLIP_EXT_PEER_TIMEOUT`, as in training."""
-    return float(os.environ.get("OPEN_CLIP_EXT_PEER_TIMEOUT", "300"))
+    """Seconds to wait for a silent part: `OPEN_CLIP_EXT_PEER_TIMEOUT`, as in training.
+
+    Raises InputError if that is no number of seconds.
+    """
+    given = os.environ.get("OPEN_CLIP_EXT_PEER_TIMEOUT", "300")
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InputError(f"OPEN_CLIP_EXT_PEER_TIMEOUT={given}: give a number of seconds above 0")
+    return seconds
 
 
 def name(index: int, count: int) -> str:

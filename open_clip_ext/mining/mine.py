@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from open_clip_ext.mining.search import Alike
 
 HARD, NEG = KINDS = ("hard", "neg")
+SAME, ABOVE, BELOW = 0.98, 0.95, 0.6
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --kind hard: also write the negatives of each caption, and one of each hard caption",
     )  # fmt: skip
     parser.add_argument(
-        "--same", type=float, default=0.98, metavar="COSINE",
-        help="pictures from this cosine on count as the same picture (default: %(default)s)",
+        "--same", type=float, metavar="COSINE",
+        help=f"without --seen-by: pictures from this cosine on count as the same picture (default: {SAME})",
     )  # fmt: skip
     parser.add_argument("--caption-key", default="", metavar="NAME", help="the column or key of the captions")
     parser.add_argument(
@@ -75,12 +76,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seen-by-activation", choices=models.ACTIVATIONS, help="its activation, as for --model"
     )
     group.add_argument(
-        "--above", type=float, default=0.95, metavar="COSINE",
-        help="of the two pictures under --model, at least (default: %(default)s)",
+        "--above", type=float, metavar="COSINE",
+        help=f"of the two pictures under --model, more than this (default: {ABOVE})",
     )  # fmt: skip
     group.add_argument(
-        "--below", type=float, default=0.6, metavar="COSINE",
-        help="of the two under --seen-by, at most (default: %(default)s)",
+        "--below", type=float, metavar="COSINE",
+        help=f"of the two under --seen-by, less than this (default: {BELOW})",
     )  # fmt: skip
 
 
@@ -119,7 +120,7 @@ def _check(args: argparse.Namespace) -> None:
     if not args.out.absolute().parent.is_dir():
         raise InputError(f"--out {args.out}: there is no folder {args.out.parent}; make it first")
     for flag, value in (("--same", args.same), ("--above", args.above), ("--below", args.below)):
-        if not -1 <= value <= 1:
+        if value is not None and not -1 <= value <= 1:
             raise InputError(f"{flag} {value}: give a cosine, from -1 to 1")
     for flag, value in (("--count", args.count), ("--batch-size", args.batch_size)):
         if value < 1:
@@ -128,6 +129,10 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError(f"--negatives: goes with --kind {HARD}; the negatives of --kind {NEG} are captions")
     if not args.seen_by and (args.seen_by_pretrained or args.seen_by_activation):
         raise InputError("--seen-by-pretrained, --seen-by-activation: name the model with --seen-by")
+    if not args.seen_by and (args.above, args.below) != (None, None):
+        raise InputError("--above, --below: without effect, since --seen-by is missing")
+    if args.seen_by and args.same is not None:
+        raise InputError("--same: without effect with --seen-by, by which pictures are told apart")
 
 
 def _captions(args: argparse.Namespace) -> dict[str, list[str]]:
@@ -171,9 +176,10 @@ def _search(args: argparse.Namespace, paths: Sequence[str], texts: Sequence[Sequ
     if args.seen_by:
         flags = args.seen_by_pretrained, args.seen_by_activation, args.precision, args.device
         other, _ = features(lambda: vision.load(args.seen_by, *flags))
-        value = search.blind(one, other, args.above, args.below)
+        above = ABOVE if args.above is None else args.above
+        value = search.blind(one, other, above, BELOW if args.below is None else args.below)
     else:
-        value = search.nearest(one, args.same)
+        value = search.nearest(one, SAME if args.same is None else args.same)
     return search.best(len(paths), args.count, value, alike(digests, texts))
 
 

@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--floor", type=float, metavar="F", help="drop a negative whose cosine with the picture is below F"
     )
     group.add_argument(
-        "--images", type=Path, default=Path(), metavar="FOLDER",
+        "--images", type=Path, metavar="FOLDER",
         help="the folder that the pictures' paths are relative to (default: this one)",
     )  # fmt: skip
     group.add_argument(
@@ -90,7 +90,8 @@ def _check(args: argparse.Namespace) -> None:
     """Raise InputError for options that are wrong whatever the store is."""
     if not args.keep and args.plausible is None:
         raise InputError(f"--keep: missing; give --keep {' or '.join(KEEP)}, or --plausible, or both")
-    idle = [f"--{name}" for name in ("count", "margin", "floor") if getattr(args, name)]
+    given = (name for name in ("count", "margin", "floor", "model", "pretrained", "activation", "images"))
+    idle = [f"--{name}" for name in given if getattr(args, name)]
     if idle and not args.keep:
         raise InputError(f"{', '.join(idle)}: without effect, since --keep is missing")
     if args.keep == "band" and args.floor is None:
@@ -156,12 +157,13 @@ def _scorer(
         raise InputError(
             f"{args.store}: its captions came without pictures; give a file that names them, with --captions"
         )
-    paths = {str(args.images / name): name for name in names}
-    there = present(list(paths), args.allow_missing)
+    paths = {name: str((args.images or Path()) / name) for name in names}
+    there = present(list(dict.fromkeys(paths.values())), args.allow_missing)
     loaded = models.from_arguments(args)
     model = Model(loaded, args)
     features, digests = model.pictures([Picture(path) for path in there])
-    rows = {paths[path]: row for row, path in enumerate(there)}
+    places = {path: row for row, path in enumerate(there)}
+    rows = {name: places[path] for name, path in paths.items() if path in places}
     by = {key: loaded.record[key] for key in ("name", "checkpoint", "sha256")}
     return Scorer(model, features, digests, rows), by
 

@@ -138,6 +138,8 @@ class Selection:
 
     def report(self) -> str:
         """What was kept and what was dropped, and how far negatives are below their captions."""
+        from open_clip_ext.negatives.text_only import too_few
+
         used = [reason for reason in REASONS if any(counts[reason] for counts in self.counts.values())]
         rows = [
             (
@@ -151,6 +153,8 @@ class Selection:
         ]
         head = ("", "", "negatives", "kept", "kept, %", *used)
         blocks = [aligned(head, rows, words=2)]
+        if self.readers and (unknown := [place for place in self.counts if not self.readers.knows(place)]):
+            blocks.append(f"{too_few(unknown)}; none of these is dropped as text_tells")
         if self.differences:
             rows = [
                 (*place, *(f"{quantile(counts, q / 100) * STEP:.3f}" for q in QUANTILES))

@@ -70,12 +70,14 @@ class Summary:
         counts: captions by their number of valid texts, for each kind.
         types: by generator, type and kind.
         reasons: rejected texts by (generator, type, reason).
+        untold: types of negatives that are too few to say how well they are told.
     """
 
     captions: int = 0
     counts: dict[str, Counter[int]] = field(default_factory=dict)
     types: list[TypeSummary] = field(default_factory=list)
     reasons: list[tuple[str, str, str, int]] = field(default_factory=list)
+    untold: list[tuple[str, str]] = field(default_factory=list)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -147,6 +149,7 @@ def _tell(store: Store, summary: Summary) -> None:
     from open_clip_ext.negatives import text_only
 
     told = text_only.measure(text_only.sample(store))
+    summary.untold = [place for place, found in told.items() if not found]
     for found in summary.types:
         if found.kind == NEGATIVE:
             found.told = told.get((found.generator, found.type))
@@ -213,6 +216,10 @@ def text(summary: Summary) -> str:
         title = "Negatives told from their captions by a classifier of texts alone; 50 %: it cannot tell"
         columns = ("", "", "pairs", "told, %", "+-")
         blocks.append(f"{title}\n\n{aligned(columns, told, words=2)}")
+    if summary.untold:
+        from open_clip_ext.negatives.text_only import too_few
+
+        blocks.append(too_few(summary.untold))
     for kind, counts in summary.counts.items():
         if any(counts.keys()):
             shares = [(str(n), count, share(count)) for n, count in sorted(counts.items())]

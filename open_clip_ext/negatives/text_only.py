@@ -125,6 +125,14 @@ def measure(pairs: Mapping[Place, Sequence[Pair]]) -> dict[Place, Told | None]:
     }
 
 
+def too_few(places: Iterable[Place]) -> str:
+    """The sentence that names the types of which nothing is said."""
+    return (
+        f"Too few to say how texts alone tell them (below {FEWEST} pairs, or too few pictures): "
+        f"{', '.join(map(' '.join, places))}"
+    )
+
+
 def _told(scores: NDArray[np.float64], groups: Sequence[str]) -> Told:
     """Accuracy with an interval over groups: the delta method for a ratio of sums over pictures."""
     right = (scores > 0.5) + 0.5 * (scores == 0.5)

@@ -293,6 +293,13 @@ def test_folders_that_are_not_imagenet(tmp_path, make, message):
         folders.imagenet(images=tmp_path / "val")
 
 
+def test_hidden_folders_are_no_classes(coloured):
+    """A folder like .ipynb_checkpoints would be one more class that every picture could get."""
+    before = folders.image_folder(images=coloured)
+    (coloured / ".thumbnails").mkdir()
+    assert folders.image_folder(images=coloured).notes == before.notes
+
+
 def test_class_names_for_other_folders(tmp_path, coloured):
     (tmp_path / "names.txt").write_text("red\nblue\n")
     with pytest.raises(InputError, match="2 class names for the 4 folders"):

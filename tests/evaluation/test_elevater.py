@@ -115,6 +115,18 @@ def test_voc_cuts_out_every_object(tmp_path, inside):
             lambda r: (r / "Annotations/000001.xml").write_text("<a><object><name>dog</name></object></a>"),
             "000001.xml, object 0: its bndbox lacks a number",
         ),
+        (
+            lambda r: (r / "Annotations/000001.xml").write_text(
+                f"<a>{OBJECT.format('dog')}</a>".replace(">30<", ">nan<")
+            ),
+            "000001.xml, object 0: its bndbox lacks a number, or has no area",
+        ),
+        (
+            lambda r: (r / "Annotations/000001.xml").write_text(
+                f"<a>{OBJECT.format('dog')}</a>".replace(">30<", ">9<")
+            ),
+            "000001.xml, object 0: its bndbox lacks a number, or has no area",
+        ),
         (lambda r: (r / "Annotations/000001.xml").write_text("<a/>"), "no object in the annotations of test"),
         (lambda r: (r / "ImageSets/Main/test.txt").unlink(), "test.txt: cannot be read (No such file"),
     ],

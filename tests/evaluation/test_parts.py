@@ -310,6 +310,13 @@ def test_several_processes_need_a_cache(call, tmp_path, monkeypatch, capsys):
     )
 
 
+@pytest.mark.parametrize("seconds", ["soon", "nan", "0"])
+def test_a_time_out_that_is_no_time(asked, tmp_path, monkeypatch, seconds):
+    monkeypatch.setenv("OPEN_CLIP_EXT_PEER_TIMEOUT", seconds)
+    with pytest.raises(InputError, match=f"OPEN_CLIP_EXT_PEER_TIMEOUT={seconds}: give a number of seconds"):
+        parts.encode(encoder(tmp_path / "cache"), asked, Part(0, 3))
+
+
 @pytest.fixture
 def hurry(monkeypatch):
     monkeypatch.setenv("OPEN_CLIP_EXT_PEER_TIMEOUT", "0.2")

@@ -195,9 +195,11 @@ def test_the_mean_of_published_columns():
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        (lambda path: path.unlink(), "FILE: cannot be read (No such file or directory)"),
-        (lambda path: path.write_bytes(b"\xff\xfe"), "FILE: is not UTF-8 text"),
+        (lambda path: path.unlink(), "FILE: it cannot be read (No such file or directory)"),
+        (lambda path: path.write_bytes(b"\xff\xfe"), "FILE: it is UTF-16 text; convert it to UTF-8"),
         (lambda path: path.write_text("arch,aro\nx,1\n"), "FILE: has no column colorswap, crepe, eqben,"),
+        (lambda path: path.write_text(path.read_text() + '"'), "FILE, line 7: the quote that begins a field"),
+        (lambda path: path.write_text(path.read_text() + "x\n"), "FILE, row 6: aro is not a number: ''"),
         (lambda path: write_field(path, valse="high"), "FILE, row 5: valse is not a number: 'high'"),
         (lambda path: write_field(path, valse=""), "FILE, row 5: valse is not a number: ''"),
         (lambda path: write_field(path, valse="140"), "FILE, row 5: valse is 140, not a percentage"),

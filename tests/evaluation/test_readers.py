@@ -19,7 +19,8 @@ from open_clip_ext import plugins
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation import catalogue
 from open_clip_ext.evaluation.items import GROUP, Benchmark, Item
-from open_clip_ext.evaluation.readers import aro_order, sugarcrepe, valse, vl_checklist
+from open_clip_ext.evaluation.readers import aro_order, conme, sugarcrepe, valse, vl_checklist
+from open_clip_ext.evaluation.readers.files import Fields
 from open_clip_ext.evaluation.scoring import aggregate
 
 # --- one small data set of each ---------------------------------------------------------------------
@@ -559,6 +560,21 @@ def test_a_csv_row_that_is_cut_off(tmp_path):
     with (tmp_path / "ComVG.csv").open("a") as file:
         file.write("2,a man\n")
     wrong(tmp_path, "ROOT/ComVG.csv, row 2: does not have as many columns as the header", "comvg")
+
+
+def test_a_quote_that_is_never_closed_does_not_swallow_the_rows_after_it(tmp_path):
+    """In the last column the row would be whole, and the rows after it would be missing from the score."""
+    header, row = "image,question,correct_option,incorrect_option\n", "7,What is it?,a dog,a cat\n"
+    for name in conme.PARTITIONS:
+        (tmp_path / f"{name}.csv").write_text(header + 3 * row)
+    (tmp_path / "replace-obj.csv").write_text(header + row + row.replace("a cat", '"a cat') + row)
+    wrong(tmp_path, "ROOT/replace-obj.csv, line 3: the quote that begins a field there is never", "conme")
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "wide", ""])
+def test_a_number_that_is_none(value):
+    with pytest.raises(InputError, match=f"row 1: width must be a number, not '{value}'"):
+        Fields({"width": value}, "row 1").number("width")
 
 
 class Runs:

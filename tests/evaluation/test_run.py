@@ -156,7 +156,7 @@ def test_a_manifest_that_is_wrong(tmp_path):
         (tmp_path / "a.csv", "a.csv, row 1: it has no field 'filepath' (its fields: picture, title)"),
         (tmp_path / "b.txt", f"--train-manifest {tmp_path}/b.txt: names no picture"),
         (tmp_path, f"--train-manifest {tmp_path}: is a folder, but should be a file"),
-        (tmp_path / "none.txt", "no such file or folder"),
+        (tmp_path / "none.txt", f"--train-manifest {tmp_path}/none.txt: no such file"),
     ):
         with pytest.raises(InputError) as error:
             manifest.read([path])

@@ -190,6 +190,10 @@ def test_a_failure_leaves_no_store(data, tmp_path):
     [
         ([], "--keep: missing; give --keep hardest or band, or --plausible, or both"),
         (["--plausible", "--floor", "0.1"], "--floor: without effect, since --keep is missing"),
+        (
+            ["--plausible", "--model", "x", "--images", "y"],
+            "--model, --images: without effect, since --keep is missing",
+        ),
         (["--keep", "band"], "--keep band: needs --floor, the least similarity to the picture, such as 0.15"),
         (["--keep", "hardest", "--count", "0"], "--count 0: give at least 1"),
         (["--keep", "hardest", "--margin", "3"], "--margin 3.0: give a cosine, from -2 to 2"),
@@ -245,9 +249,20 @@ def test_what_is_refused(data, flags, weights, tmp_path, stop):
         "select", store, "--out", out, *keep, *flags, "--images", "elsewhere"
     )
     (tmp_path / "2.png").write_text("no picture")
-    assert "2.png: does not decode as a picture" in stop("select", store, "--out", out, *keep, *flags)
+    said = stop("select", store, "--out", out, *keep, *flags)
+    assert said.endswith("2.png: does not decode as a picture (cannot identify image file)")
     assert not out.exists()
 
 
 def test_without_a_floor_nothing_is_too_easy():
     assert Rule(floor=-math.inf).reasons(np.array([-1.0]), np.array([0.0])) == [""]
+
+
+def test_two_names_of_one_picture(tmp_path, data, flags):
+    """Captions that came from two tables may name a picture in two ways."""
+    with Writer(tmp_path / "two.store", "drawn", "1", {}, ["swap"]) as writer:
+        for caption, name in (("one", "0.png"), ("other", "./0.png")):
+            writer.add(caption, [Candidate("swap", f"not {caption}")], [name])
+    rules = ["--keep", "hardest", "--margin", "-2"]
+    assert main(["negatives", "select", "two.store", *rules, "--out", "o.store", *flags]) == 0
+    assert all(Store.open("o.store").texts(caption) for caption in ("one", "other"))

@@ -108,6 +108,19 @@ def test_stats_say_it(store, capsys):
     assert json.loads(capsys.readouterr().out)["kinds"][0]["told"] is None
 
 
+def test_types_of_too_few_are_named(tmp_path, capsys):
+    """Without that, `kept 100 %` looks like negatives that texts do not give away."""
+    path = tmp_path / "n.store"
+    with Writer(path, "g", "1", {}, ["rare"]) as writer:
+        for i in range(text_only.FEWEST - 1):
+            writer.add(f"a cat on mat {i}", [Candidate("rare", f"no cat on mat {i}")], [f"{i}.jpg"])
+    said = "Too few to say how texts alone tell them (below 50 pairs, or too few pictures): g rare"
+    assert main(["negatives", "stats", str(path), "--text-only"]) == 0
+    assert f"{said}\n" in capsys.readouterr().out
+    assert main(["negatives", "select", str(path), "--plausible", "--out", str(tmp_path / "o.store")]) == 0
+    assert f"{said}; none of these is dropped as text_tells\n" in capsys.readouterr().out
+
+
 def test_select_keeps_what_cannot_be_told(store, tmp_path):
     """No model, no pictures: the texts alone."""
     out = tmp_path / "o.store"

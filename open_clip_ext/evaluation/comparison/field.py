@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from open_clip_ext import csv_files
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.scoring.overall import AVERAGES
 
@@ -37,31 +36,31 @@ def read(path: Path) -> Sequence[Model]:
     Raises InputError if the file cannot be read, has no row or lacks a column, or a score is no percentage.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{FLAG} {path}: cannot be read ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{FLAG} {path}: is not UTF-8 text") from error
-    reader = csv.DictReader(io.StringIO(text, ""))
+        (_, header), *rows = csv_files.parsed(path, ",")
+    except InputError as error:
+        raise InputError(f"{FLAG} {error}") from error
     wanted = ("arch", *COMPOSITION, *RECOGNITION.values())
-    if gone := [column for column in wanted if column not in (reader.fieldnames or ())]:
+    if gone := [column for column in wanted if column not in header]:
         raise InputError(
             f"{FLAG} {path}: has no column {', '.join(gone)}; give results.csv of ytaek-oh/vl_compo"
         )
-    models = [_model(row, f"{FLAG} {path}, row {number}") for number, row in enumerate(reader, 1)]
+    models = [
+        _model(dict(zip(header, row, strict=False)), f"{FLAG} {path}, row {number}")
+        for number, (_, row) in enumerate(rows, 1)
+    ]
     if not models:
         raise InputError(f"{FLAG} {path}: has no row below its header")
     return models
 
 
-def _model(row: Mapping[str, str | None], where: str) -> Model:
+def _model(row: Mapping[str, str], where: str) -> Model:
     scores = {}
     for column in (*COMPOSITION, *RECOGNITION.values()):
         try:
-            scores[column] = float(row[column] or "") / 100
+            scores[column] = float(row.get(column, "")) / 100
         except ValueError:
-            raise InputError(f"{where}: {column} is not a number: {row[column]!r}") from None
+            raise InputError(f"{where}: {column} is not a number: {row.get(column, '')!r}") from None
         if not 0 <= scores[column] <= 1:
             raise InputError(f"{where}: {column} is {row[column]}, not a percentage")
-    name = " ".join(filter(None, (row["arch"], row.get("pretrained"))))
+    name = " ".join(filter(None, (row.get("arch"), row.get("pretrained"))))
     return Model(name, scores)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from open_clip_ext import csv_files
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.items import Item, Picture
 from open_clip_ext.files import sha256
@@ -40,11 +40,14 @@ class Fields(dict[str, Any]):
         return value
 
     def number(self, key: str) -> float:
-        """A field that must be a number, or a text that is one."""
+        """A field that must be a finite number, or a text that is one."""
         try:
-            return float(self[key])
+            number = float(self[key])
         except (TypeError, ValueError):
-            raise InputError(f"{self.where}: {key} must be a number, not {_short(self[key])}") from None
+            number = math.nan
+        if not math.isfinite(number):
+            raise InputError(f"{self.where}: {key} must be a number, not {_short(self[key])}")
+        return number
 
     def texts(self, key: str) -> list[str]:
         """A field that must be a list of texts."""
@@ -112,12 +115,14 @@ class Annotations:
 
     def table(self, *names: str, delimiter: str = ",") -> Iterator[tuple[str, Fields]]:
         """The rows of a CSV file with a header, numbered from 1."""
-        path, text = self._read(*names)
-        for number, row in enumerate(csv.DictReader(io.StringIO(text, ""), delimiter=delimiter), 1):
+        path, _ = self._read(*names)
+        found = csv_files.parsed(path, delimiter)
+        _, header = next(found)
+        for number, (_, row) in enumerate(found, 1):
             where = f"{path}, row {number}"
-            if None in row or None in row.values():
+            if len(row) != len(header):
                 raise InputError(f"{where}: does not have as many columns as the header")
-            yield str(number), Fields(row, where)
+            yield str(number), Fields(dict(zip(header, row, strict=True)), where)
 
     def plain(self, *names: str) -> Any:
         """What `torch.save` wrote, if that is tensors, lists, dicts, texts and numbers.

@@ -64,10 +64,10 @@ def image_folder(*, images: Path, classnames: Path | None = None, templates: Pat
 
 
 def class_folders(root: Path) -> list[Path]:
-    """The folders in `root`, by name. Raises InputError if there is none."""
+    """The folders in `root` that are not hidden, by name. Raises InputError if there is none."""
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; it should hold a folder of pictures for each class")
-    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
     if not folders:
         raise InputError(f"{root}: no folder in it; it should hold a folder of pictures for each class")
     return folders

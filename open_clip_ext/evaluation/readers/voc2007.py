@@ -6,8 +6,10 @@ with several labels per picture, scored by the 11-point mean average precision; 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 from xml.etree import ElementTree
 
 from open_clip_ext.errors import InputError
@@ -25,13 +27,17 @@ NAMES = (
 
 
 def read(
-    *, images: Path, split: str = "test", classnames: Path | None = None, templates: Path | None = None
+    *,
+    images: Path,
+    split: Literal["test", "val", "train", "trainval"] = "test",
+    classnames: Path | None = None,
+    templates: Path | None = None,
 ) -> Benchmark:
     """Read it.
 
     Args:
         images: the folder `VOC2007`, or one with `VOCdevkit/VOC2007` or `VOC2007` in it.
-        split: test, val, train or trainval.
+        split: the file of `ImageSets/Main` to read.
         classnames: a file with twenty names in VOC's order (default: VOC's).
         templates: a file of templates (default: clip-benchmark's).
     """
@@ -63,11 +69,17 @@ def _objects(root: Path, id: str) -> Iterator[tuple[Picture, int]]:
         name = (found.findtext("name") or "").strip()
         if name not in NAMES:
             raise InputError(f"{path}, object {number}: {name!r} is none of VOC's classes")
-        try:
-            left, top, right, bottom = (
-                float(found.findtext(f"bndbox/{side}") or "") for side in ("xmin", "ymin", "xmax", "ymax")
-            )
-        except ValueError as error:
-            raise InputError(f"{path}, object {number}: its bndbox lacks a number") from error
+        left, top, right, bottom = (
+            _number(found.findtext(f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax")
+        )
+        if not (-math.inf < left < right < math.inf and -math.inf < top < bottom < math.inf):
+            raise InputError(f"{path}, object {number}: its bndbox lacks a number, or has no area")
         box = (left, top, right - left, bottom - top)
         yield Picture(str(root / "JPEGImages" / f"{id}.jpg"), box), NAMES.index(name)
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text or "")
+    except ValueError:
+        return math.nan

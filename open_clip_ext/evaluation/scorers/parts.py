@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation.items import Benchmark, Box, Picture
 from open_clip_ext.evaluation.scorer import Pair
 
@@ -49,7 +48,7 @@ def size(picture: Picture) -> tuple[int, int]:
         with Image.open(io.BytesIO(picture.read())) as file:
             return file.size
     except Exception as error:  # decoders may raise anything
-        raise InputError(f"{picture.path}: does not decode as a picture ({error})") from error
+        raise picture.undecodable(error) from error
 
 
 def outside(box: Box, of: tuple[int, int]) -> bool:
