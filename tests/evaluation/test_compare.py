@@ -56,6 +56,24 @@ def test_numbers_are_those_of_the_rows(two):
         assert (group.n, group.scores[1].value) == (len(own), pytest.approx(np.mean(own)))
 
 
+def test_pairs_of_an_area_under_the_curve_are_not_counted_as_items(tmp_path, pictures):
+    folders = []
+    for seed, name in enumerate(("base", "tuned")):
+        rows = results.composition(pictures, 0.6, seed)
+        for row in rows:
+            row["correct"], row["half"] = (
+                {"auc": row["correct"]["accuracy"]},
+                {"auc": row["half"]["accuracy"]},
+            )
+        made = {"memes": results.entry("memes", "zero-shot", rows, ["auc micro"])}
+        folders.append(results.write(tmp_path / name, made))
+    part = report.differences(paired.compare(folders))
+    (line,) = part.body
+    shown = dict(zip(part.head, line, strict=True))
+    assert shown["won / lost"] == shown["p McNemar"] == ""
+    assert shown["p"]
+
+
 def test_intervals_are_paired(two):
     """The interval of a difference is narrower than two models on other items would have it."""
     change, *_ = paired.compare(two).benchmarks[0].primary.changes

@@ -106,6 +106,11 @@ class Paired:
         return self.measures[0]
 
     @property
+    def of_items(self) -> bool:
+        """Whether a row is an item; those of an area under the curve are pairs, an item in hundreds of them."""
+        return self.metric != "auc"
+
+    @property
     def metric(self) -> str:
         """The metric of the primary measure."""
         return aggregate.split(self.primary.name)[0]

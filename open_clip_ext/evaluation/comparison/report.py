@@ -168,8 +168,7 @@ def differences(found: Comparison) -> Part:
                     spread(change),
                     probability(change.p),
                     probability(one.holm[k]),
-                    f"{flips.wins} / {flips.losses}",
-                    probability(flips.p),
+                    *([f"{flips.wins} / {flips.losses}", probability(flips.p)] if one.of_items else ["", ""]),
                     f"{one.primary.n:,}",
                     f"{one.primary.images:,}",
                 ]
