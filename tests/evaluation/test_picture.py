@@ -307,7 +307,7 @@ def lab(rgb):
 
 @pytest.mark.parametrize("theme", [0, 1], ids=["light", "dark"])
 def test_colours_of_models_are_apart_for_colour_blind_readers_too(theme):
-    styles = Path(page.__file__).with_name("page.html").read_text()
+    styles = Path(page.__file__).with_name("style.css").read_text()
     palette = re.findall(r"--m\d: (#\w{6})", styles)[6 * theme : 6 * theme + 6]
     card = re.findall(r"--card: (#\w{6})", styles)[theme]
     assert len(palette) == 6

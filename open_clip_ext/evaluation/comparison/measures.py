@@ -107,7 +107,7 @@ class Paired:
 
     @property
     def of_items(self) -> bool:
-        """Whether a row is an item; those of an area under the curve are pairs, an item in hundreds of them."""
+        """Whether a row is an item; of an area under the curve it is a pair, and an item is in hundreds."""
         return self.metric != "auc"
 
     @property
