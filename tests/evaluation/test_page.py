@@ -108,10 +108,10 @@ def test_every_plot_has_its_table(found, parts, html):
 
 
 def test_the_template_and_the_published_numbers_are_in_the_wheel(wheel):
-    inside = zipfile.ZipFile(wheel).namelist()
-    assert {
-        f"open_clip_ext/evaluation/comparison/{name}" for name in ("page.html", "style.css", "published.json")
-    } <= set(inside)
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    names = ("page.html", "style.css", "published.json")
+    assert {f"open_clip_ext/evaluation/comparison/{name}" for name in names} <= inside
+    assert "open_clip_ext/study/page.html" in inside
 
 
 def test_links_within_the_page_lead_somewhere(html):
