@@ -134,8 +134,8 @@ class Adapter:
     ) -> Any:
         """The model with the weights that `--pretrained` names, whatever `--model` is."""
 
-        def build(weights: str | None) -> Any:
-            return upstream(model_name, weights, *args, **options)
+        def build(weights: str | None, **more: Any) -> Any:
+            return upstream(model_name, weights, *args, **options, **more)
 
         if self.run is None:
             return build(pretrained)
