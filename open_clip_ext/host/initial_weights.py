@@ -76,7 +76,7 @@ def create(build: Callable[..., Any], name: str, pretrained: str | None, *, resu
 
 @contextmanager
 def _tower_weights(name: str) -> Iterator[None]:
-    """Turn an OSError of transformers into an InputError if the text tower is one of a folder, not of the hub."""
+    """Turn an OSError of transformers into an InputError if the text tower is in a folder, not on the hub."""
     try:
         yield
     except OSError as error:
@@ -85,7 +85,7 @@ def _tower_weights(name: str) -> Iterator[None]:
             raise
         raise InputError(
             f"--model {name}: its text tower cannot be loaded ({checkpoints.first_line(error).rstrip('.')}); "
-            "save its weights there with save_pretrained, or give those of the whole model by --pretrained FILE"
+            "save its weights there with save_pretrained, or give those of the whole model by --pretrained"
         ) from error
 
 
