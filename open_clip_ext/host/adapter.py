@@ -143,6 +143,7 @@ class Adapter:
 
         with exit_on_error():
             made = initial_weights.create(build, model_name, pretrained, resumed=bool(self.args.resume))
+            initial_weights.require_locks(made[0], self.args)
         self.model = made[0]
         return made
 

@@ -89,6 +89,14 @@ def _tower_weights(name: str) -> Iterator[None]:
         ) from error
 
 
+def require_locks(model: Any, args: argparse.Namespace) -> None:
+    """Refuse to lock a tower of a model that cannot: CoCa."""
+    for option in ("lock_image", "lock_text"):
+        if getattr(args, option, False) and not hasattr(model, f"{option}_tower"):
+            flag, kind = f"--{option.replace('_', '-')}", type(model).__name__
+            raise InputError(f"{flag}: upstream's {kind} cannot lock a tower; leave it out")
+
+
 def unreadable(path: str, error: Exception, *, latest: bool) -> InputError:
     """What to raise for a checkpoint to resume that upstream could not read.
 
