@@ -73,7 +73,9 @@ def test_the_gpu_s_script_runs_with_a_toy(tmp_path, monkeypatch, capsys):
     for row in (row for one in steps for row in one["found"]):
         assert row["parts"]["total"] > 0
         assert row["peak_mb"] > 0
-    assert "GROUP_COST" in capsys.readouterr().out
+    assert "GROUP_COST" not in capsys.readouterr().out  # a toy's is no value to set
+    gpu.show({"function": "group_cost"}, cost["found"])
+    assert f"set GROUP_COST = {cost['found']['group_cost_tokens']:.0f} in" in capsys.readouterr().out
 
 
 def test_the_gpu_s_script_names_what_it_does_not_reach(tmp_path, monkeypatch, capsys):

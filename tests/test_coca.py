@@ -138,6 +138,14 @@ def test_dense_tokens_are_refused(tmp_path, coca, every_kind, capsys):
     assert "this model gives no dense tokens: CoCa is not known to" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--lock-image", "--lock-text"])
+def test_a_locked_tower_is_refused(tmp_path, coca, csv_data, capsys, option):
+    with pytest.raises(SystemExit) as stopped:
+        train_here(tmp_path, *flags(coca, csv_data, RUNS["negclip"]), option)
+    assert stopped.value.code == 2
+    assert f"{option}: upstream's CoCa cannot lock a tower; leave it out" in capsys.readouterr().err
+
+
 @pytest.mark.trainer
 def test_two_processes_and_parts_of_a_batch_equal_one(tmp_path, coca):
     data = support.write_csv(tmp_path / "data", support.photos(16, seed=1))

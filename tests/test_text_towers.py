@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import random
 from pathlib import Path
@@ -17,6 +18,7 @@ from our_losses import RUNS
 from support import train, train_here
 
 from open_clip_ext.errors import InputError
+from open_clip_ext.evaluation import models
 from open_clip_ext.model import text_towers, text_trimming
 from open_clip_ext.model.forward import extend_forward
 from open_clip_ext.teacher import EMATeacher
@@ -255,6 +257,45 @@ def test_a_part_that_is_not_there_stops_with_a_sentence(tmp_path, csv_data, caps
         train_here(tmp_path, *flags(model, csv_data))
     assert stopped.value.code == 2
     assert sentence in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "extra", "sentence"),
+    [
+        ("tower", (), "save its weights there with save_pretrained, or give those of the whole model"),
+        ("length", (), "its context_length is no number of tokens; give one"),
+        ("padding", (), "its tokenizer fails on an empty text"),
+        (
+            "nothing",
+            ("--precision", "bf16"),
+            "give --precision amp_bf16 or fp32, for it cannot be run in fp16",
+        ),
+    ],
+)
+def test_what_cannot_be_run_stops_with_a_sentence(tmp_path, csv_data, capsys, changed, extra, sentence):
+    model = hugging_face.write_model(
+        tmp_path / "m", text={"context_length": None} if changed == "length" else {}
+    )
+    if changed == "tower":
+        (tmp_path / "m" / "tower" / "model.safetensors").unlink()
+    if changed == "padding":
+        path = tmp_path / "m" / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"pad_token": None}))
+    with pytest.raises(SystemExit) as stopped:
+        train_here(tmp_path, *flags(model, csv_data), *extra)
+    assert stopped.value.code == 2
+    assert sentence in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_checkpoint_has_the_weights_of_a_tower_whose_folder_has_none(tmp_path, csv_data):
+    model = hugging_face.write_model(tmp_path / "m")
+    first = train_here(tmp_path, *flags(model, csv_data), name="first").folder / "checkpoints" / "epoch_1.pt"
+    (tmp_path / "m" / "tower" / "model.safetensors").unlink()
+    more = ("--pretrained", first, "--lr", 0, "--wd", 0)
+    again = train_here(tmp_path, *flags(model, csv_data), *more, name="again")
+    loaded = models.load(None, str(again.folder / "checkpoints" / "epoch_1.pt")).model.state_dict()
+    for name, tensor in torch.load(first, weights_only=True)["state_dict"].items():
+        torch.testing.assert_close(loaded[name], tensor, msg=name)
 
 
 def test_the_teacher_makes_no_checkpoints_for_a_backward_pass(tmp_path):

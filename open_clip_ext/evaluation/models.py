@@ -142,6 +142,8 @@ def load(
             device=device,
             load_weights=file is None,
             require_pretrained=file is None,
+            # The file has the weights of a tower of transformers, too.
+            pretrained_hf=file is None,
             quick_gelu=quick,
             **as_trained,
         )
@@ -270,12 +272,13 @@ def _require_folder(name: str) -> None:
         raise InputError(f"--model {name}: {path} has no model_cfg; name the folder of an open_clip model")
 
 
-def require_text_tower(name: str, text: Mapping[str, Any]) -> None:
+def require_text_tower(name: str, text: Mapping[str, Any], context_length: int | None = None) -> None:
     """Refuse a `local-dir:` model whose tokenizer or text tower of transformers is not where it says.
 
     Args:
         name: of the model.
         text: its `text_cfg`.
+        context_length: the tokens of a text, in place of that in `text_cfg`.
     """
     import open_clip
 
@@ -285,11 +288,22 @@ def require_text_tower(name: str, text: Mapping[str, Any]) -> None:
     if text.get("hf_tokenizer_name"):
         try:
             with quiet():
-                open_clip.get_tokenizer(name)
+                tokenizer = open_clip.get_tokenizer(name, context_length=context_length)
         except (RuntimeError, ValueError, OSError) as error:
             raise InputError(
                 f"--model {name}: its folder has no tokenizer that can be read "
                 f"({first_line(error).rstrip(':')}); save one there with save_pretrained"
+            ) from error
+        if not isinstance(tokenizer.context_length, int):
+            raise InputError(
+                f"--model {name}: its context_length is no number of tokens; give one, such as 77"
+            )
+        try:
+            tokenizer([""])
+        except (RuntimeError, ValueError) as error:
+            raise InputError(
+                f"--model {name}: its tokenizer fails on an empty text ({first_line(error):.100}); save one "
+                "that has a padding token"
             ) from error
 
 

@@ -70,12 +70,12 @@ class Unfit(Exception):
     """No class of `transformers` that is known here can hold a model; the message is the reason."""
 
 
-def convert(model: nn.Module, eos: int) -> Any:
+def convert(model: nn.Module, eos: int | None) -> Any:
     """A model of `transformers` with the weights and functions of an open_clip model.
 
     Args:
         model: an open_clip model, in fp32 on the CPU.
-        eos: the id of the token that ends a text.
+        eos: the id of the token that ends a text, if there is one.
 
     Returns:
         A `CLIPModel` or `SiglipModel`, in evaluation mode.
@@ -96,13 +96,14 @@ def convert(model: nn.Module, eos: int) -> Any:
     raise Unfit(f"its image tower is a {type(trunk).__name__}")
 
 
-def _clip(model: Any, visual: Any, text: Any, eos: int) -> Any:
+def _clip(model: Any, visual: Any, text: Any, eos: int | None) -> Any:
     pool = _pool(text)
     if pool == "eos":
         eos = model.text_eos_id if text is model else text.eos_id
     _require(visual.pool_type == "tok", f"its image tower pools by {visual.pool_type}")
     _require(visual.attn_pool is None, "its image tower pools by attention, and CLIPModel's does not")
     _require(pool in ("argmax", "eos"), f"its text tower pools by {pool}, and CLIPModel at the end of a text")
+    _require(eos is not None, "its tokenizer has no token that ends a text, at which CLIPModel pools")
     _require((pool, eos) != ("eos", 2), "its text tower pools at token 2, and CLIPModel would at the highest")
     _require(text.attn_mask is not None, "its text tower reads in both directions, and CLIPModel's forwards")
     _require(model.logit_bias is None, "it has a logit bias, which CLIPModel has not")
@@ -127,7 +128,7 @@ def _clip(model: Any, visual: Any, text: Any, eos: int) -> Any:
     return _filled(transformers.CLIPModel(config), weights)
 
 
-def _siglip(model: Any, visual: Any, text: Any, eos: int) -> Any:
+def _siglip(model: Any, visual: Any, text: Any, eos: int | None) -> Any:
     trunk = visual.trunk
     _require(trunk.attn_pool is not None, "its image tower has no attention pooling, which SiglipModel's has")
     pool = _pool(text)
@@ -178,7 +179,7 @@ def _tower(blocks: Any, width: int, hidden: Any, activation: nn.Module, *parts: 
     }
 
 
-def _vocabulary(text: Any, eos: int) -> dict[str, Any]:
+def _vocabulary(text: Any, eos: int | None) -> dict[str, Any]:
     return {
         "vocab_size": text.vocab_size,
         "max_position_embeddings": text.context_length,

@@ -20,11 +20,12 @@ SPECIAL = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>
 RESAMPLE = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
-def end_of_text(tokenizer: Any) -> int:
-    """The id of the token that ends a text."""
+def end_of_text(tokenizer: Any) -> int | None:
+    """The id of the token that ends a text; None if there is none, as in BERT's tokenizer."""
     if isinstance(tokenizer, open_clip.SimpleTokenizer):
         return int(tokenizer.eot_token_id)
-    return int(tokenizer.tokenizer.eos_token_id)
+    ends: int | None = tokenizer.tokenizer.eos_token_id
+    return ends
 
 
 def convert_tokenizer(tokenizer: Any, context_length: int, *, reads_padding: bool) -> Any:

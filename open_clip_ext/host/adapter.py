@@ -134,8 +134,8 @@ class Adapter:
     ) -> Any:
         """The model with the weights that `--pretrained` names, whatever `--model` is."""
 
-        def build(weights: str | None) -> Any:
-            return upstream(model_name, weights, *args, **options)
+        def build(weights: str | None, **more: Any) -> Any:
+            return upstream(model_name, weights, *args, **options, **more)
 
         if self.run is None:
             return build(pretrained)
@@ -143,6 +143,7 @@ class Adapter:
 
         with exit_on_error():
             made = initial_weights.create(build, model_name, pretrained, resumed=bool(self.args.resume))
+            initial_weights.require_locks(made[0], self.args)
         self.model = made[0]
         return made
 

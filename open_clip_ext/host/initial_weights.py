@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from open_clip_ext.errors import InputError
@@ -19,7 +20,8 @@ def problems(args: argparse.Namespace) -> Iterator[str]:
         if not args.model.startswith(models.HUB):
             config = models.model_config(args.model)
             if args.model.startswith(models.LOCAL):
-                models.require_text_tower(args.model, config.get("text_cfg", {}))
+                length = getattr(args, "force_context_length", None)
+                models.require_text_tower(args.model, config.get("text_cfg", {}), length)
         file = models.checkpoint_file(args.model, args.pretrained) if args.pretrained else None
         if file is not None and file.suffix not in checkpoints.NUMPY:
             checkpoints.read(file)  # mapped, not read
@@ -29,16 +31,14 @@ def problems(args: argparse.Namespace) -> Iterator[str]:
         yield f"--resume {args.resume}: there is no such file on this node"
 
 
-def create(
-    build: Callable[[str | None], Any], name: str, pretrained: str | None, *, resumed: bool = False
-) -> Any:
+def create(build: Callable[..., Any], name: str, pretrained: str | None, *, resumed: bool = False) -> Any:
     """The model and its transforms, by upstream's function.
 
     With a model of a folder or hub, upstream ignores `pretrained` from release 3.0 on. So it is loaded
     here, after that model's own weights.
 
     Args:
-        build: upstream's function for the model `name`; takes what `pretrained` is.
+        build: upstream's function for the model `name`; takes what `pretrained` is, and further options.
         name: for the sentences.
         pretrained: a tag or a checkpoint file, or empty.
         resumed: whether a checkpoint will be loaded over these weights.
@@ -49,8 +49,10 @@ def create(
     from open_clip.hf_model import HFTextEncoder
 
     apart = name.startswith(models.SCHEMAS)
-    with checkpoints.loading(f"--model {name}") as files:
-        made = build(None if apart else pretrained)
+    # Upstream would first load those of a tower of transformers from where its configuration is.
+    options = {"pretrained_hf": False} if resumed or pretrained else {}
+    with checkpoints.loading(f"--model {name}") as files, _tower_weights(name):
+        made = build(None if apart else pretrained, **options)
     if apart and pretrained:
         checkpoints.load(made[0], pretrained, f"--model {name}")
         logging.info(f"open_clip_ext: loaded --pretrained {pretrained} into {name}")
@@ -70,6 +72,29 @@ def create(
             "--siglip"
         )
     return made
+
+
+@contextmanager
+def _tower_weights(name: str) -> Iterator[None]:
+    """Turn an OSError of transformers into an InputError if the text tower is in a folder, not on the hub."""
+    try:
+        yield
+    except OSError as error:
+        text = models.model_config(name).get("text_cfg", {}) if name.startswith(models.LOCAL) else {}
+        if not os.path.isdir(str(text.get("hf_model_name"))):
+            raise
+        raise InputError(
+            f"--model {name}: its text tower cannot be loaded ({checkpoints.first_line(error).rstrip('.')}); "
+            "save its weights there with save_pretrained, or give those of the whole model by --pretrained"
+        ) from error
+
+
+def require_locks(model: Any, args: argparse.Namespace) -> None:
+    """Refuse to lock a tower of a model that cannot: CoCa."""
+    for option in ("lock_image", "lock_text"):
+        if getattr(args, option, False) and not hasattr(model, f"{option}_tower"):
+            flag, kind = f"--{option.replace('_', '-')}", type(model).__name__
+            raise InputError(f"{flag}: upstream's {kind} cannot lock a tower; leave it out")
 
 
 def unreadable(path: str, error: Exception, *, latest: bool) -> InputError:

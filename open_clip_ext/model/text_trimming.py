@@ -116,6 +116,14 @@ def plan(lengths: Sequence[int], context: int, group_cost: int) -> list[tuple[in
     return planned
 
 
+def _advice(tower: Tower) -> str:
+    """What may help a tower that fails."""
+    if len({parameter.dtype for parameter in tower.text.parameters()}) > 1:
+        # Upstream makes some of its weights small, as OpenAI did, and knows how to run its own towers alone.
+        return "give --precision amp_bf16 or fp32, for it cannot be run in fp16 or bf16"
+    return "change context_length or hf_pooler_type in its configuration"
+
+
 @torch.no_grad()
 def _difference(tower: Tower, context: int) -> str | None:
     """Compare with upstream's features, on random texts of every width up to `context` tokens."""
@@ -135,7 +143,7 @@ def _difference(tower: Tower, context: int) -> str | None:
     except (IndexError, RuntimeError, TypeError) as error:
         raise InputError(
             f"the text tower of --model fails on texts of {ids.shape[1]} tokens ({first_line(error)}); "
-            "change context_length or hf_pooler_type in its configuration"
+            f"{_advice(tower)}"
         ) from error
     finally:
         model.train(was)

@@ -103,7 +103,10 @@ def main(argv: list[str] | None = None) -> None:
 def show(wanted: dict[str, Any], found: Any) -> None:
     if wanted["function"] == "group_cost":
         table("one group of texts, forward and backward, bf16", list(found), [list(found.values())])
-        print(f"set GROUP_COST = {found['group_cost_tokens']:.0f} in open_clip_ext/model/text_trimming.py")
+        if not wanted.get("tiny"):
+            print(
+                f"set GROUP_COST = {found['group_cost_tokens']:.0f} in open_clip_ext/model/text_trimming.py"
+            )
         return
     rows = [
         [

@@ -8,6 +8,7 @@ import re
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
+import hugging_face
 import open_clip
 import pytest
 import results
@@ -244,6 +245,17 @@ def test_what_neither_class_holds_is_refused(tmp_path, refused, changes, reason)
 
     assert re.search(rf"^{weights}: cannot be exported, because {reason}", said), said
     assert said.endswith("hold CLIP with a ViT, and SigLIP; use the checkpoint with open_clip")
+
+
+@pytest.mark.parametrize("unfit", ["CoCa", "CLIP"])
+def test_a_tokenizer_without_an_end_of_text(tmp_path, refused, unfit):
+    """BERT's; of a model that is refused anyway, the reason is the model."""
+    changes, reason = UNFIT.get(unfit, ({}, "its tokenizer has no token that ends a text"))
+    changes = changes | text(**changes.get("text_cfg", {}), hf_tokenizer_name="beside the model")
+    model = support.write_model(tmp_path / "model", **changes)
+    hugging_face.bert({})[1].save_pretrained(tmp_path / "model")
+    weights = tiny.write_weights(model, tmp_path / "weights.pt")
+    assert f"because {reason}" in refused(weights, "--model", model, "--activation", "gelu")
 
 
 def test_siglip_s_towers_with_clip_s_tokenizer_are_refused(tmp_path, refused):
