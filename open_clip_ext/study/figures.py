@@ -7,7 +7,8 @@ from itertools import pairwise
 
 from open_clip_ext.evaluation.comparison import labels
 from open_clip_ext.evaluation.comparison.figures import COLOURS, WIDTH, Svg, axis, cut, padded, scale, ticks
-from open_clip_ext.study.results import BASE, Difference, Model, Results
+from open_clip_ext.study.results import Difference, Model, Results
+from open_clip_ext.study.settings import BASE
 
 HEIGHT = 430
 LEFT, TOP, RIGHT, BOTTOM = 56, 30, WIDTH - 12, HEIGHT - 52

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from open_clip_ext import tables
-from open_clip_ext.study.results import BASE, Difference, Model, Results
+from open_clip_ext.study.results import Difference, Model, Results
+from open_clip_ext.study.settings import BASE
 
 ITSELF = "itself, mixed"
 VERDICTS = ("higher", "lower", "not shown")
