@@ -71,7 +71,8 @@ class Part:
     def armed(self) -> bool:
         """Whether a training had its loss: without the plugin `--loss` means another option."""
         loss = self.words[list(self.words).index("--loss") + 1]
-        return f"loss: {loss}" in (self.folder / RUN / "params.txt").read_text().splitlines()
+        told = self.folder / RUN / "params.txt"
+        return told.is_file() and f"loss: {loss}" in told.read_text(errors="replace").splitlines()
 
 
 def training(study: Study, out: Path, method: Method, base: Base, seed: int, choice: Flags) -> Part:

@@ -15,6 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation import result_folder
 from open_clip_ext.study import parts, timing
 from open_clip_ext.study.parts import Chosen, Part
@@ -47,6 +48,16 @@ def chosen(study: Study, out: Path) -> dict[tuple[str, str], dict[str, Value]]:
         for key, tried in found.items()
         if all(part.done for part in tried)
     }
+
+
+def _read(product: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(product.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{product}: cannot be read ({error}); remove its folder, and `study run` makes it again"
+        ) from error
+    return content
 
 
 def _mean(content: Mapping[str, Any]) -> float:
@@ -127,7 +138,7 @@ class Results:
         self._swept: dict[tuple[str, Run], dict[str, Any]] = {}
         for part in self.sweeps:
             run = part.base, part.seed
-            content = json.loads(part.product.read_text(encoding="utf-8"))
+            content = _read(part.product)
             self._swept[part.method, run] = content
             self.curves[part.method, run] = content["curve"]
 

@@ -129,7 +129,11 @@ def test_a_training_without_the_plugin_counts_as_failed(study, tmp_path, command
     monkeypatch.setattr(drawn_results, "train", plain)
     failed = local.run(study, tmp_path / "out", command)
     assert len(failed) == 8  # of all but the seeds whose value is not chosen
-    assert not any(part.done for part in parts.every(study, tmp_path / "out", {}))
+    every = parts.every(study, tmp_path / "out", {})
+    assert not any(part.done for part in every)
+    every[0].product.parent.mkdir(parents=True)
+    every[0].product.touch()
+    assert not every[0].done  # nor without the settings of its run
     assert all("the plugin is not armed; see `open-clip-ext doctor`" in why for why in failed.values())
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import studies
 
+from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation import result_folder
 from open_clip_ext.evaluation.scoring import bootstrap
 from open_clip_ext.study import figures, local, report, settings
@@ -153,3 +154,12 @@ def test_a_method_without_a_chosen_value_is_named(tmp_path):
     local.run(study, tmp_path / "out", own)
     found = Results(study, tmp_path / "out")
     assert found.missing == {"negclip": [("a", 0), ("a", 1)]}
+
+
+def test_a_broken_result_is_named_with_what_to_do(tmp_path):
+    study = settings.read(studies.write(tmp_path))
+    local.run(study, tmp_path / "out", type("Command", (drawn_results.Command,), {"started": []}))
+    product = next(tmp_path.glob("out/parts/sweep-clip-*/wiseft.json"))
+    product.write_text("")
+    with pytest.raises(InputError, match=r"cannot be read .* remove its folder"):
+        Results(study, tmp_path / "out")
