@@ -51,7 +51,7 @@ def summary(found: Results) -> Part:
             ]
         )
     head = ["", *families(found), "weight", "s per step", "hours"]
-    return Part("summary", "Summary", [_conditions(found), *_missing(found)], head, body)
+    return Part("summary", "Summary", [_conditions(found), *_gaps(found)], head, body)
 
 
 def families(found: Results) -> list[str]:
@@ -137,8 +137,10 @@ def _conditions(found: Results) -> str:
     return f"Percent, {_count(bases, 'base')}, {_count(seeds, 'seed')} of the trainer each{spread}."
 
 
-def _missing(found: Results) -> Iterator[str]:
-    """A sentence if runs have no result: rows of other runs cannot be compared."""
+def _gaps(found: Results) -> Iterator[str]:
+    """A sentence each if benchmarks or runs are missing: rows of other runs cannot be compared."""
+    if found.left_out:
+        yield f"Left out, because not every base reports them: {', '.join(found.left_out)}."
     if not found.missing:
         return
     gone = "; ".join(

@@ -174,14 +174,25 @@ class Results:
         return str(next(point["folder"] for point in curve if point["alpha"] == weight))
 
     @cached_property
+    def _reported(self) -> list[Mapping[str, Mapping[str, Any]]]:
+        """The benchmarks of every result."""
+        folders = [folder for model in self.models for folder in model.folders.values()]
+        return [result_folder.read(folder)["benchmarks"] for folder in folders]
+
+    @cached_property
     def benchmarks(self) -> dict[str, str]:
         """The reported benchmarks that every result has, with their families."""
-        contents = [result_folder.read(folder) for model in self.models for folder in model.folders.values()]
         return {
             name: result["family"]
-            for name, result in (contents[0]["benchmarks"] if contents else {}).items()
-            if all(name in content["benchmarks"] for content in contents)
+            for name, result in (self._reported[0] if self._reported else {}).items()
+            if all(name in own for own in self._reported)
         }
+
+    @cached_property
+    def left_out(self) -> list[str]:
+        """The benchmarks that only some bases report."""
+        names = dict.fromkeys(name for own in self._reported for name in own)
+        return [name for name in names if name not in self.benchmarks]
 
     @cached_property
     def columns(self) -> dict[str, list[str]]:

@@ -96,7 +96,7 @@ def estimate(study: Study, chosen: Chosen, known: Sequence[Part]) -> Iterator[st
         step = sum(rate.step for rate in rates) / len(rates)
         yield f"{method.name}: {step:.3g} s per step, {hours:.3g} h per training, {left * hours:.3g} h left"
     if total:
-        hours = f"{total:.3g} h, {total * study.processes:.3g} GPU hours"
-        yield f"trainings left in all: {hours} ({study.at_once} at a time here)"
+        both = f"{total:.3g} h, {total * study.processes:.3g} GPU hours"
+        yield f"trainings left in all: {both} ({study.at_once} at a time here)"
     if without:
         yield f"no estimate for {', '.join(without)}: no training of it has shown its speed yet"

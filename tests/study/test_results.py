@@ -163,3 +163,18 @@ def test_a_broken_result_is_named_with_what_to_do(tmp_path):
     product.write_text("")
     with pytest.raises(InputError, match=r"cannot be read .* remove its folder"):
         Results(study, tmp_path / "out")
+
+
+def test_a_benchmark_that_only_one_base_reports_is_left_out_and_named(tmp_path, monkeypatch):
+    write = drawn_results.drawn.write
+
+    def other(folder, made):
+        of_b = "-b-" in str(folder)
+        write(folder, {f"{name}-b" if of_b and name == "cifar10" else name: made[name] for name in made})
+
+    monkeypatch.setattr(drawn_results.drawn, "write", other)
+    study = settings.read(studies.write(tmp_path))
+    local.run(study, tmp_path / "out", type("Command", (drawn_results.Command,), {"started": []}))
+    found = Results(study, tmp_path / "out")
+    assert list(found.benchmarks) == ["sugarcrepe"]
+    assert "Left out, because not every base reports them: cifar10, cifar10-b." in report.markdown(found)
