@@ -7,7 +7,8 @@ from itertools import pairwise
 
 from open_clip_ext.evaluation.comparison import labels
 from open_clip_ext.evaluation.comparison.figures import COLOURS, WIDTH, Svg, axis, cut, padded, scale, ticks
-from open_clip_ext.study.results import BASE, Difference, Model, Results
+from open_clip_ext.study.results import Difference, Model, Results
+from open_clip_ext.study.settings import BASE
 
 HEIGHT = 430
 LEFT, TOP, RIGHT, BOTTOM = 56, 30, WIDTH - 12, HEIGHT - 52
@@ -19,7 +20,10 @@ def curves(found: Results, across: str, up: str) -> str:
     """One family against another: each method's way from the base, weight by weight."""
     ways = {m.method: found.curve(m.method, (across, up)) for m in found.models if _tuned(m)}
     colour = {name: k for k, name in enumerate(ways, 1)}
-    everything = [scores for way in ways.values() for _, scores in way]
+    # As in the table; a way whose method lacks a run begins at the mean over its own.
+    base = next(model for model in found.models if model.method == BASE)
+    start = [found.score(base, column).mean for column in (across, up)]
+    everything = [start, *(scores for way in ways.values() for _, scores in way)]
     x = scale(*padded([a for a, _ in everything]), LEFT, RIGHT)
     y = scale(*padded([b for _, b in everything]), BOTTOM, TOP)
     svg = Svg(HEIGHT, f"{up} against {across}, in percent, along the weights between base and method")
@@ -38,7 +42,6 @@ def curves(found: Results, across: str, up: str) -> str:
         for weight, (a, b) in way[1:-1]:
             hint = f"{weight:g} {name} + {1 - weight:.2g} base: {100 * a:.1f}, {100 * b:.1f}"
             svg.mark(colour[name], x(a), y(b), hint, 3)
-    start = next(iter(ways.values()))[0][1]
     ends = [(BASE, 0, start), *((name, colour[name], way[-1][1]) for name, way in ways.items())]
     for name, k, (a, b) in ends:
         svg.mark(k, x(a), y(b), f"{name}: {100 * a:.1f} {across}, {100 * b:.1f} {up}", 7)

@@ -37,13 +37,19 @@ def opened(args: argparse.Namespace) -> tuple[Study, Path]:
         raise InputError(f"--out {out}: not a folder; name another")
     note = out / NOTE
     if note.is_file():
-        owner = json.loads(note.read_text(encoding="utf-8"))["file"]
+        try:
+            owner = json.loads(note.read_text(encoding="utf-8"))["file"]
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise InputError(
+                f"{note}: broken ({error}); if {study.file} is the study of this folder, write "
+                f"{_note(study, out)} into it"
+            ) from error
         # A study may be moved with its folder: what matters is the way from one to the other.
         if (out / owner).resolve() != study.file:
             raise InputError(
                 f"--out {out}: holds the study {(out / owner).resolve()}; give each its own folder"
             )
-    elif out.is_dir() and any(out.iterdir()):
+    elif out.is_dir() and any(path.name != LOCK and not path.name.startswith(".") for path in out.iterdir()):
         raise InputError(f"--out {out}: is not empty and holds no study; name another folder")
     return study, out
 
@@ -52,11 +58,19 @@ def opened(args: argparse.Namespace) -> tuple[Study, Path]:
 def at_work(study: Study, out: Path) -> Iterator[None]:
     """Make the folder this study's, alone with it, and work in the folder of the study's file.
 
-    Raises InputError if another process works in it.
+    Raises InputError if another process works in it, or nothing can be written there.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / LOCK).open("w") as lock, chdir(study.folder):
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock_file = (out / LOCK).open("w")
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error}); name another folder") from error
+    with lock_file as lock, chdir(study.folder):
         if not trainer.locked(lock.fileno()):
             raise InputError(f"--out {out}: another `study run` is at work there; wait for it, or end it")
-        write_text(out / NOTE, json.dumps({"file": os.path.relpath(study.file, out)}) + "\n")
+        write_text(out / NOTE, _note(study, out) + "\n")
         yield
+
+
+def _note(study: Study, out: Path) -> str:
+    return json.dumps({"file": os.path.relpath(study.file, out)})

@@ -54,7 +54,7 @@ def html(found: Results) -> str:
         parts=report.parts(found),
         plots=plots,
         folder=found.study.folder,
-        toml=found.study.file.read_text(encoding="utf-8"),
+        toml=found.study.text,
         commands=[(part.name, shlex.join(part.words)) for part in done],
     )
 

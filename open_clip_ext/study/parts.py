@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from open_clip_ext.study.settings import Base, Flags, Method, Study, Value
 RUN = "run"  # upstream's --name, in the folder of a training
 TRAIN, DEV, SWEEP = "train", "dev", "sweep"
 FEATURES = "features"  # cached, in the study's folder
+
+UNFIT = re.compile(r"[^A-Za-z0-9.+_-]+")  # for the name of a folder
 
 # The values chosen for a method on a base; none yet if it is missing.
 Chosen = Mapping[tuple[str, str], Mapping[str, Value]]
@@ -68,7 +71,8 @@ class Part:
     def armed(self) -> bool:
         """Whether a training had its loss: without the plugin `--loss` means another option."""
         loss = self.words[list(self.words).index("--loss") + 1]
-        return f"loss: {loss}" in (self.folder / RUN / "params.txt").read_text().splitlines()
+        told = self.folder / RUN / "params.txt"
+        return told.is_file() and f"loss: {loss}" in told.read_text(errors="replace").splitlines()
 
 
 def training(study: Study, out: Path, method: Method, base: Base, seed: int, choice: Flags) -> Part:
@@ -236,5 +240,6 @@ def _folder(
     out: Path, kind: str, method: Method, base: Base, seed: int, choice: Flags, settings: Mapping[str, Any]
 ) -> Path:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:10]
-    tried = "".join(f"-{flag}-{value}" for flag, value in choice.items())
+    # A value may be a path: the name must stay that of one folder. The digest tells alike names apart.
+    tried = "".join(f"-{flag}-{UNFIT.sub('_', str(value))[-40:]}" for flag, value in choice.items())
     return out / "parts" / f"{kind}-{method.name}-{base.name}-{seed}{tried}-{digest}"

@@ -30,7 +30,7 @@ def main(args: argparse.Namespace) -> int:
         chosen = results.chosen(study, out)
         known = parts.every(study, out, chosen)
         print(status.table(known, parts.unknown(study, chosen)))
-        for line in status.estimate(study, out, known):
+        for line in status.estimate(study, chosen, known):
             print(line)
         print(disk.text(study, out))
         if args.commands:

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from open_clip_ext import tables
-from open_clip_ext.study.results import BASE, Difference, Model, Results
+from open_clip_ext.study.results import Difference, Model, Results
+from open_clip_ext.study.settings import BASE
 
 ITSELF = "itself, mixed"
 VERDICTS = ("higher", "lower", "not shown")
@@ -50,7 +51,7 @@ def summary(found: Results) -> Part:
             ]
         )
     head = ["", *families(found), "weight", "s per step", "hours"]
-    return Part("summary", "Summary", [_conditions(found)], head, body)
+    return Part("summary", "Summary", [_conditions(found), *_gaps(found)], head, body)
 
 
 def families(found: Results) -> list[str]:
@@ -115,7 +116,8 @@ def text(found: Results) -> str:
     """The summary and the sentences, for a terminal."""
     table = summary(found)
     said = "\n".join(f"* {line}" for part in comparisons(found) for line in part.text)
-    return f"{table.text[0]}\n\n{tables.aligned(table.head, table.body)}\n\n{said}"
+    above = "\n".join(table.text)
+    return f"{above}\n\n{tables.aligned(table.head, table.body)}\n\n{said}"
 
 
 def markdown(found: Results) -> str:
@@ -129,11 +131,26 @@ def markdown(found: Results) -> str:
 
 
 def _conditions(found: Results) -> str:
-    bases = len({base for model in found.models for base, _ in model.folders})
-    seeds = len({seed for model in found.models if model.method != BASE for _, seed in model.folders})
-    many = bases * seeds > 1
+    bases, seeds = len(found.study.bases), len(found.study.seeds)
+    many = any(len(model.folders) > 1 for model in found.models)
     spread = "; ± standard deviation over runs" if many else "; one run, so the spread over runs is unknown"
     return f"Percent, {_count(bases, 'base')}, {_count(seeds, 'seed')} of the trainer each{spread}."
+
+
+def _gaps(found: Results) -> Iterator[str]:
+    """A sentence each if benchmarks or runs are missing: rows of other runs cannot be compared."""
+    if found.left_out:
+        yield f"Left out, because not every base reports them: {', '.join(found.left_out)}."
+    if not found.missing:
+        return
+    gone = "; ".join(
+        f"{name} ({', '.join(f'{base} seed {seed}' for base, seed in runs)})"
+        for name, runs in found.missing.items()
+    )
+    yield (
+        f"Without a result yet: {gone}. Rows of this table are means over different runs, then; the "
+        "differences below are over the runs that both have."
+    )
 
 
 def _count(number: int, what: str) -> str:

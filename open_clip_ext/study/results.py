@@ -11,21 +11,25 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation import result_folder
 from open_clip_ext.study import parts, timing
 from open_clip_ext.study.parts import Chosen, Part
-from open_clip_ext.study.settings import Study, Value
+from open_clip_ext.study.settings import BASE, Study, Value
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from open_clip_ext.evaluation.comparison.measures import Paired
+    from open_clip_ext.evaluation.items import Row
+
     Array = npt.NDArray[np.float64]
 
-BASE = "base"
 FAMILIES = ("composition", "zero-shot", "retrieval")
 
 Run = tuple[str, int]  # base and seed
@@ -44,6 +48,16 @@ def chosen(study: Study, out: Path) -> dict[tuple[str, str], dict[str, Value]]:
         for key, tried in found.items()
         if all(part.done for part in tried)
     }
+
+
+def _read(product: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(product.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{product}: cannot be read ({error}); remove its folder, and `study run` makes it again"
+        ) from error
+    return content
 
 
 def _mean(content: Mapping[str, Any]) -> float:
@@ -124,7 +138,7 @@ class Results:
         self._swept: dict[tuple[str, Run], dict[str, Any]] = {}
         for part in self.sweeps:
             run = part.base, part.seed
-            content = json.loads(part.product.read_text(encoding="utf-8"))
+            content = _read(part.product)
             self._swept[part.method, run] = content
             self.curves[part.method, run] = content["curve"]
 
@@ -134,7 +148,11 @@ class Results:
         if not self.sweeps:
             return []
         first = {part.base: part for part in reversed(self.sweeps)}
-        start = {(base, 0): part.folder / "alpha-0" for base, part in first.items()}
+        start = {
+            (base.name, 0): first[base.name].folder / "alpha-0"
+            for base in self.study.bases
+            if base.name in first
+        }
         found = [Model(BASE, False, start, dict.fromkeys(start, 0.0))]
         for method in self.study.methods:
             own = [part for part in self.sweeps if part.method == method.name]
@@ -156,14 +174,25 @@ class Results:
         return str(next(point["folder"] for point in curve if point["alpha"] == weight))
 
     @cached_property
+    def _reported(self) -> list[Mapping[str, Mapping[str, Any]]]:
+        """The benchmarks of every result."""
+        folders = [folder for model in self.models for folder in model.folders.values()]
+        return [result_folder.read(folder)["benchmarks"] for folder in folders]
+
+    @cached_property
     def benchmarks(self) -> dict[str, str]:
         """The reported benchmarks that every result has, with their families."""
-        contents = [result_folder.read(folder) for model in self.models for folder in model.folders.values()]
         return {
             name: result["family"]
-            for name, result in (contents[0]["benchmarks"] if contents else {}).items()
-            if all(name in content["benchmarks"] for content in contents)
+            for name, result in (self._reported[0] if self._reported else {}).items()
+            if all(name in own for own in self._reported)
         }
+
+    @cached_property
+    def left_out(self) -> list[str]:
+        """The benchmarks that only some bases report."""
+        names = dict.fromkeys(name for own in self._reported for name in own)
+        return [name for name in names if name not in self.benchmarks]
 
     @cached_property
     def columns(self) -> dict[str, list[str]]:
@@ -201,30 +230,66 @@ class Results:
 
     @cached_property
     def _drawn(self) -> dict[tuple[str, str], dict[tuple[str, Run], Array]]:
-        """Replicates [R] on the same draws of images: by base and benchmark, then by model and run."""
-        from open_clip_ext.evaluation.comparison import results as compared
-        from open_clip_ext.evaluation.scoring import bootstrap
+        """Replicates [R] by base and column, then by model and run.
 
-        found = {}
+        What is of the same images is drawn together: the benchmarks of a family, all models and runs, and
+        the bases that report the same benchmarks. Other bases have another seed.
+        """
+        from open_clip_ext.evaluation.comparison import means
+
+        alike: dict[str, list[str]] = {}
         for base in self.study.bases:
-            own = [
-                (model.name, run, folder)
-                for model in self.models
-                for run, folder in model.folders.items()
-                if run[0] == base.name
-            ]
-            read = [
-                compared.Result(f"{name}, {run}", folder, result_folder.read(folder))
-                for name, run, folder in own
-            ]
-            for benchmark in self.benchmarks if read else ():
-                primary = read[0].benchmarks[benchmark]["primary"]
-                rows = compared.aligned(read, benchmark)
-                made = bootstrap.of_rows(benchmark, rows, [primary])[primary]
-                found[base.name, benchmark] = {
-                    (name, run): made.drawn[:, place] for place, (name, run, _) in enumerate(own)
-                }
+            alike.setdefault(str(base.reported or self.study.reported), []).append(base.name)
+        found: dict[tuple[str, str], dict[tuple[str, Run], Array]] = {}
+        for (seed, bases), family in product(
+            enumerate(alike.values()), dict.fromkeys(self.benchmarks.values())
+        ):
+            own = [(m, run) for m in self.models for run in m.folders if run[0] in bases]
+            if not own:
+                continue
+            parts = {name: self._paired(name, own) for name in self.columns[family]}
+            wanted: dict[str, means.Columns] = {name: [[part]] for name, part in parts.items()}
+            wanted[family] = [[part] for part in parts.values()]
+            for column, made in means.replicates(wanted, seed=seed).items():
+                for place, (model, run) in enumerate(own):
+                    found.setdefault((run[0], column), {})[model.name, run] = made.drawn[:, place]
         return found
+
+    def _paired(self, benchmark: str, own: Sequence[tuple[Model, Run]]) -> tuple[Paired, str]:
+        """A benchmark's rows in these models and runs, and its primary aggregation."""
+        from open_clip_ext.evaluation.comparison import results as compared
+        from open_clip_ext.evaluation.comparison.measures import Paired
+
+        read = [
+            compared.Result(
+                f"{model.name} ({run[0]}, seed {run[1]})",
+                model.folders[run],
+                result_folder.read(model.folders[run]),
+            )
+            for model, run in own
+        ]
+        first, *others = compared.aligned(read, benchmark)
+        # Of the others only what is right is read on. Equal rows are one object: there are millions of them.
+        kept: dict[tuple[tuple[str, int], ...], Row] = {}
+        rows = [
+            [kept.setdefault(tuple(row["correct"].items()), {"correct": row["correct"]}) for row in other]
+            for other in others
+        ]
+        return (
+            Paired(benchmark, self.benchmarks[benchmark], [first, *rows], (), (), 0, ()),
+            read[0].benchmarks[benchmark]["primary"],
+        )
+
+    @cached_property
+    def missing(self) -> dict[str, list[Run]]:
+        """The runs of each method that have no result; only of methods that lack some."""
+        done = {(part.method, part.base, part.seed) for part in self.sweeps}
+        runs = list(product((base.name for base in self.study.bases), self.study.seeds))
+        found = {
+            method.name: [run for run in runs if (method.name, *run) not in done]
+            for method in self.study.methods
+        }
+        return {name: gone for name, gone in found.items() if gone}
 
     def curve(self, method: str, columns: Sequence[str]) -> list[tuple[float, list[float]]]:
         """The way from the base to a method: for each weight its scores in `columns`, means over runs."""
@@ -243,8 +308,7 @@ class Results:
     def difference(self, model: Model, other: Model, column: str) -> Difference | None:
         """`model` minus `other`, over the runs that both have; None if there is none.
 
-        The runs of a base share the draws of images, as do all benchmarks' own models; bases and benchmarks
-        are drawn on their own.
+        Images are drawn as `_drawn` says; bases with benchmarks of their own are drawn on their own.
         """
         from open_clip_ext.evaluation.scoring import bootstrap
 
@@ -256,14 +320,12 @@ class Results:
         if not runs:
             return None
         by_run = [self.of_run(model, run, column) - self.of_run(other, run, column) for run in runs]
-        names = self.columns[column]
         total: Any = 0.0
         for run in runs:
             key = (run[0], 0) if other.method == BASE else run
-            for name in names:
-                drawn = self._drawn[run[0], name]
-                total = total + drawn[model.name, run] - drawn[other.name, key]
-        low, high = bootstrap.interval(total / len(runs) / len(names))
+            drawn = self._drawn[run[0], column]
+            total = total + drawn[model.name, run] - drawn[other.name, key]
+        low, high = bootstrap.interval(total / len(runs))
         return Difference(statistics.fmean(by_run), low, high, by_run)
 
     def cost(self, method: str) -> timing.Rate | None:

@@ -27,6 +27,7 @@ OWN = {
         "the study itself",
     ),
 }
+BASE = "base"  # the row of the models to start from
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 # Of the tuned model in its mixtures with the base; 0 and 1 are always evaluated.
 WEIGHTS = (0.2, 0.4, 0.6, 0.8)
@@ -94,6 +95,7 @@ class Study:
         train: flags of all trainings.
         dev: benchmarks that everything is chosen on, `[name, "key=value", ...]` each.
         reported: benchmarks that are told.
+        text: the file as it was read; it may be edited while the study runs.
     """
 
     file: Path
@@ -107,6 +109,7 @@ class Study:
     train: Flags
     dev: Sequence[Sequence[str]]
     reported: Sequence[Sequence[str]]
+    text: str
 
     @property
     def folder(self) -> Path:
@@ -122,7 +125,8 @@ def read(file: Path) -> Study:
     by `check`.
     """
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        content = tomllib.loads(text)
     except (OSError, UnicodeError) as error:
         raise InputError(f"{file}: cannot be read ({error})") from error
     except tomllib.TOMLDecodeError as error:
@@ -140,6 +144,7 @@ def read(file: Path) -> Study:
         methods=[_method(part) for part in table.tables("methods")],
         dev=_benchmarks(table, "dev"),
         reported=_benchmarks(table, "reported"),
+        text=text,
     )
     table.finish()
     if not study.seeds or len(set(study.seeds)) < len(study.seeds):
@@ -149,7 +154,16 @@ def read(file: Path) -> Study:
             raise InputError(
                 f"{file}: weights: {weight:g} is not between 0 (the base) and 1 (the tuned model)"
             )
+    # Folders of mixtures have three digits.
+    if len({f"{weight:.3g}" for weight in (0, 1, *study.weights)}) < 2 + len(study.weights):
+        raise InputError(
+            f"{file}: weights = {list(study.weights)}: give each once, with three digits at most"
+        )
     names = [method.name for method in study.methods]
+    if BASE in names:
+        raise InputError(f"{file}: [methods.{BASE}]: the models to start from have this name; give another")
+    if len(set(study.reference)) < len(study.reference):
+        raise InputError(f"{file}: reference = {list(study.reference)}: give each once")
     for name in study.reference:
         if name not in names:
             raise InputError(f"{file}: reference: no method {name}{nearest(name, names)}")
@@ -241,6 +255,8 @@ def _method(table: Table) -> Method:
     for flag, values in tried.items():
         if not isinstance(values, list) or len(values) < 2:
             raise table.wrong("choose", f"{flag} must be a list of at least two values")
+        if len(set(values)) < len(values):
+            raise table.wrong("choose", f"{flag}: give each value once")
     made = Method(
         name=name,
         loss=table.take("loss", name, _text),

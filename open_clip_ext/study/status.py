@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import chdir
-from pathlib import Path
 
 from open_clip_ext import tables
 from open_clip_ext.study import folder, parts, trainer
-from open_clip_ext.study.parts import Part
+from open_clip_ext.study.parts import Chosen, Part
 from open_clip_ext.study.settings import Study
 
 KINDS = {
@@ -71,8 +70,11 @@ def table(known: Sequence[Part], unknown: int = 0) -> str:
     return tables.aligned(head, body)
 
 
-def estimate(study: Study, out: Path, known: Sequence[Part]) -> Iterator[str]:
-    """Hours of the trainings that are left, from those that have begun, method by method."""
+def estimate(study: Study, chosen: Chosen, known: Sequence[Part]) -> Iterator[str]:
+    """Hours of the trainings that are left, from those that have begun, method by method.
+
+    Those of seeds that wait for a value to be chosen are among them, evaluations are not.
+    """
     from open_clip_ext.study import timing
 
     total = 0.0
@@ -81,6 +83,9 @@ def estimate(study: Study, out: Path, known: Sequence[Part]) -> Iterator[str]:
         own = [part for part in known if part.kind == parts.TRAIN and part.method == method.name]
         rates = [rate for part in own if (rate := timing.of(part)) is not None]
         left = sum(1 - (timing.share(part) if not part.done else 1) for part in own)
+        if method.tried:
+            waiting = sum((method.name, base.name) not in chosen for base in study.bases)
+            left += waiting * (len(study.seeds) - 1)
         if not left:
             continue
         if not rates:
@@ -91,7 +96,7 @@ def estimate(study: Study, out: Path, known: Sequence[Part]) -> Iterator[str]:
         step = sum(rate.step for rate in rates) / len(rates)
         yield f"{method.name}: {step:.3g} s per step, {hours:.3g} h per training, {left * hours:.3g} h left"
     if total:
-        gpus = study.processes
-        yield f"left in all: {total:.3g} h, {total * gpus:.3g} GPU hours ({study.at_once} at a time here)"
+        both = f"{total:.3g} h, {total * study.processes:.3g} GPU hours"
+        yield f"trainings left in all: {both} ({study.at_once} at a time here)"
     if without:
         yield f"no estimate for {', '.join(without)}: no training of it has shown its speed yet"

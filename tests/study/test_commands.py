@@ -206,6 +206,32 @@ def test_a_folder_of_something_else_is_refused(place, command, capsys):
     assert "is not empty and holds no study; name another folder" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_made_is_refused(place, command, capsys):
+    (place / "file").touch()
+    assert call("run", studies.write(place, small()), "--out", place / "file" / "out") == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_broken_note_says_what_to_write_into_it(place, capsys):
+    file = studies.write(place, small())
+    (place / "small").mkdir()
+    note = place / "small" / folder.NOTE
+    for broken in ("{", "{}", "[]"):
+        note.write_text(broken)
+        assert call("status", file) == 2
+        said = capsys.readouterr().err
+        assert f"{note}: broken" in said
+    note.write_text(said.split("write ")[1].split(" into it")[0])
+    assert call("status", file) == 0
+
+
+def test_a_study_that_was_killed_before_its_note_is_begun_again(place, capsys):
+    file = studies.write(place, small())
+    (place / "small").mkdir()
+    (place / "small" / folder.LOCK).touch()
+    assert call("status", file) == 0
+
+
 def test_two_processes_do_not_work_on_one_study(place, command, capsys):
     file = studies.write(place, small())
     (place / "small").mkdir()

@@ -109,6 +109,16 @@ def test_a_failed_part_is_named_and_the_others_go_on(study, tmp_path, command, c
     assert kinds(command.started) == {"train": 1, "sweep": 1}
 
 
+def test_the_estimate_has_the_seeds_that_wait_for_a_value(study, tmp_path, command):
+    command.failing = "train-negclip-a-0-lr-0.001"  # nothing can be chosen on this base
+    local.run(study, tmp_path / "out", command)
+    chosen = results.chosen(study, tmp_path / "out")
+    lines = list(status.estimate(study, chosen, parts.every(study, tmp_path / "out", chosen)))
+    hour = 1 / 3600  # 16 samples at 16 per second
+    assert lines[0].endswith(f"{hour:.3g} h per training, {2 * hour:.3g} h left")
+    assert lines[1].startswith(f"trainings left in all: {2 * hour:.3g} h")
+
+
 def test_a_training_without_the_plugin_counts_as_failed(study, tmp_path, command, monkeypatch):
     def plain(words):
         train(words)
@@ -119,7 +129,11 @@ def test_a_training_without_the_plugin_counts_as_failed(study, tmp_path, command
     monkeypatch.setattr(drawn_results, "train", plain)
     failed = local.run(study, tmp_path / "out", command)
     assert len(failed) == 8  # of all but the seeds whose value is not chosen
-    assert not any(part.done for part in parts.every(study, tmp_path / "out", {}))
+    every = parts.every(study, tmp_path / "out", {})
+    assert not any(part.done for part in every)
+    every[0].product.parent.mkdir(parents=True)
+    every[0].product.touch()
+    assert not every[0].done  # nor without the settings of its run
     assert all("the plugin is not armed; see `open-clip-ext doctor`" in why for why in failed.values())
 
 

@@ -31,6 +31,21 @@ def test_every_cell_of_the_report_is_on_the_page(found):
     assert "choose = { lr = [1e-3, 1e-4] }" in text
 
 
+def test_a_difference_that_is_not_shown_has_no_colour(found, monkeypatch):
+    assert 'class="up"' in page.html(found)
+    monkeypatch.setattr(Difference, "word", "not shown")
+    assert 'class="up"' not in page.html(found)
+
+
+def test_the_study_s_file_may_be_gone_by_then(found):
+    file = found.study.file
+    file.rename(file.with_name("other"))
+    try:
+        assert "choose = { lr = [1e-3, 1e-4] }" in page.html(found)
+    finally:
+        file.with_name("other").rename(file)
+
+
 def test_both_files_are_written(found):
     page.write(found)
     assert (found.out / "study.html").read_text() == page.html(found)

@@ -82,3 +82,11 @@ def test_several_processes_are_started_by_torchrun(tmp_path):
 )
 def test_values_of_flags(value, words):
     assert parts._words({"x": value}) == words
+
+
+def test_a_value_that_is_a_path_gives_the_name_of_one_folder(tmp_path):
+    values = '["stores/a.store", "other stores/a.store"]'
+    found = known(tmp_path, {}, "lr = [1e-3, 1e-4]", f"negatives = {values}")
+    tried = [part for part in found if part.method == "negclip"]
+    assert {part.folder.parent for part in tried} == {tmp_path / "out/parts"}
+    assert len(folders(tried)) == len(tried)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import studies
 
+from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation import result_folder
 from open_clip_ext.evaluation.scoring import bootstrap
-from open_clip_ext.study import local, report, settings
+from open_clip_ext.study import figures, local, report, settings
 from open_clip_ext.study.results import Difference, Results
 
 RUNS = list(product("ab", (0, 1)))
@@ -65,22 +66,31 @@ def test_a_score_is_the_mean_over_runs(found):
         assert score.deviation == pytest.approx(statistics.stdev(values))
 
 
-def test_a_difference_is_paired_by_run_and_by_image(found):
-    _, clip, _, negclip, _ = found.models
-    difference = found.difference(negclip, clip, "composition")
-    by_run = []
-    drawn_runs = []
-    for run in negclip.folders:
-        pair = [rows(model, run, "sugarcrepe") for model in (negclip, clip)]
-        right = [[row["correct"]["accuracy"] for row in own] for own in pair]
-        by_run.append(statistics.fmean(right[0]) - statistics.fmean(right[1]))
-        made = bootstrap.of_rows("sugarcrepe", pair, ["micro"])["micro"].drawn
-        drawn_runs.append(made[:, 0] - made[:, 1])
+@pytest.mark.parametrize("other", [0, 1])
+def test_a_difference_is_paired_by_run_and_by_image_and_bases_share_the_images(found, other):
+    """The base, whose noise is that of its images alone, and a method."""
+    negclip, other = found.models[3], found.models[other]
+    pairs = [
+        [
+            rows(negclip, run, "sugarcrepe"),
+            rows(other, run if run in other.folders else (run[0], 0), "sugarcrepe"),
+        ]
+        for run in negclip.folders
+    ]
+    right = [[[row["correct"]["accuracy"] for row in own] for own in pair] for pair in pairs]
+    by_run = [statistics.fmean(one) - statistics.fmean(two) for one, two in right]
+    difference = found.difference(negclip, other, "composition")
     assert difference.mean == pytest.approx(statistics.fmean(by_run))
     assert difference.runs == pytest.approx(by_run)
-    # Other draws of the same images: close, not equal.
-    expected = bootstrap.interval(np.mean(drawn_runs, axis=0))
-    assert (difference.low, difference.high) == pytest.approx(expected, abs=0.01)
+    pictures = [row["pictures"][0] for row in pairs[0][0]]
+    gain = dict.fromkeys(pictures, 0.0)
+    for one, two in right:
+        for picture, a, b in zip(pictures, one, two, strict=True):
+            gain[picture] += (a - b) / len(pairs)
+    totals, sizes = np.array([[gain[picture], pictures.count(picture)] for picture in gain]).T
+    draws = np.random.default_rng(5).integers(len(gain), size=(10_000, len(gain)))
+    expected = bootstrap.interval(totals[draws].sum(1) / sizes[draws].sum(1))
+    assert (difference.low, difference.high) == pytest.approx(expected, abs=0.003)
     assert difference.word == "higher"
 
 
@@ -120,3 +130,51 @@ def test_the_report_tells_the_table_and_each_comparison(found):
 def test_nothing_is_reported_before_there_is_a_result(tmp_path):
     study = settings.read(studies.write(tmp_path))
     assert Results(study, tmp_path / "out").models == []
+
+
+def test_runs_without_a_result_are_named_and_the_base_stays_at_its_place(tmp_path):
+    study = settings.read(studies.write(tmp_path))
+    own = type("Command", (drawn_results.Command,), {"started": [], "failing": "train-clip-a-0"})
+    local.run(study, tmp_path / "out", own)
+    found = Results(study, tmp_path / "out")
+    assert found.missing == {"clip": [("a", 0)]}
+    said = "Without a result yet: clip (a seed 0). Rows of this table are means over different runs"
+    assert said in report.markdown(found)
+    assert said in report.text(found)
+    base = found.models[0]
+    assert list(base.folders) == [("a", 0), ("b", 0)]
+    across, up = (100 * found.score(base, family).mean for family in ("zero-shot", "composition"))
+    hint = f"base: {across:.1f} zero-shot, {up:.1f} composition"
+    assert hint in figures.curves(found, "zero-shot", "composition")
+
+
+def test_a_method_without_a_chosen_value_is_named(tmp_path):
+    study = settings.read(studies.write(tmp_path))
+    own = type("Command", (drawn_results.Command,), {"started": [], "failing": "train-negclip-a"})
+    local.run(study, tmp_path / "out", own)
+    found = Results(study, tmp_path / "out")
+    assert found.missing == {"negclip": [("a", 0), ("a", 1)]}
+
+
+def test_a_broken_result_is_named_with_what_to_do(tmp_path):
+    study = settings.read(studies.write(tmp_path))
+    local.run(study, tmp_path / "out", type("Command", (drawn_results.Command,), {"started": []}))
+    product = next(tmp_path.glob("out/parts/sweep-clip-*/wiseft.json"))
+    product.write_text("")
+    with pytest.raises(InputError, match=r"cannot be read .* remove its folder"):
+        Results(study, tmp_path / "out")
+
+
+def test_a_benchmark_that_only_one_base_reports_is_left_out_and_named(tmp_path, monkeypatch):
+    write = drawn_results.drawn.write
+
+    def other(folder, made):
+        of_b = "-b-" in str(folder)
+        write(folder, {f"{name}-b" if of_b and name == "cifar10" else name: made[name] for name in made})
+
+    monkeypatch.setattr(drawn_results.drawn, "write", other)
+    study = settings.read(studies.write(tmp_path))
+    local.run(study, tmp_path / "out", type("Command", (drawn_results.Command,), {"started": []}))
+    found = Results(study, tmp_path / "out")
+    assert list(found.benchmarks) == ["sugarcrepe"]
+    assert "Left out, because not every base reports them: cifar10, cifar10-b." in report.markdown(found)

@@ -39,7 +39,17 @@ def named(mean: Columns) -> str:
 
 
 def measured(wanted: Mapping[str, Columns]) -> dict[str, Measure]:
-    """The mean over columns, each the mean over its parts, for several means.
+    """The mean over columns, each the mean over its parts, for several means."""
+    return {
+        name: replace(
+            measure(named(wanted[name]), one), n=len(_used(wanted[name])), images=_images(wanted[name])
+        )
+        for name, one in replicates(wanted).items()
+    }
+
+
+def replicates(wanted: Mapping[str, Columns], *, seed: int = 0) -> dict[str, bootstrap.Replicates]:
+    """The same means on resampled images.
 
     All are scored on the same draws: images that benchmarks share are resampled together, and a benchmark
     that several means use is resampled once.
@@ -60,11 +70,7 @@ def measured(wanted: Mapping[str, Columns]) -> dict[str, Measure]:
         for own, rows in zip(correct, known[name].rows, strict=True):
             own += [rows[i]["correct"][metric] for i in sorted(taken)]
     trees = [partial(aggregate.apply, _tree(mean)) for mean in wanted.values()]
-    drawn = bootstrap.replicates(clusters, groups, correct, trees)
-    return {
-        name: replace(measure(named(mean), one), n=len(_used(mean)), images=_images(mean))
-        for (name, mean), one in zip(wanted.items(), drawn, strict=True)
-    }
+    return dict(zip(wanted, bootstrap.replicates(clusters, groups, correct, trees, seed=seed), strict=True))
 
 
 def _tree(mean: Columns) -> Tree:
