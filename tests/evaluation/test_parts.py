@@ -84,7 +84,6 @@ def test_parts_together_give_the_features_of_one_process(asked, tmp_path, count)
     before = dict(first.encoded)
     assert_equal(features(asked, first), wanted)
     assert first.encoded == before
-    assert not list((tmp_path / "cache").rglob("*.json"))
 
 
 def test_so_they_do_with_a_cache_that_has_some_of_the_features(asked, tmp_path):
@@ -411,3 +410,10 @@ def test_another_scorer_works_in_one_process(monkeypatch, tmp_path, capsys):
         cli.main([*words, "--cache", str(tmp_path), "--out", str(tmp_path / "out")])
     assert ended.value.code == 2
     assert "--scorer phrase-grid: works in one process, and this is one of 2" in capsys.readouterr().err
+
+
+def test_reports_stay_when_the_first_has_ended(asked, tmp_path):
+    """A part that finds all its features there may only now begin to write its own, as in a repeated call."""
+    for index in (1, 0):
+        parts.encode(encoder(tmp_path / "cache"), asked, Part(index, 2))
+    assert [path.name for path in (tmp_path / "cache").rglob("*.json")] == ["2-of-2.json"]
