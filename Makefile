@@ -12,7 +12,7 @@ demo: .venv/ready  ## the embedded example: about 12 minutes on 2 cores
 	$(BIN)/open-clip-ext demo --out $(DEMO_OUT) $(DEMO_ARGS)
 
 # One process more than cores, as one of them often waits for SLURM. After `exec` pytest tells what all of it took.
-test: .venv/ready  ## lint, types, all tests: 10 minutes on 2 cores
+test: .venv/ready  ## lint, types, all tests: 13 minutes on 2 cores
 	$(CHECK) && exec $(PYTEST) --numprocesses $$(($$(nproc) + 1)) $(TEST_ARGS)
 
 quick: .venv/ready  ## lint, types and the light tests: 3 minutes on 2 cores
