@@ -15,7 +15,7 @@ demo: .venv/ready  ## the embedded example: about 12 minutes on 2 cores
 test: .venv/ready  ## lint, types, all tests: 13 minutes on 2 cores
 	$(CHECK) && exec $(PYTEST) --numprocesses $$(($$(nproc) + 1)) $(TEST_ARGS)
 
-quick: .venv/ready  ## lint, types and the light tests: 3 minutes on 2 cores
+quick: .venv/ready  ## lint, types and the light tests: 4 minutes on 2 cores
 	$(CHECK) && exec $(PYTEST) --numprocesses auto -m "not (cluster or real_start or trainer)" $(TEST_ARGS)
 
 check: .venv/ready  ## lint and types
