@@ -174,24 +174,27 @@ class Results:
         return str(next(point["folder"] for point in curve if point["alpha"] == weight))
 
     @cached_property
-    def _reported(self) -> list[Mapping[str, Mapping[str, Any]]]:
-        """The benchmarks of every result."""
-        folders = [folder for model in self.models for folder in model.folders.values()]
-        return [result_folder.read(folder)["benchmarks"] for folder in folders]
+    def _reported(self) -> dict[tuple[str, Run], Mapping[str, Mapping[str, Any]]]:
+        """The benchmarks of every result, by model's name and run; each is read once."""
+        return {
+            (model.name, run): result_folder.read(folder)["benchmarks"]
+            for model in self.models
+            for run, folder in model.folders.items()
+        }
 
     @cached_property
     def benchmarks(self) -> dict[str, str]:
         """The reported benchmarks that every result has, with their families."""
         return {
             name: result["family"]
-            for name, result in (self._reported[0] if self._reported else {}).items()
-            if all(name in own for own in self._reported)
+            for name, result in next(iter(self._reported.values()), {}).items()
+            if all(name in own for own in self._reported.values())
         }
 
     @cached_property
     def left_out(self) -> list[str]:
         """The benchmarks that only some bases report."""
-        names = dict.fromkeys(name for own in self._reported for name in own)
+        names = dict.fromkeys(name for own in self._reported.values() for name in own)
         return [name for name in names if name not in self.benchmarks]
 
     @cached_property
@@ -209,11 +212,8 @@ class Results:
         """Primary scores: of a model's name, a run and a benchmark."""
         return {
             model.name: {
-                run: {
-                    name: _primary(result)
-                    for name, result in result_folder.read(folder)["benchmarks"].items()
-                }
-                for run, folder in model.folders.items()
+                run: {name: _primary(own) for name, own in self._reported[model.name, run].items()}
+                for run in model.folders
             }
             for model in self.models
         }
