@@ -20,6 +20,7 @@ from typing import Any
 from open_clip_ext.study.settings import Base, Flags, Method, Study, Value
 
 RUN = "run"  # upstream's --name, in the folder of a training
+EPOCHS = 32  # upstream's default
 TRAIN, DEV, SWEEP = "train", "dev", "sweep"
 FEATURES = "features"  # cached, in the study's folder
 
@@ -109,9 +110,14 @@ def trainer_flags(
     ]
 
 
+def epochs(words: Sequence[str]) -> int:
+    """Those of a command of the trainer."""
+    return int(words[list(words).index("--epochs") + 1]) if "--epochs" in words else EPOCHS
+
+
 def checkpoint(folder: Path, flags: Flags) -> Path:
-    """The last checkpoint of a training; upstream's default is 32 epochs."""
-    return folder / RUN / "checkpoints" / f"epoch_{flags.get('epochs', 32)}.pt"
+    """The last checkpoint of a training."""
+    return folder / RUN / "checkpoints" / f"epoch_{flags.get('epochs', EPOCHS)}.pt"
 
 
 def dev(study: Study, out: Path, trained: Part, base: Base, method: Method) -> Part:

@@ -7,7 +7,7 @@ import statistics
 from dataclasses import dataclass
 from pathlib import Path
 
-from open_clip_ext.study.parts import RUN, Part
+from open_clip_ext.study.parts import RUN, Part, epochs
 
 # `2026-11-29,22:14:01 | INFO | Train Epoch: 3 [ 128/512 (25%)] ... Batch (t): 0.120, ...`, epochs from 0.
 LINE = re.compile(r"Train Epoch: (\d+) \[ *(\d+)/(\d+) \((\d+)%\)\].*?Batch \(t\): ([\d.]+), ([\d.e+]+)/s")
@@ -28,7 +28,7 @@ def of(part: Part) -> Rate | None:
         return None
     step = statistics.median(float(line[4]) for line in lines)
     per_second = statistics.median(float(line[5]) for line in lines)
-    samples = int(lines[-1][2]) * _epochs(part)
+    samples = int(lines[-1][2]) * epochs(part.words)
     return Rate(step, samples / per_second / 3600)
 
 
@@ -38,12 +38,7 @@ def share(part: Part) -> float:
     if not lines:
         return 0.0
     epoch, _, _, percent, *_ = lines[-1]
-    return (int(epoch) + int(percent) / 100) / _epochs(part)
-
-
-def _epochs(part: Part) -> int:
-    words = list(part.words)
-    return int(words[words.index("--epochs") + 1]) if "--epochs" in words else 32
+    return (int(epoch) + int(percent) / 100) / epochs(part.words)
 
 
 def _lines(part: Part) -> list[tuple[str, ...]]:

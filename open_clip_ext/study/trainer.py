@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
+from open_clip_ext.study import parts
+
 OUTPUT, LOCK = "output.txt", "lock"
 # `Train Epoch: 3 [ 128/512 (25%)]`, counted from 0.
 PROGRESS = re.compile(r"Train Epoch: (\d+) \[.*?\((\d+)%\)\]")
@@ -114,7 +116,7 @@ class Log:
     def __init__(self, path: Path, words: Sequence[str]) -> None:
         self._path = path
         self._at = path.stat().st_size if path.exists() else 0
-        self._epochs = int(words[words.index("--epochs") + 1]) if "--epochs" in words else 32
+        self._epochs = parts.epochs(words)
         self._share = 0.0
 
     def share(self) -> float:
