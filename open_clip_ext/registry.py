@@ -23,12 +23,12 @@ __all__ = ["GROUP", "Option", "describe", "entries", "load", "options", "parse_o
 GROUP = "open_clip_ext.losses"
 FLAG = "--loss-cfg"
 # A kind of companions names tensors, `{kind}_text_features` or `{kind}_image_features`. The teacher's begin
-# with its own name, and `{kind}_image_valid` is the mask of images.
-KIND = re.compile(r"(?!teacher(?:_|$))(?!\w*_image$)[A-Za-z0-9_]+", re.ASCII)
+# with its own name, those of the anchors with theirs, and `{kind}_image_valid` is the mask of images.
+KIND = re.compile(r"(?!teacher(?:_|$))(?!anchor(?:_|$))(?!\w*_image$)[A-Za-z0-9_]+", re.ASCII)
 # The kinds of texts of a loss whose companions are pairs of samples.
 PAIRS = {"pair": 1, "pair_pos": 1, "pair_neg": 1}
 # What every loss made from `Loss` has; its own options come first.
-SHARED_OPTIONS = ("same",)
+SHARED_OPTIONS = ("same", "image_anchor", "text_anchor", "anchor_grid", "anchor_texts")
 DISTRIBUTED_OPTIONS = ("local_loss", "gather_with_grad", "cache_labels", "rank", "world_size")
 
 
@@ -89,7 +89,7 @@ def _wrong_counts(attribute: str, counts: Mapping[Any, Any]) -> str:
         if not (isinstance(kind, str) and KIND.fullmatch(kind)):
             return (
                 f"the kind {kind!r} in `{attribute}` must be a name of letters, digits and underscores that "
-                "does not begin with teacher or end in _image, as tensors are named after it"
+                "does not begin with teacher or anchor or end in _image, as tensors are named after it"
             )
         if not (isinstance(count, int) and count >= 0):
             return (

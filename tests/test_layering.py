@@ -25,6 +25,7 @@ ALLOWED = {
     "identity": [],
     "model": ["model", "data", "errors", "identity", "precision"],
     "teacher": ["", "errors", "model"],
+    "anchoring": ["anchoring", "errors", "teacher"],
     "precision": [],
     "tables": [],
     "plugins": ["errors"],
@@ -40,7 +41,7 @@ ALLOWED = {
         *("host", "", "csv_files", "data", "errors", "evaluation", "files", "identity", "model"),
         *("language", "negatives", "precision", "teacher", "texts", "training"),
     ],
-    "losses": ["losses", "errors", "plugins", "precision", "registry", "teacher"],
+    "losses": ["losses", "anchoring", "errors", "plugins", "precision", "registry", "teacher"],
     "evaluation": [
         *(
             "evaluation",

@@ -266,6 +266,7 @@ class Adapter:
                     batch_size=args.batch_size,
                     itemsize=4 if args.precision == "fp32" else 2,
                     empty=self.loader.collate.tokenizer([""])[0],
+                    tokenizer=self.loader.collate.tokenizer,
                 )
                 self.checkpoints = checkpoint.MidEpochCheckpoints(
                     training.checkpoint,

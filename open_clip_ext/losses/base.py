@@ -38,19 +38,21 @@ Term = TypeVar("Term", bound=Callable[[Any, Batch], Tensor])
 @overload
 def term(weight: Term) -> Term: ...
 @overload
-def term(weight: str = "", *, dense: bool = False) -> Callable[[Term], Term]: ...
-def term(weight: Any = "", *, dense: bool = False) -> Any:
+def term(weight: str = "", *, dense: bool = False, shared: bool = False) -> Callable[[Term], Term]: ...
+def term(weight: Any = "", *, dense: bool = False, shared: bool = False) -> Any:
     """Mark a method as a term of its loss: it takes a `Batch`, gives a scalar, and is named `*_loss`.
 
     Args:
         weight: the option that weights it. Where that is 0, the method is not called, and the term is 0.
             `@term` alone marks a term without a weight.
         dense: it looks at the dense tokens of both towers, `Batch.dense`.
+        shared: every loss has it, and is given without it where its weight is 0.
     """
 
     def mark(method: Any) -> Any:
         method.term_weight = "" if callable(weight) else weight
         method.term_is_dense = dense
+        method.term_is_shared = shared
         return method
 
     return mark(weight) if callable(weight) else mark
@@ -103,6 +105,11 @@ class Loss(Declared):
     Args:
         same: whether samples of one picture or with one caption are negatives of each other, `keep`, or are
             left out of contrasts, `mask`.
+        image_anchor: weight of `image_anchor_loss`.
+        text_anchor: weight of `text_anchor_loss`.
+        anchor_grid: blocks along a side of the mixed pictures of `image_anchor_loss`.
+        anchor_texts: a file with the reference texts of `text_anchor_loss`, one per line; empty for words of
+            the tokenizer's vocabulary.
         local_loss: each rank scores its own rows only.
         gather_with_grad: gradients cross ranks.
         cache_labels: accepted for the host's sake; labels here are one `arange`, not worth a cache.
@@ -120,11 +127,17 @@ class Loss(Declared):
     takes_bias: ClassVar[bool] = False
     # The weight of each term, those of the bases first.
     weights: ClassVar[Mapping[str, str]] = {}
-    # Those of them that look at dense tokens.
+    # Those of them that look at dense tokens, and those that every loss has.
     dense_terms: ClassVar[frozenset[str]] = frozenset()
+    shared_terms: ClassVar[frozenset[str]] = frozenset()
 
     # Whether samples with the same picture or caption are negatives of each other, or left out.
     same: Literal["keep", "mask"] = option(default="keep")
+    # What holds the model to the one that the run started from, away from the training data.
+    image_anchor: float = option(default=0.0, least=0)
+    text_anchor: float = option(default=0.0, least=0)
+    anchor_grid: int = option(default=2, least=1, needs="image_anchor")
+    anchor_texts: str = option(default="", needs="text_anchor")
     local_loss: bool = option(default=False)
     gather_with_grad: bool = option(default=False)
     cache_labels: bool = option(default=False)
@@ -137,6 +150,10 @@ class Loss(Declared):
         cls.weights = {name: m.term_weight for name, m in attributes if hasattr(m, "term_weight")}
         dense = {name: m.term_is_dense for name, m in attributes if hasattr(m, "term_is_dense")}
         cls.dense_terms = frozenset(name for name in dense if dense[name])
+        shared = {name: m.term_is_shared for name, m in attributes if hasattr(m, "term_is_shared")}
+        cls.shared_terms = frozenset(name for name in shared if shared[name])
+        # Those of the base of all losses come first there; what makes a loss what it is is told first.
+        cls.weights = dict(sorted(cls.weights.items(), key=lambda item: item[0] in cls.shared_terms))
         for name, weight in cls.weights.items():
             if not name.endswith("_loss"):
                 raise TypeError(f"{cls.__name__}.{name} is a term: its name must end in _loss")
@@ -179,8 +196,11 @@ class Loss(Declared):
                 no mask means that all exist; `{kind}_image_features [b, M, D]` and `{kind}_image_valid [b,
                 M]` of each kind of images; then `teacher_image_features [b, D]`, `teacher_text_features [b,
                 D]`, `teacher_{kind}_text_features [b, K, D]` and `teacher_{kind}_image_features [b, M, D]`,
-                which get no gradient; identities, int64, `image_id [b]`, `text_id [b]` and `{kind}_text_id
-                [b, K]`, which `same=mask` needs; where a term is marked as dense, `image_tokens [b, P, D]`,
+                which get no gradient; for the anchors `anchor_image_features [b, D]` and
+                `anchor_text_features [b, R, D]`, and of the model that the run started from
+                `anchor_base_image_features` and `anchor_base_text_features`; identities, int64, `image_id
+                [b]`, `text_id [b]` and `{kind}_text_id [b, K]`, which `same=mask` needs; where a term is
+                marked as dense, `image_tokens [b, P, D]`,
                 `text_tokens [b, L, D]`, `{kind}_text_tokens [b, K, L, D]` and bool masks of words,
                 `text_token_mask [b, L]` and `{kind}_text_token_mask`.
 
@@ -194,6 +214,8 @@ class Loss(Declared):
         names += ["teacher_image_features", "teacher_text_features"]
         names += [f"teacher_{kind}_text_features" for kind in self.companions]
         names += [f"teacher_{kind}_features" for kind in images]
+        anchors = [name for name in ("image", "text") if getattr(self, f"{name}_anchor")]
+        names += [f"anchor_{base}{name}_features" for name in anchors for base in ("", "base_")]
         names += ["image_id", "text_id", *(f"{kind}_text_id" for kind in self.companions)]
         if self.dense_terms:
             texts = ["text", *(f"{kind}_text" for kind in self.companions)]
@@ -232,11 +254,13 @@ class Loss(Declared):
 
         Raises TypeError if there is none, or one is no scalar tensor; ValueError if `same=mask` changes none.
         """
-        if not self.weights:
+        if not self.weights.keys() - self.shared_terms:
             raise TypeError(f"{type(self).__name__} has no term: mark a method with @term")
         found = {}
         for name, weight in self.weights.items():
             factor = getattr(self, weight) if weight else 1.0
+            if not factor and name in self.shared_terms:
+                continue
             value = getattr(self, name)(x) if factor else x.own.image.new_zeros(())
             if not isinstance(value, Tensor) or value.numel() != 1:
                 what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
@@ -245,6 +269,16 @@ class Loss(Declared):
         if self.identified and not x.looked_at_identities:
             raise ValueError(f"same=mask has no effect on any term of {type(self).__name__}")
         return found
+
+    @term("image_anchor", shared=True)
+    def image_anchor_loss(self, x: Batch) -> Tensor:
+        """How far the features of mixed pictures moved; see `functional.moved`."""
+        return self.average(functional.moved(x.anchor.image, x.anchor_base.image))
+
+    @term("text_anchor", shared=True)
+    def text_anchor_loss(self, x: Batch) -> Tensor:
+        """How far the features of reference texts moved; see `functional.moved`."""
+        return self.average(functional.moved(x.anchor.text, x.anchor_base.text))
 
     @property
     def identified(self) -> bool:
@@ -265,6 +299,27 @@ class Loss(Declared):
         named = self.teacher.checkpoint
         checkpoint = getattr(self, named) if named else None
         return EMATeacher(model, decay=getattr(self, self.teacher.decay), checkpoint=checkpoint or None)
+
+    def make_anchor(self, model: nn.Module, tokenizer: Any) -> nn.Module | None:
+        """What the anchors hold the model to; None if neither has a weight.
+
+        Args:
+            model: that the run starts from.
+            tokenizer: a list of strings to token ids `[N, L]` int64.
+
+        Raises InputError if there are no reference texts.
+        """
+        if not (self.image_anchor or self.text_anchor):
+            return None
+        from open_clip_ext.anchoring import anchor
+
+        return anchor.make(
+            model,
+            grid=self.anchor_grid if self.image_anchor else 0,
+            each=1 if self.text_anchor else 0,
+            file=self.anchor_texts,
+            tokenizer=tokenizer,
+        )
 
     def known_counts(self) -> Mapping[str, int]:
         """How many companions of a kind must come, where the state of this loss says so."""
@@ -415,6 +470,11 @@ def check_shapes(
             expect(name, scalar)
     for name in ("teacher_image_features", "teacher_text_features"):
         expect(name, tensors.get(name), b, d)
+    anchored = tensors.get("anchor_text_features")
+    r: int | str = "R" if anchored is None else anchored.shape[1]
+    for base in ("", "base_"):
+        expect(f"anchor_{base}image_features", tensors.get(f"anchor_{base}image_features"), b, d)
+        expect(f"anchor_{base}text_features", tensors.get(f"anchor_{base}text_features"), b, r, d)
     expect("image_tokens", tensors.get("image_tokens"), b, "P", d)
     words = tensors.get("text_tokens")
     expect("text_tokens", words, b, "L", d)

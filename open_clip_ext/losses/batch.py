@@ -165,6 +165,9 @@ class Batch(View):
         bias: the logit bias, if the model has one.
         dense: dense tokens of the rank's own samples, where a term is marked to need them.
         teacher: the same samples as the teacher sees them; gets no gradient.
+        anchor: mixed pictures `[b, D]` and reference texts `[b, R, D]` of this rank, in place of images and
+            captions; never gathered.
+        anchor_base: the same as the model sees them that the run started from; gets no gradient.
     """
 
     def __init__(
@@ -193,7 +196,7 @@ class Batch(View):
                 # A missing companion reads as its caption, and so adds nothing to the texts of its pair.
                 exists = own(f"{name.removesuffix('_text_id')}_valid")
                 return torch.where(exists, x, own("text_id")[:, None])
-            return fp32(x.detach() if name.startswith("teacher_") else x)
+            return fp32(x.detach() if name.startswith(("teacher_", "anchor_base_")) else x)
 
         own = Tensors(find, identified)
         everywhere = Tensors(lambda name: gather(own(name)), identified)
@@ -203,6 +206,7 @@ class Batch(View):
         self._given = {name for name, x in tensors.items() if x is not None}
         self.dense = Dense(own)
         self.teacher = View(own, everywhere, first, "teacher_")
+        self.anchor, self.anchor_base = Rows(own, "anchor_"), Rows(own, "anchor_base_")
 
     @property
     def looked_at_identities(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +24,24 @@ from open_clip_ext.model.override import override, state_of
 STATE = "_open_clip_ext"
 
 
+class Beside(NamedTuple):
+    """What a batch gets beside the student's own pass.
+
+    Attributes:
+        taught: the teacher's `image_features [N, D]` and `text_features [N', D]`; empty without a teacher.
+        drawn: what `Anchor.draw` drew; None without an anchor.
+    """
+
+    taught: dict[str, Tensor]
+    drawn: Any
+
+
 class Extension:
-    """What an extended model carries: its companion kinds, and its teacher, which is no part of it.
+    """What an extended model carries: its companion kinds; its teacher and anchor, which are no part of it.
 
     Attributes:
         identified: whether texts bring the identities of pictures along.
+        kept: what was computed in passes without gradients, each with the images of its batch.
     """
 
     def __init__(
@@ -38,30 +51,40 @@ class Extension:
         dense: DenseTokens | None,
         images: Mapping[str, int],
         identified: bool,
+        anchor: Any,
     ) -> None:
         self.companions, self.images = dict(companions), dict(images)
         self.identified = identified
-        self.teacher = teacher
+        self.teacher, self.anchor = teacher, anchor
         self.dense = dense
-        self.kept: deque[tuple[Tensor, dict[str, Tensor]]] = deque()
+        self.kept: deque[tuple[Tensor, Beside]] = deque()
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def teach(self, image: Tensor, text: Tensor, batch: Tensor) -> dict[str, Tensor]:
-        """The teacher's output, computed once per micro-batch, which is known by the images of its `batch`.
+    def beside(self, image: Tensor, own: Tensor, text: Tensor, batch: Tensor) -> Beside:
+        """What is computed once per micro-batch, which is known by the images of its `batch`.
 
         Under `--accum-freq` upstream passes each micro-batch twice, first without gradients: what
         is computed then is kept for the second pass, in order. The teacher does not move in
-        between.
+        between, and the student meets what was drawn for it in both.
+
+        Args:
+            image: all images that exist, `[N, 3, H, W]`.
+            own: those of the captions, `[B, 3, H, W]`.
+            text: token ids of all texts that exist, `[N', L]`.
+            batch: the images as upstream gave them.
         """
-        assert self.teacher is not None
-        if torch.is_grad_enabled():
-            if self.kept and self.kept[0][0] is batch:
-                return self.kept.popleft()[1]
+        learning = torch.is_grad_enabled()
+        if learning and self.kept and self.kept[0][0] is batch:
+            return self.kept.popleft()[1]
+        found = Beside(
+            self.teacher(image, text) if self.teacher is not None else {},
+            self.anchor.draw(own) if self.anchor is not None else None,
+        )
+        if learning:
             self.kept.clear()
-            return self.teacher(image, text)  # type: ignore[no-any-return]
-        output: dict[str, Tensor] = self.teacher(image, text)
-        self.kept.append((batch, output))
-        return output
+        else:
+            self.kept.append((batch, found))
+        return found
 
 
 def extend_forward(
@@ -72,6 +95,7 @@ def extend_forward(
     images: Mapping[str, int] | None = None,
     *,
     identified: bool = False,
+    anchor: Any = None,
 ) -> None:
     """Make `model`, an open_clip CLIP, take companions in the order of `companions` and `images`; in place.
 
@@ -85,7 +109,12 @@ def extend_forward(
 
     and with a teacher, in training mode, `teacher_image_features`, `teacher_text_features`,
     `teacher_{kind}_text_features` and `teacher_{kind}_image_features`, fp32 arithmetic under the caller's
-    autocast; with `dense`, in training mode,
+    autocast; with an `anchor` (see `anchoring`), in training mode,
+
+        anchor_image_features      [B, D]      of mixed pictures; `anchor_base_image_features` of its model
+        anchor_text_features       [B, R, D]   of reference texts; `anchor_base_text_features`
+
+    with `dense`, in training mode,
 
         image_tokens             [B, P, D]      patches of the captions' images, not normalized
         text_tokens              [B, L', D]     words of the captions, and `text_token_mask [B, L']`
@@ -108,12 +137,15 @@ def extend_forward(
             return base.forward(self, image, text, **decoding)
         extension = extension_of(self)
         teaching = extension.teacher is not None and self.training
+        anchored = extension.anchor is not None and self.training
         dense = extension.dense if self.training else None
         pictures = image is not None and image.ndim == 5
-        if text is None or (text.ndim == 2 and not teaching and not pictures and dense is None):
+        plain = text is not None and text.ndim == 2 and not pictures and dense is None
+        if text is None or (plain and not teaching and not anchored):
             return base.forward(self, image, text)
 
         batch, texts = image, text if text.ndim == 3 else text[:, None]
+        own = image[:, 0] if pictures else image
         identities = {}
         if extension.identified and text.ndim == 3:
             texts, ids = texts[:, :-1], texts[:, -1, 0]
@@ -143,8 +175,11 @@ def extend_forward(
                 output["image_tokens"] = output["image_tokens"][seen.nonzero()[:, 1] == 0]
             output |= {f"{kind}_image_valid": valid for kind, valid in _kinds(seen[:, 1:], extension.images)}
         output |= identities
+        if teaching or anchored:
+            taught, drawn = extension.beside(image, own, rows, batch)
+        if anchored:
+            output |= {**extension.anchor.features(self, own, drawn), **drawn.features}
         if teaching:
-            taught = extension.teach(image, rows, batch)
             features = {"image_features": taught["image_features"]}
             features |= _split(taught["text_features"], exists, extension.companions)
             if pictures:
@@ -154,7 +189,9 @@ def extend_forward(
             _check_batch_axis(output, len(texts))
         return output
 
-    override(model, STATE, Extension(companions, teacher, dense, images or {}, identified), forward=forward)
+    override(
+        model, STATE, Extension(companions, teacher, dense, images or {}, identified, anchor), forward=forward
+    )
 
 
 def _decoded(

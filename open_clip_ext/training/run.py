@@ -40,6 +40,7 @@ class Run:
         # Whatever keeps the contract: their methods are more than nn.Module declares.
         self.loss: Any = None
         self.teacher: Any = None
+        self.anchor: Any = None
         self.model: Any = None
         self.generations: Generations | None = None
         # Names of the parameters in each group of the optimizer that a resumed checkpoint is of.
@@ -93,7 +94,8 @@ class Run:
                 f"{_same_counts(_images(had), _images(has), path)}"
             )
         # Versions before 0.2 wrote none of these.
-        state = {"origin": self.settings.origin, "position": None, "generation_start": None, **state}
+        old = {"origin": self.settings.origin, "position": None, "generation_start": None, "anchor": None}
+        state = {**old, **state}
         was, now = (x.get("generations", "none") for x in (state, wanted))
         if was != now:
             raise InputError(
@@ -142,6 +144,7 @@ class Run:
         batch_size: int = 1,
         itemsize: int = 4,
         empty: Tensor | None = None,
+        tokenizer: Any = None,
     ) -> None:
         """Arm the model as upstream wrapped it, build the teacher, and hook into the optimizer.
 
@@ -153,6 +156,7 @@ class Run:
             batch_size: images in a call of the model.
             itemsize: bytes of a number of its output.
             empty: token ids `[L]` of an empty text.
+            tokenizer: a list of strings to token ids `[N, L]`.
         """
         self.model = unwrap(model)
         if has_bias(self.model) and not getattr(self.loss, "takes_bias", False):
@@ -164,6 +168,8 @@ class Run:
         self._patience = math.inf if scaled else calls_per_step
         # Before arming, or the copy would carry the arms along.
         self.teacher = self.loss.make_teacher(self.model) if hasattr(self.loss, "make_teacher") else None
+        if hasattr(self.loss, "make_anchor"):
+            self.anchor = self.loss.make_anchor(self.model, tokenizer)
         if self.settings.generations is not None:
             self.generations = Generations(self.settings.generations, self.model)
         self._trim(empty)
@@ -176,6 +182,7 @@ class Run:
             dense,
             settings.images,
             identified=settings.identified,
+            anchor=self.anchor,
         )
         self._load()
         optimizer.register_step_pre_hook(self._stepping)
@@ -217,6 +224,7 @@ class Run:
             "steps": self.steps,
             "loss_state": self.loss.state_dict(),
             "teacher": None if self.teacher is None else self.teacher.module.state_dict(),
+            "anchor": None if self.anchor is None else self.anchor.module.state_dict(),
             "generation_start": None if self.generations is None else self.generations.start,
         }
 
@@ -225,6 +233,8 @@ class Run:
         reason = "--pad-text" if self.settings.pad_text else trim(self.model, empty)
         if reason is None and self.teacher is not None:
             reason = trim(self.teacher.module, empty, evaluation=True)
+        if reason is None and self.anchor is not None:
+            reason = trim(self.anchor.module, empty, evaluation=True)
         # To a Hugging Face tower, the model's own context length is what it could take.
         tokens = f"{self.model.context_length if empty is None else len(empty)} tokens"
         tower = tower_of(self.model)
@@ -257,6 +267,13 @@ class Run:
         self.loss.load_state_dict(state["loss_state"])
         if self.teacher is not None and state["teacher"] is not None:
             self.teacher.module.load_state_dict(state["teacher"])
+        if self.anchor is not None:
+            if state["anchor"] is None:
+                raise InputError(
+                    "the resumed checkpoint is of a run without anchors, and does not have the model that it "
+                    "started from; give no anchor, or start a new run, with another --name"
+                )
+            self.anchor.module.load_state_dict(state["anchor"])
         if self.generations is not None:
             self.generations.start = dict(state["generation_start"])
         self.steps = state["steps"]

@@ -25,7 +25,7 @@ own negatives are `[B, 1+K]`.
 from __future__ import annotations
 
 from open_clip_ext.losses.functional.contrast import clip, hard_negative_clip, masked_clip, nt_xent
-from open_clip_ext.losses.functional.features import principal_part, self_distillation
+from open_clip_ext.losses.functional.features import moved, principal_part, self_distillation
 from open_clip_ext.losses.functional.images import (
     disturbed_contrast,
     disturbed_images,
@@ -77,6 +77,7 @@ __all__ = [
     "local_similarity",
     "masked_clip",
     "more_pairs_clip",
+    "moved",
     "negative_images_clip",
     "negative_pairs_clip",
     "nt_xent",

@@ -38,6 +38,20 @@ def self_distillation(
     return image + text + negative
 
 
+def moved(x: Tensor, base: Tensor) -> Tensor:
+    """How far features are from those of another model.
+
+        L = mean_i |x_i - x0_i|^2       x0: base
+
+    Gradients reach x, never x0.
+
+    Args:
+        x: `[..., D]`.
+        base: the same of the other model.
+    """
+    return (x - base.detach()).square().sum(-1).mean()
+
+
 def principal_part(x: Tensor, t: Tensor, ratio: float, basis: Literal["live", "constant"]) -> Tensor:
     """`x` without the directions in which the captions of a batch differ least.
 
