@@ -125,11 +125,11 @@ class Loss(Declared):
     teacher: ClassVar[Teacher | None] = None
     # Whether a term reads `Batch.bias`; where not, a model with a logit bias is refused.
     takes_bias: ClassVar[bool] = False
-    # The weight of each term, those of the bases first.
+    # The weight of each term, those of the bases first; and of those that every loss has.
     weights: ClassVar[Mapping[str, str]] = {}
-    # Those of them that look at dense tokens, and those that every loss has.
+    shared_weights: ClassVar[Mapping[str, str]] = {}
+    # Those of them that look at dense tokens.
     dense_terms: ClassVar[frozenset[str]] = frozenset()
-    shared_terms: ClassVar[frozenset[str]] = frozenset()
 
     # Whether samples with the same picture or caption are negatives of each other, or left out.
     same: Literal["keep", "mask"] = option(default="keep")
@@ -147,13 +147,11 @@ class Loss(Declared):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         attributes = [item for base in reversed(cls.__mro__) for item in vars(base).items()]
-        cls.weights = {name: m.term_weight for name, m in attributes if hasattr(m, "term_weight")}
+        terms = {name: m for name, m in attributes if hasattr(m, "term_weight")}
+        cls.weights = {name: m.term_weight for name, m in terms.items() if not m.term_is_shared}
+        cls.shared_weights = {name: m.term_weight for name, m in terms.items() if m.term_is_shared}
         dense = {name: m.term_is_dense for name, m in attributes if hasattr(m, "term_is_dense")}
         cls.dense_terms = frozenset(name for name in dense if dense[name])
-        shared = {name: m.term_is_shared for name, m in attributes if hasattr(m, "term_is_shared")}
-        cls.shared_terms = frozenset(name for name in shared if shared[name])
-        # Those of the base of all losses come first there; what makes a loss what it is is told first.
-        cls.weights = dict(sorted(cls.weights.items(), key=lambda item: item[0] in cls.shared_terms))
         for name, weight in cls.weights.items():
             if not name.endswith("_loss"):
                 raise TypeError(f"{cls.__name__}.{name} is a term: its name must end in _loss")
@@ -162,7 +160,7 @@ class Loss(Declared):
             if weight and not isinstance(cls.__dataclass_fields__[weight].default, int | float):
                 raise TypeError(f"{cls.__name__}.{name} is weighted by {weight}, which is no number")
         for name, method in vars(cls).items():
-            if name.endswith("_loss") and callable(method) and name not in cls.weights:
+            if name.endswith("_loss") and callable(method) and name not in terms:
                 raise TypeError(f"{cls.__name__}.{name} is named as a term: mark it with @term, or rename it")
         if cls.teacher is not None:
             for name in filter(None, (cls.teacher.decay, cls.teacher.checkpoint)):
@@ -248,19 +246,18 @@ class Loss(Declared):
             return terms if output_dict else torch.stack(list(terms.values())).sum()
 
     def terms(self, x: Batch) -> dict[str, Tensor]:
-        """The weighted terms by name; 0 where the weight is 0.
+        """The weighted terms by name; 0 where the weight is 0, and without those of every loss where it is.
 
         Under a compiler this is the graph: `forward`, which switches TF32 off while it runs, cannot be in it.
 
         Raises TypeError if there is none, or one is no scalar tensor; ValueError if `same=mask` changes none.
         """
-        if not self.weights.keys() - self.shared_terms:
+        if not self.weights:
             raise TypeError(f"{type(self).__name__} has no term: mark a method with @term")
         found = {}
-        for name, weight in self.weights.items():
+        used = {name: weight for name, weight in self.shared_weights.items() if getattr(self, weight)}
+        for name, weight in {**self.weights, **used}.items():
             factor = getattr(self, weight) if weight else 1.0
-            if not factor and name in self.shared_terms:
-                continue
             value = getattr(self, name)(x) if factor else x.own.image.new_zeros(())
             if not isinstance(value, Tensor) or value.numel() != 1:
                 what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 import torch
 import torch.nn.functional as F
 
+from open_clip_ext import registry
+
 SCALE = torch.tensor(20.0, dtype=torch.float64)
 # Where the features of a kind of companions lie in a case, their mask, and the teacher's.
 KINDS = {
@@ -51,6 +53,7 @@ def random_set(b, seed=0, k=4, d=16):
         setattr(x, taught, unit(draw(b * k, d)).view(b, k, d))
     x.patches, x.words, x.neg_words = draw(b, 5, d), draw(b, 6, d), draw(b, k, 6, d)
     x.words_m, x.neg_words_m = (torch.ones(y.shape[:-1], dtype=torch.bool) for y in (x.words, x.neg_words))
+    x.mixed, x.mixed_0, x.said, x.said_0 = (unit(draw(*shape)) for shape in 2 * [(b, d)] + 2 * [(b, 2, d)])
     return x
 
 
@@ -138,7 +141,18 @@ def arguments(loss, x):
         for text, (tokens, mask) in WORDS.items():
             args |= {f"{text}_tokens": getattr(x, tokens), f"{text}_token_mask": getattr(x, mask)}
     args |= taught if getattr(loss, "teacher", None) else {}
+    args |= anchors(x) if getattr(loss, "image_anchor", 0) else {}
     return args | (identities(loss, x) if hasattr(loss, "same") and hasattr(x, "picture") else {})
+
+
+def anchors(x):
+    """Mixed pictures and reference texts, as the model sees them and as its base does."""
+    return {
+        "anchor_image_features": x.mixed,
+        "anchor_base_image_features": x.mixed_0,
+        "anchor_text_features": x.said,
+        "anchor_base_text_features": x.said_0,
+    }
 
 
 def identities(loss, x):
@@ -170,7 +184,7 @@ def features(b=5, k=3, d=7, seed=3, grad=True):
     x.s = torch.tensor(7.0, dtype=torch.float64, requires_grad=grad)
     if grad:
         leaves(x)
-        for name in ("patches", "words", "neg_words", *(name for name, *_ in OTHER_KINDS)):
+        for name in ("patches", "words", "neg_words", "mixed", "said", *(name for name, *_ in OTHER_KINDS)):
             getattr(x, name).requires_grad_()
     return x
 
@@ -195,3 +209,8 @@ def identify(x):
 def live(x):
     """What is differentiated of a case, by name."""
     return {name: y for name, y in vars(x).items() if torch.is_tensor(y) and y.requires_grad}
+
+
+def own_idle(loss):
+    """The options without effect beside the others, without those that every loss has."""
+    return {name: why for name, why in loss.idle_options().items() if name not in registry.SHARED_OPTIONS}

@@ -9,7 +9,7 @@ import typing
 import pytest
 import torch
 from our_losses import CLASSES, VARIANTS, loss_of
-from reference import IMAGES, KINDS, WORDS, arguments, close, features, live
+from reference import IMAGES, KINDS, WORDS, arguments, close, features, live, own_idle
 from support import assert_same
 
 from open_clip_ext.losses import CECLIPLoss, DeGLALoss
@@ -145,7 +145,7 @@ def test_a_logit_scale_of_one_element_will_do(cls):
 
 @pytest.mark.parametrize("cls", LOSSES)
 def test_options_of_a_plain_loss_leave_none_idle(cls):
-    assert getattr(cls(), "idle_options", dict)() == {}
+    assert own_idle(cls()) == {}
 
 
 @pytest.mark.parametrize(

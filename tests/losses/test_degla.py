@@ -13,6 +13,7 @@ from reference import (
     features,
     gradient_norms,
     leaves,
+    own_idle,
     random_set,
     set_a,
     set_b,
@@ -138,9 +139,9 @@ def test_makes_its_teacher_from_its_options(monkeypatch):
 
 
 def test_options_without_effect_are_told():
-    assert DeGLALoss(tgc_weight=0).idle_options() == {
+    assert own_idle(DeGLALoss(tgc_weight=0)) == {
         "tgc": "tgc_weight is 0",
         "tgc_scale": "tgc_weight is 0",
     }
-    idle = DeGLALoss(tgc_weight=0, distill_weight=0).idle_options()
+    idle = own_idle(DeGLALoss(tgc_weight=0, distill_weight=0))
     assert sorted(idle) == ["ema_decay", "teacher_checkpoint", "tgc", "tgc_scale"]

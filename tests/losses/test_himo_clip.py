@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import arguments, close, features
+from reference import arguments, close, features, own_idle
 from set_d import waves, with_kinds
 
 from open_clip_ext.losses import CLIPLoss, HiMoCLIPLoss
@@ -78,4 +78,4 @@ def test_with_all_of_the_variance_and_no_smoothing_it_is_clip_twice():
 
 
 def test_options_without_effect_are_told():
-    assert list(HiMoCLIPLoss(component_weight=0).idle_options()) == ["ratio", "basis"]
+    assert list(own_idle(HiMoCLIPLoss(component_weight=0))) == ["ratio", "basis"]
