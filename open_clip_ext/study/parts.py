@@ -112,7 +112,12 @@ def trainer_flags(
 
 def epochs(words: Sequence[str]) -> int:
     """Those of a command of the trainer."""
-    return int(words[list(words).index("--epochs") + 1]) if "--epochs" in words else EPOCHS
+    return int(value(words, "epochs", EPOCHS))
+
+
+def value(words: Sequence[str], flag: str, default: int) -> str | int:
+    """That of a flag in a command; the default if it is not given."""
+    return words[list(words).index(f"--{flag}") + 1] if f"--{flag}" in words else default
 
 
 def checkpoint(folder: Path, flags: Flags) -> Path:

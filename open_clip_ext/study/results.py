@@ -332,6 +332,4 @@ class Results:
         """Of a method's trainings, the mean over runs; None if their logs show no step."""
         own = [part.needs[0] for part in self.sweeps if part.method == method]
         found = [rate for part in own if (rate := timing.of(part)) is not None]
-        if not found:
-            return None
-        return timing.Rate(*(statistics.fmean(getattr(r, key) for r in found) for key in ("step", "hours")))
+        return timing.mean(found) if found else None

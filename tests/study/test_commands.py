@@ -11,23 +11,9 @@ import pytest
 import studies
 import support
 import torch
+from studies import Fork, call, small
 
-from open_clip_ext import cli
 from open_clip_ext.study import disk, folder, parts, trainer
-
-ONE = {
-    "seeds = [0, 1]": "seeds = [0]",
-    '[bases.b]\nmodel = "local-dir:base-b"\n': "",
-    "choose = { lr = [1e-3, 1e-4] }": "flags = { lr = 1e-3 }",
-}  # fmt: skip
-
-
-def small() -> str:
-    text = studies.TOML
-    for old, new in ONE.items():
-        assert old in text
-        text = text.replace(old, new)
-    return text
 
 
 @pytest.fixture(scope="module")
@@ -50,32 +36,6 @@ def command(monkeypatch):
     made = type("Own", (drawn_results.Command,), {"started": []})
     monkeypatch.setattr(trainer, "Process", made)
     return made
-
-
-def call(*words: object) -> int:
-    try:
-        return cli.main(["study", *map(str, words)])
-    except SystemExit as end:
-        return int(str(end.code))
-
-
-class Fork:
-    """`trainer.Process`, but a fork of the tests' server, which does not hold the lock."""
-
-    def __init__(self, words, cwd, output, lock):
-        self._process = support.server().start(words[1:], output, output, support.ENVIRONMENT, cwd)
-
-    def wait(self, seconds):
-        return self._process.poll() if self._process.returncode is not None else self._waited(seconds)
-
-    def _waited(self, seconds):
-        try:
-            return self._process.wait(seconds)
-        except Exception:
-            return None
-
-    def stop(self):
-        support.end(self._process)
 
 
 @pytest.mark.trainer

@@ -113,7 +113,7 @@ def test_the_estimate_has_the_seeds_that_wait_for_a_value(study, tmp_path, comma
     command.failing = "train-negclip-a-0-lr-0.001"  # nothing can be chosen on this base
     local.run(study, tmp_path / "out", command)
     chosen = results.chosen(study, tmp_path / "out")
-    lines = list(status.estimate(study, chosen, parts.every(study, tmp_path / "out", chosen)))
+    lines = list(status.estimate(study, chosen, parts.every(study, tmp_path / "out", chosen), {}))
     hour = 1 / 3600  # 16 samples at 16 per second
     assert lines[0].endswith(f"{hour:.3g} h per training, {2 * hour:.3g} h left")
     assert lines[1].startswith(f"trainings left in all: {2 * hour:.3g} h")
