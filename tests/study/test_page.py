@@ -23,12 +23,19 @@ def found(tmp_path_factory) -> Results:
 
 def test_every_cell_of_the_report_is_on_the_page(found):
     text = re.sub(r"<[^>]+>", "", page.html(found))
-    for part in report.parts(found):
+    for part in (one for whole in report.parts(found) for one in (whole, *whole.folded)):
         assert part.title in text
         for cell in (cell.strip() for line in part.body for cell in line):
             assert cell in text
     assert "open_clip_train.main" in text
     assert "choose = { lr = [1e-3, 1e-4] }" in text
+
+
+def test_subsets_are_folded_below_the_benchmarks(found):
+    text = page.html(found)
+    for name in ("sugarcrepe by subset (accuracy)", "cifar10 by subset (top1)"):
+        assert text.count(f"<details><summary>{name}</summary>") == 1
+        assert f"<details><summary>{name}</summary>\n\n|  | " in report.markdown(found)
 
 
 def test_a_difference_that_is_not_shown_has_no_colour(found, monkeypatch):
