@@ -13,6 +13,7 @@ import support
 import torch
 from studies import Fork, call, small
 
+from open_clip_ext.evaluation import catalogue
 from open_clip_ext.study import disk, folder, parts, trainer
 
 
@@ -112,6 +113,23 @@ def test_what_cannot_start_is_refused_before_anything_runs(place, command, capsy
     assert sentence in printed
     assert str(file) in printed
     assert len(printed.strip().splitlines()) == 1
+    assert command.started == []
+
+
+def test_a_benchmark_called_as_a_family_is_refused(place, command, monkeypatch, capsys):
+    """It would take the family's column; a package of one's own may call it so."""
+
+    def read(chosen):
+        return {"composition" if "folder" in name else name: own for name, own in real(chosen).items()}
+
+    real = catalogue.read
+    monkeypatch.setattr(catalogue, "read", read)
+    file = studies.write(place, small())
+    assert call("run", file) == 2
+    assert capsys.readouterr().err.strip() == (
+        f"open_clip_ext: {file}: [[reported]] image-folder: its benchmark is called composition, and so is a "
+        "family in the report; give it another name"
+    )
     assert command.started == []
 
 
