@@ -122,7 +122,7 @@ def text(found: Results) -> str:
 
 def markdown(found: Results) -> str:
     """The whole report in Markdown."""
-    blocks = [f"# {found.study.file.stem}"]
+    blocks = [f"# {found.study.title}", *found.study.notes]
     for part in parts(found):
         blocks += [f"## {part.title}", *part.text]
         if part.body:

@@ -114,6 +114,8 @@ class Study:
         train: flags of all trainings.
         dev: benchmarks that everything is chosen on, `[name, "key=value", ...]` each.
         reported: benchmarks that are told.
+        title: of the report.
+        notes: what its readers should know, a paragraph each.
         text: the file as it was read; it may be edited while the study runs.
     """
 
@@ -128,7 +130,9 @@ class Study:
     train: Flags
     dev: Sequence[Sequence[str]]
     reported: Sequence[Sequence[str]]
-    text: str
+    title: str = ""
+    notes: Sequence[str] = ()
+    text: str = ""
 
     @property
     def folder(self) -> Path:
@@ -163,6 +167,8 @@ def read(file: Path) -> Study:
         methods=[_method(part) for part in table.tables("methods")],
         dev=_benchmarks(table, "dev"),
         reported=_benchmarks(table, "reported"),
+        title=table.take("title", file.stem, _text),
+        notes=table.take("notes", [], _list_of(str)),
         text=text,
     )
     table.finish()
