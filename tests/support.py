@@ -275,6 +275,25 @@ def end(process: Process | subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
+class Fork:
+    """`study.trainer.Process`, but a fork of the tests' server, which does not hold the lock."""
+
+    def __init__(self, words, cwd, output, lock):
+        self._process = server().start(words[1:], output, output, ENVIRONMENT, cwd)
+
+    def wait(self, seconds):
+        return self._process.poll() if self._process.returncode is not None else self._waited(seconds)
+
+    def _waited(self, seconds):
+        try:
+            return self._process.wait(seconds)
+        except Exception:
+            return None
+
+    def stop(self):
+        end(self._process)
+
+
 def python(
     *argv: object, env: Mapping[str, str] | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:

@@ -135,6 +135,7 @@ def _base(recipe: Recipe, methods: Sequence[Method], base: int, scale: float) ->
 # --- TOML -----------------------------------------------------------------------------------------
 
 BARE = re.compile(r"[A-Za-z0-9_-]+")
+LONG = 100  # characters of a list that is on several lines
 
 
 def _lines(table: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[str]:
@@ -162,5 +163,6 @@ def _key(key: str) -> str:
 
 def _value(value: Any) -> str:
     if isinstance(value, list):
-        return f"[{', '.join(map(_value, value))}]"
+        line = f"[{', '.join(map(_value, value))}]"
+        return line if len(line) < LONG else "[\n" + "".join(f"    {_value(one)},\n" for one in value) + "]"
     return json.dumps(value) if isinstance(value, str | bool) else repr(value)

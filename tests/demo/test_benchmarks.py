@@ -9,11 +9,12 @@ from collections import Counter
 import pytest
 import torch
 
-from open_clip_ext.demo import benchmarks, recipe, train, vocabulary, world
+from open_clip_ext.demo import benchmarks, models, recipe, vocabulary, world
 from open_clip_ext.errors import InputError
-from open_clip_ext.evaluation import catalogue, models, run
+from open_clip_ext.evaluation import catalogue, run
 from open_clip_ext.evaluation.encode import Encoder
 from open_clip_ext.evaluation.evaluate import evaluate
+from open_clip_ext.evaluation.models import load
 from open_clip_ext.evaluation.wiseft import apart
 
 NAMES = ("composition", "relations", "unmentioned", "shape", "full", "web")
@@ -29,14 +30,14 @@ def folder(tmp_path_factory):
     """A demo's folder with one model."""
     folder = tmp_path_factory.mktemp("demo")
     (folder / vocabulary.FILE).write_bytes(vocabulary.content())
-    train.untrained(folder / "model", recipe.MODEL, 3)
+    models.untrained(folder / "model", recipe.MODEL, 3)
     return folder
 
 
 @pytest.fixture
 def model(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    return models.load("local-dir:model", device="cpu")
+    return load("local-dir:model", device="cpu")
 
 
 @torch.inference_mode()

@@ -59,29 +59,10 @@ def call(*words: object) -> int:
         return int(str(end.code))
 
 
-class Fork:
-    """`trainer.Process`, but a fork of the tests' server, which does not hold the lock."""
-
-    def __init__(self, words, cwd, output, lock):
-        self._process = support.server().start(words[1:], output, output, support.ENVIRONMENT, cwd)
-
-    def wait(self, seconds):
-        return self._process.poll() if self._process.returncode is not None else self._waited(seconds)
-
-    def _waited(self, seconds):
-        try:
-            return self._process.wait(seconds)
-        except Exception:
-            return None
-
-    def stop(self):
-        support.end(self._process)
-
-
 @pytest.mark.trainer
 def test_a_study_through_the_real_commands(place, monkeypatch, capsys):
     support.server()  # before threads ask for it
-    monkeypatch.setattr(trainer, "Process", Fork)
+    monkeypatch.setattr(trainer, "Process", support.Fork)
     file = studies.write(place, small())
     assert call("run", file) == 0
     printed = capsys.readouterr().out
