@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from open_clip_ext import tables
-from open_clip_ext.study.results import Difference, Model, Results
+from open_clip_ext.study.results import Difference, Model, Results, Score
 from open_clip_ext.study.settings import BASE
 
 ITSELF = "itself, mixed"
 VERDICTS = ("higher", "lower", "not shown")
+GROUPS = 12  # columns of a table
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Part:
 
 def parts(found: Results) -> list[Part]:
     """The whole report."""
-    return [summary(found), *comparisons(found), *benchmarks(found), runs(found)]
+    return [summary(found), *comparisons(found), *benchmarks(found), *groups(found), runs(found)]
 
 
 def summary(found: Results) -> Part:
@@ -94,6 +95,18 @@ def benchmarks(found: Results) -> Iterator[Part]:
     names = list(found.benchmarks)
     body = [[_indented(model), *(_score(found, model, name) for name in names)] for model in found.models]
     yield Part("benchmarks", "Benchmark by benchmark", (), ["", *names], body)
+
+
+def groups(found: Results) -> Iterator[Part]:
+    """The groups of each benchmark that has some, and not too many for a table."""
+    for name in found.benchmarks:
+        own = found.groups(name)
+        if 1 < len(own) <= GROUPS:
+            body = [
+                [_indented(model), *(_told(model, found.group(model, name, group)) for group in own)]
+                for model in found.models
+            ]
+            yield Part(f"groups/{name}", f"Groups of {name}", (), ["", *own], body)
 
 
 def runs(found: Results) -> Part:
@@ -162,7 +175,10 @@ def _indented(model: Model) -> str:
 
 
 def _score(found: Results, model: Model, column: str) -> str:
-    score = found.score(model, column)
+    return _told(model, found.score(model, column))
+
+
+def _told(model: Model, score: Score) -> str:
     spread = f" ±{100 * score.deviation:.1f}" if len(model.folders) > 1 else ""
     return f"{100 * score.mean:.1f}{spread}"
 

@@ -98,6 +98,10 @@ class Score:
     deviation: float
 
 
+def _over_runs(found: Sequence[float]) -> Score:
+    return Score(statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else 0.0)
+
+
 @dataclass(frozen=True)
 class Difference:
     """Of two models in one column.
@@ -191,6 +195,27 @@ class Results:
             if all(name in own for own in self._reported.values())
         }
 
+    def groups(self, benchmark: str) -> list[str]:
+        """The groups of a benchmark's items that every result has, and that have the primary score's metric."""
+        every = [self._groups(own[benchmark]) for own in self._reported.values()]
+        return [group for group in every[0] if all(group in own for own in every)]
+
+    def group(self, model: Model, benchmark: str, group: str) -> Score:
+        """The score on a group over runs, by the metric of the primary score."""
+        own = [self._groups(self._reported[model.name, run][benchmark]) for run in model.folders]
+        return _over_runs([scores[group] for scores in own])
+
+    @staticmethod
+    def _groups(result: Mapping[str, Any]) -> dict[str, float]:
+        from open_clip_ext.evaluation.scoring import aggregate
+
+        metric, _ = aggregate.split(result["primary"])
+        return {
+            group: float(metrics[metric]["value"])
+            for group, metrics in result["subsets"].items()
+            if metric in metrics
+        }
+
     @cached_property
     def left_out(self) -> list[str]:
         """The benchmarks that only some bases report."""
@@ -225,8 +250,7 @@ class Results:
 
     def score(self, model: Model, column: str) -> Score:
         """The score over runs."""
-        found = [self.of_run(model, run, column) for run in model.folders]
-        return Score(statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else 0.0)
+        return _over_runs([self.of_run(model, run, column) for run in model.folders])
 
     @cached_property
     def _drawn(self) -> dict[tuple[str, str], dict[tuple[str, Run], Array]]:

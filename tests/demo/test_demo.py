@@ -149,6 +149,7 @@ def folders(out: Path) -> dict[str, list[int]]:
 def test_quick_demo_through_the_real_trainer(tmp_path, capsys, monkeypatch):
     support.server()  # before threads ask for it
     monkeypatch.setattr(trainer, "Process", support.Fork)
+    monkeypatch.setattr(recipe, "QUICK", SMALL)
     parser = argparse.ArgumentParser()
     run.add_arguments(parser)
     out = tmp_path / "out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from xml.etree import ElementTree
 
@@ -29,6 +30,15 @@ def test_every_cell_of_the_report_is_on_the_page(found):
             assert cell in text
     assert "open_clip_train.main" in text
     assert "choose = { lr = [1e-3, 1e-4] }" in text
+
+
+def test_it_begins_with_the_title_and_the_notes(found, monkeypatch):
+    told = dataclasses.replace(found.study, title="A & B", notes=["Read this.", "And this."])
+    monkeypatch.setattr(found, "study", told)
+    assert report.markdown(found).startswith("# A & B\n\nRead this.\n\nAnd this.\n\n## Summary")
+    html = page.html(found)
+    assert "<title>A &amp; B</title>" in html
+    assert html.index("<p>Read this.</p>") < html.index("<h2>Summary</h2>")
 
 
 def test_a_difference_that_is_not_shown_has_no_colour(found, monkeypatch):

@@ -66,6 +66,24 @@ def test_a_score_is_the_mean_over_runs(found):
         assert score.deviation == pytest.approx(statistics.stdev(values))
 
 
+def test_the_groups_of_a_benchmark_are_tables_of_their_own(found, monkeypatch):
+    tables = {part.key: part for part in report.groups(found)}
+    assert set(tables) == {"groups/sugarcrepe", "groups/cifar10"}
+    _, *groups = tables["groups/sugarcrepe"].head
+    model = found.models[3]
+    for group in groups:
+        values = []
+        for run in model.folders:
+            own = [r["correct"]["accuracy"] for r in rows(model, run, "sugarcrepe") if r["group"] == group]
+            values.append(sum(own) / len(own))
+        score = found.group(model, "sugarcrepe", group)
+        assert (score.mean, score.deviation) == pytest.approx(
+            (statistics.fmean(values), statistics.stdev(values))
+        )
+    monkeypatch.setattr(report, "GROUPS", len(groups) - 1)
+    assert "groups/sugarcrepe" not in {part.key for part in report.groups(found)}
+
+
 @pytest.mark.parametrize("other", [0, 1])
 def test_a_difference_is_paired_by_run_and_by_image_and_bases_share_the_images(found, other):
     """The base, whose noise is that of its images alone, and a method."""

@@ -36,6 +36,15 @@ def test_the_example_of_the_docs_is_read_and_gives_negatives_to_losses_that_use_
         assert uses == ("negatives" in {**study.train, **method.flags})
 
 
+def test_a_report_may_have_a_title_and_notes(tmp_path):
+    study = settings.read(studies.write(tmp_path))
+    assert (study.title, study.notes) == ("small", [])
+    study = settings.read(
+        studies.write(tmp_path, f'title = "Two"\nnotes = ["One.", "Three."]\n{studies.TOML}')
+    )
+    assert (study.title, study.notes) == ("Two", ["One.", "Three."])
+
+
 def test_flags_may_be_written_as_the_trainer_shows_them(tmp_path):
     text = studies.TOML.replace("batch-size = 8", "--batch-size = 8").replace(
         "csv-separator", "csv_separator"
