@@ -164,8 +164,14 @@ def _claim(out: Path, recipe: Recipe) -> None:
     if out.is_dir() and any(out.iterdir()):
         if not written.is_file():
             raise InputError(f"--out {out}: the folder is not empty and contains no demo; name another")
-        # What an older demo does not name has its default.
-        if recipes.from_json(written.read_text(), str(written)) != recipe:
+        try:
+            # What an older demo does not name has its default.
+            same = recipes.from_json(written.read_text(), str(written)) == recipe
+        except InputError as error:
+            raise InputError(
+                f"--out {out}: contains a demo of another version ({error}); name another"
+            ) from error
+        if not same:
             raise InputError(
                 f"--out {out}: contains a demo with other settings; name another, or give --recipe {written}"
             )

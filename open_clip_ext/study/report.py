@@ -35,7 +35,14 @@ class Part:
 
 def parts(found: Results) -> list[Part]:
     """The whole report."""
-    return [summary(found), *comparisons(found), *benchmarks(found), *groups(found), runs(found)]
+    return [
+        summary(found),
+        *comparisons(found),
+        *benchmarks(found),
+        *groups(found),
+        *chosen(found),
+        runs(found),
+    ]
 
 
 def summary(found: Results) -> Part:
@@ -107,6 +114,16 @@ def groups(found: Results) -> Iterator[Part]:
                 for model in found.models
             ]
             yield Part(f"groups/{name}", f"Groups of {name}", (), ["", *own], body)
+
+
+def chosen(found: Results) -> Iterator[Part]:
+    """The values that were chosen, if any were to be."""
+    body = [
+        [method, base, *(f"{flag} {value}" for flag, value in values.items())]
+        for (method, base), values in found.chosen.items()
+    ]
+    if body:
+        yield Part("chosen", "Chosen on the dev benchmarks", (), ["method", "base", "value"], body)
 
 
 def runs(found: Results) -> Part:

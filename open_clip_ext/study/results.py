@@ -196,7 +196,7 @@ class Results:
         }
 
     def groups(self, benchmark: str) -> list[str]:
-        """The groups of a benchmark's items that every result has, and that have the primary score's metric."""
+        """The groups of a benchmark that every result has, with the metric of its primary score."""
         every = [self._groups(own[benchmark]) for own in self._reported.values()]
         return [group for group in every[0] if all(group in own for own in every)]
 

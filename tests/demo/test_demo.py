@@ -67,6 +67,12 @@ def test_a_demo_with_other_settings(tmp_path):
         run.run(tmp_path, quick=True)
 
 
+def test_a_demo_of_another_version(tmp_path):
+    (tmp_path / "recipe.json").write_text(json.dumps({"no_such": 1}))
+    with pytest.raises(InputError, match=r"a demo of another version \(.*no_such.*\); name another"):
+        run.run(tmp_path, quick=True)
+
+
 def test_siglips_are_another_demo(tmp_path):
     (tmp_path / "recipe.json").write_text(recipe.to_json(recipe.QUICK))
     with pytest.raises(InputError, match="other settings"):
@@ -171,7 +177,7 @@ def test_quick_demo_through_the_real_trainer(tmp_path, capsys, monkeypatch):
     assert len(first) == 2
     assert run.main(parser.parse_args([*words, "degla", "--bases", "2"])) == 0
     printed = capsys.readouterr().out
-    for name in ("base 1", "2 bases", "degla, mixed", "composition  zero-shot", "R@1 web"):
+    for name in ("base 1", "2 bases", "degla, mixed", "composition", "R@1 web"):
         assert name in printed
     both = folders(out)
     assert len(both) == 8

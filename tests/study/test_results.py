@@ -66,6 +66,11 @@ def test_a_score_is_the_mean_over_runs(found):
         assert score.deviation == pytest.approx(statistics.stdev(values))
 
 
+def test_chosen_values_are_told(found):
+    (part,) = report.chosen(found)
+    assert part.body == [["negclip", "a", "lr 0.001"], ["negclip", "b", "lr 0.001"]]
+
+
 def test_the_groups_of_a_benchmark_are_tables_of_their_own(found, monkeypatch):
     tables = {part.key: part for part in report.groups(found)}
     assert set(tables) == {"groups/sugarcrepe", "groups/cifar10"}
