@@ -278,19 +278,16 @@ def end(process: Process | subprocess.Popen[bytes]) -> None:
 class Fork:
     """`study.trainer.Process`, but a fork of the tests' server, which does not hold the lock."""
 
-    def __init__(self, words, cwd, output, lock):
+    def __init__(self, words: Sequence[str], cwd: Path, output: IO[str], lock: int) -> None:
         self._process = server().start(words[1:], output, output, ENVIRONMENT, cwd)
 
-    def wait(self, seconds):
-        return self._process.poll() if self._process.returncode is not None else self._waited(seconds)
-
-    def _waited(self, seconds):
+    def wait(self, seconds: float) -> int | None:
         try:
             return self._process.wait(seconds)
-        except Exception:
+        except subprocess.TimeoutExpired:
             return None
 
-    def stop(self):
+    def stop(self) -> None:
         end(self._process)
 
 
