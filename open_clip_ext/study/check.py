@@ -41,7 +41,7 @@ def _training(study: Study, method: Method, base: Base, choice: Flags, here: boo
     for what, problem in doctor.problems(flags, study.processes):
         if problem and (here or what != doctor.GPUS):
             shared = next((flag for flag in study.train if f"--{flag} " in problem), None)
-            if shared in method.flags or shared in base.flags:
+            if shared in method.on(base).flags:
                 shared = None
             yield f"{problem} ({shared} is in [train], for all methods)" if shared else problem
 

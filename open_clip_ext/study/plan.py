@@ -32,7 +32,7 @@ def main(args: argparse.Namespace) -> int:
 
     from open_clip_ext.study import check, disk, measure, parts, results, status
 
-    study, out = folder.opened(args)
+    study, out = folder.opened(args.file, args.out)
     with chdir(study.folder):
         if not args.no_check:
             check.check(study, here=args.measure)

@@ -37,7 +37,7 @@ class Part:
 
 def parts(found: Results) -> list[Part]:
     """The whole report."""
-    return [summary(found), *comparisons(found), benchmarks(found), runs(found)]
+    return [summary(found), *comparisons(found), benchmarks(found), *chosen(found), runs(found)]
 
 
 def summary(found: Results) -> Part:
@@ -124,6 +124,16 @@ def subsets(found: Results, benchmark: str) -> Part | None:
     return Part(f"subsets/{benchmark}", f"{benchmark} by subset ({metric})", text, ["", *shown], body)
 
 
+def chosen(found: Results) -> Iterator[Part]:
+    """The values that were chosen, if any were to be."""
+    body = [
+        [method, base, *(f"{flag} {value}" for flag, value in values.items())]
+        for (method, base), values in found.chosen.items()
+    ]
+    if body:
+        yield Part("chosen", "Chosen on the dev benchmarks", (), ["method", "base", "value"], body)
+
+
 def runs(found: Results) -> Part:
     """Every run by itself."""
     body = [
@@ -150,7 +160,7 @@ def text(found: Results) -> str:
 
 def markdown(found: Results) -> str:
     """The whole report in Markdown."""
-    blocks = [f"# {found.study.file.stem}"]
+    blocks = [f"# {found.study.title}", *found.study.notes]
     for part in parts(found):
         blocks += [f"## {part.title}", *part.text]
         if part.body:

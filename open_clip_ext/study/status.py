@@ -28,7 +28,7 @@ def main(args: argparse.Namespace) -> int:
     """Print."""
     from open_clip_ext.study import results
 
-    study, out = folder.opened(args)
+    study, out = folder.opened(args.file, args.out)
     with chdir(study.folder):
         chosen = results.chosen(study, out)
         known = parts.every(study, out, chosen)

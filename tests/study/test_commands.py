@@ -11,7 +11,7 @@ import pytest
 import studies
 import support
 import torch
-from studies import Fork, call, small
+from studies import call, small
 
 from open_clip_ext.evaluation import catalogue
 from open_clip_ext.study import disk, folder, parts, trainer
@@ -42,7 +42,7 @@ def command(monkeypatch):
 @pytest.mark.trainer
 def test_a_study_through_the_real_commands(place, monkeypatch, capsys):
     support.server()  # before threads ask for it
-    monkeypatch.setattr(trainer, "Process", Fork)
+    monkeypatch.setattr(trainer, "Process", support.Fork)
     file = studies.write(place, small())
     assert call("run", file) == 0
     printed = capsys.readouterr().out

@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections import Counter
+from itertools import pairwise
 
 import drawn_results
 import pytest
@@ -121,9 +122,8 @@ def test_the_estimate_has_the_seeds_that_wait_for_a_value(study, tmp_path, comma
 
 def test_a_training_without_the_plugin_counts_as_failed(study, tmp_path, command, monkeypatch):
     def plain(words):
-        train(words)
-        folder = drawn_results.of(words, "--logs")
-        (tmp_path / folder / "run/params.txt").write_text("loss_dist_impl: clip\n")
+        # At once: a training that had its loss for a moment would be evaluated.
+        train(["another" if before == "--loss" else word for before, word in pairwise(["", *words])])
 
     train = drawn_results.train
     monkeypatch.setattr(drawn_results, "train", plain)

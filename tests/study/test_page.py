@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 import re
 from itertools import combinations
@@ -39,6 +40,15 @@ def test_subsets_are_folded_below_the_benchmarks(found):
     for name in ("sugarcrepe by subset (accuracy)", "cifar10 by subset (top1)"):
         assert text.count(f"<details><summary>{name}</summary>") == 1
         assert f"<details><summary>{name}</summary>\n\n|  | " in report.markdown(found)
+
+
+def test_it_begins_with_the_title_and_the_notes(found, monkeypatch):
+    told = dataclasses.replace(found.study, title="A & B", notes=["Read this.", "And this."])
+    monkeypatch.setattr(found, "study", told)
+    assert report.markdown(found).startswith("# A & B\n\nRead this.\n\nAnd this.\n\n## Summary")
+    html = page.html(found)
+    assert "<title>A &amp; B</title>" in html
+    assert html.index("<p>Read this.</p>") < html.index("<h2>Summary</h2>")
 
 
 def test_a_difference_that_is_not_shown_has_no_colour(found, monkeypatch):

@@ -106,6 +106,11 @@ def test_only_subsets_that_every_result_has_are_shown(found, monkeypatch):
     assert report.subsets(found, "cifar10") is None  # one is left, and it says nothing more
 
 
+def test_chosen_values_are_told(found):
+    (part,) = report.chosen(found)
+    assert part.body == [["negclip", "a", "lr 0.001"], ["negclip", "b", "lr 0.001"]]
+
+
 @pytest.mark.parametrize("other", [0, 1])
 def test_a_difference_is_paired_by_run_and_by_image_and_bases_share_the_images(found, other):
     """The base, whose noise is that of its images alone, and a method."""
