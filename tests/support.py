@@ -275,6 +275,22 @@ def end(process: Process | subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
+class Fork:
+    """`study.trainer.Process`, but a fork of the tests' server, which does not hold the lock."""
+
+    def __init__(self, words: Sequence[str], cwd: Path, output: IO[str], lock: int) -> None:
+        self._process = server().start(words[1:], output, output, ENVIRONMENT, cwd)
+
+    def wait(self, seconds: float) -> int | None:
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def stop(self) -> None:
+        end(self._process)
+
+
 def python(
     *argv: object, env: Mapping[str, str] | None = None, timeout: float = 300
 ) -> subprocess.CompletedProcess[str]:

@@ -58,7 +58,7 @@ ALLOWED = {
     ],
     "mining": ["mining", "errors", "evaluation", "files", "model", "negatives", "tables"],
     "export": ["export", "", "errors", "evaluation", "files", "model", "training"],
-    "demo": ["demo", "", "errors", "evaluation", "files", "registry", "tables"],
+    "demo": ["demo", "", "errors", "evaluation", "files", "registry", "study", "tables"],
     "cluster": ["cluster", "", "_startup", "host", "registry"],
     "study": ["study", "", "cluster", "errors", "evaluation", "files", "plugins", "tables"],
 }

@@ -32,23 +32,17 @@ PRELOADED = (
 
 
 class Process:
-    """A process that the server started, with what tests use of subprocess.Popen's interface.
-
-    Attributes:
-        cpu_seconds: what it and its children took, once it has ended.
-    """
+    """A process that the server started, with what tests use of subprocess.Popen's interface."""
 
     def __init__(self, status: IO[bytes]) -> None:
         self._status = status
         self.pid = int(status.readline())
         self.returncode: int | None = None
-        self.cpu_seconds = 0.0
 
     def poll(self) -> int | None:
         """Its exit status, negative for a signal; None while it runs."""
         if self.returncode is None and select.select([self._status], [], [], 0)[0]:
-            status, seconds = self._status.readline().split()
-            self.returncode, self.cpu_seconds = int(status), float(seconds)
+            self.returncode = int(self._status.readline())
             self._status.close()
         return self.returncode
 
@@ -151,8 +145,8 @@ def serve(connection: socket.socket) -> dict[str, Any]:
         ready, _, _ = select.select([connection.fileno(), *running], [], [])
         for ended in running.keys() & set(ready):
             pid, status = running.pop(ended)
-            _, how, used = os.wait4(pid, 0)
-            os.write(status, b"%d %f\n" % (os.waitstatus_to_exitcode(how), used.ru_utime + used.ru_stime))
+            _, how = os.waitpid(pid, 0)
+            os.write(status, b"%d\n" % os.waitstatus_to_exitcode(how))
             os.close(status)
             os.close(ended)
         if connection.fileno() not in ready:

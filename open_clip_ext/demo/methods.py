@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from open_clip_ext.errors import InputError
 
@@ -20,13 +20,13 @@ class Method:
         name: as in `--losses`, in the tables, and of its runs.
         loss: name of the loss.
         kinds: of companions in its shards, beyond negatives, as `companions` names them.
-        flags: for the trainer, beyond the loss and its options.
+        flags: for the trainer, without dashes, beyond the loss and its options.
     """
 
     name: str
     loss: str
     kinds: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
+    flags: Mapping[str, list[str]] = field(default_factory=dict)
 
     @property
     def data(self) -> str:
@@ -61,19 +61,19 @@ def _method(name: str) -> Method:
     loss = registry.load(loss_name)
     asked = name != loss_name
     kinds: list[str] = []
-    flags: list[str] = []
+    flags: dict[str, list[str]] = {}
     for flag, counts, ending in (
-        ("--companions", loss.companions, ""),
-        ("--companion-images", getattr(loss, "companion_images", {}), "_image"),
+        ("companions", loss.companions, ""),
+        ("companion-images", getattr(loss, "companion_images", {}), "_image"),
     ):
         extra = [f"{kind}=1" for kind, count in counts.items() if asked and not count]
-        flags += [flag, *extra] if extra else []
+        flags |= {flag: extra} if extra else {}
         kinds += [kind + ending for kind, count in counts.items() if asked or count]
     if asked and not flags:
         raise InputError(f"--losses {name}: the loss takes no companions only if asked; name {loss_name}")
     if getattr(loss, "pairs", False):
         kinds = []  # its companions are made of two samples of a batch
-    return Method(name, loss_name, _drawn(name, kinds), tuple(flags))
+    return Method(name, loss_name, _drawn(name, kinds), flags)
 
 
 def _drawn(name: str, kinds: Sequence[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""All settings of the demo, and the command lines made from them.
+"""All settings of the demo, and the flags of the trainer made from them.
 
 A recipe is written to `recipe.json` next to the results. Edit a copy and run it with `--recipe`.
 Options that depend on the measured base (`tuned_options`) are computed.
@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from open_clip_ext.demo import vocabulary
@@ -67,8 +65,8 @@ class Recipe:
     Attributes:
         shards: number of shards per data set; at least the number of workers.
         workers: of upstream's loader.
-        at_once: number of simultaneous fine-tuning runs, with one thread each. On two cores this is faster,
-            steadier and easier to repeat than one run with two threads.
+        at_once: number of simultaneous trainings and evaluations, with one thread each. On two cores this
+            is faster, steadier and easier to repeat than one run with two threads.
         world_seed: seed of everything drawn, and of the untrained models. Demos with different seeds share
             nothing. Every base derives its own seed from it (`base_seed`).
         pretraining: schedule of a base.
@@ -81,8 +79,7 @@ class Recipe:
         gate: how far a base must be from chance towards 100 % in every zero-shot set, as a share.
         ceiling: the highest value allowed for a base in a zero-shot set, in percent.
         swap_band: allowed distance from 50 % of a base's exchanged words and relations, in points.
-        alpha: weight of the fine-tuned model in the control that is mixed with the base.
-        curve: the weights at which the plot's curves are measured.
+        weights: of the fine-tuned model in its mixtures with the base.
         siglip: whether the models have a logit bias, so that losses are SigLIP's. The towers stay.
     """
 
@@ -100,8 +97,7 @@ class Recipe:
     gate: float = 0.2
     ceiling: float = 98.0
     swap_band: float = 10.0
-    alpha: float = 0.6
-    curve: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
+    weights: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
     siglip: bool = False
 
     @property
@@ -123,9 +119,31 @@ class Recipe:
         """The seed of a base's evaluation items: `dev_seed` or one of `test_seeds`, for this base."""
         return 1000 * self.base_seed(base) + seed
 
-    def schedule(self, loss: str) -> Schedule:
-        """The fine-tuning run of a method."""
-        return replace(self.fine_tuning, lr=self.lr.get(loss, self.fine_tuning.lr))
+    def shards_in(self, folder: str) -> str:
+        """The shards of a data set, as the trainer's `--train-data` names them."""
+        return f"{folder}/{{0000..{self.shards - 1:04d}}}.tar"
+
+    def flags(self, schedule: Schedule) -> dict[str, Any]:
+        """Flags of the trainer, without dashes, for a run with this schedule, on any shards."""
+        return {
+            "dataset-type": "webdataset",
+            "train-num-samples": schedule.samples,
+            "epochs": schedule.epochs,
+            "batch-size": schedule.batch,
+            "workers": self.workers,
+            "lr": schedule.lr,
+            "warmup": schedule.warmup,
+            "wd": 0.1,
+            "beta1": 0.9,
+            "beta2": 0.98,
+            "eps": 1e-6,
+            "grad-clip-norm": 1.0,
+            # No cropping: the cells of a cropped picture do not coincide with patches.
+            "aug-cfg": "scale=(1.0,1.0)",
+            "device": "cpu",
+            "precision": "fp32",
+            "log-every-n-steps": 5,
+        }
 
 
 # Small enough for a test: every stage runs, and the numbers are meaningless.
@@ -134,7 +152,7 @@ QUICK = Recipe(
     fine_tuning=Schedule(samples=512, epochs=2, batch=64, lr=4e-4, warmup=2),
     test_seeds=(11,),
     test_size=60,
-    curve=(0.6,),
+    weights=(0.6,),
 )
 
 
@@ -164,57 +182,6 @@ def _distillation(schedule: Schedule, base_scale: float) -> dict[str, float]:
 TUNED = {"ce-clip": _cap, "ahnpl": _cap, "degla": _distillation}
 
 
-def command(
-    recipe: Recipe,
-    *,
-    name: str,
-    model: str,
-    data: str,
-    schedule: Schedule,
-    seed: int,
-    logs: str,
-    loss: str,
-    options: Mapping[str, float] | None = None,
-    flags: Sequence[str] = (),
-    save_frequency: int = 0,
-) -> list[str]:
-    """One run of the trainer, with paths relative to the output folder."""
-    last = f"{recipe.shards - 1:04d}"
-    words: list[Any] = [
-        "python", "-m", "open_clip_train.main",
-        "--model", f"local-dir:{model}",
-        "--train-data", f"{data}/{{0000..{last}}}.tar", "--dataset-type", "webdataset",
-        "--train-num-samples", schedule.samples, "--epochs", schedule.epochs,
-        "--batch-size", schedule.batch, "--workers", recipe.workers,
-        "--lr", schedule.lr, "--warmup", schedule.warmup, "--wd", 0.1,
-        "--beta1", 0.9, "--beta2", 0.98, "--eps", 1e-6, "--grad-clip-norm", 1.0,
-        # No cropping: the cells of a cropped picture do not coincide with patches.
-        "--aug-cfg", "scale=(1.0,1.0)",
-        "--device", "cpu", "--precision", "fp32", "--seed", seed,
-        "--save-frequency", save_frequency, "--log-every-n-steps", 5,
-        "--logs", logs, "--name", name, "--loss", loss,
-    ]  # fmt: skip
-    if options:
-        words += ["--loss-cfg", *(f"{key}={value}" for key, value in options.items())]
-    words += flags
-    return [str(word) for word in words]
-
-
-def runnable(words: list[str]) -> list[str]:
-    """The same command with this interpreter, since there may be no `python` on the path."""
-    return [sys.executable, *words[1:]]
-
-
-def shown(words: list[str]) -> str:
-    """The command quoted for a shell, with one option per line."""
-    lines: list[list[str]] = [[]]
-    for word in words:
-        if word.startswith("--") and len(word) > 2 and "open_clip_train.main" in words[: words.index(word)]:
-            lines.append([])
-        lines[-1].append(shlex.quote(word))
-    return " \\\n    ".join(" ".join(line) for line in lines)
-
-
 def to_json(recipe: Recipe) -> str:
     """The content of recipe.json."""
     return json.dumps(asdict(recipe), indent=2) + "\n"
@@ -234,7 +201,7 @@ def from_json(text: str, source: str) -> Recipe:
         for name in ("pretraining", "fine_tuning"):
             if name in values:
                 values[name] = Schedule(**values[name])
-        for name in ("select_lr", "test_seeds", "curve"):
+        for name in ("select_lr", "test_seeds", "weights"):
             if name in values:
                 values[name] = tuple(values[name])
         return Recipe(**values)

@@ -8,9 +8,6 @@ stock order. These words are still split into the same tokens, with other ids. O
 from __future__ import annotations
 
 import gzip
-import io
-from functools import cache
-from typing import Any
 
 # The path in a model's config is relative to the working directory, so the demo's commands run in the output
 # folder.
@@ -34,11 +31,3 @@ def content() -> bytes:
             parts += pair
     lines = ["#version: 0.2", *(" ".join(pair) for pair in sorted(kept, key=stock.bpe_ranks.__getitem__))]
     return gzip.compress("\n".join(lines).encode(), mtime=0)
-
-
-@cache
-def tokenizer(context_length: int) -> Any:
-    """Upstream's tokenizer with this vocabulary."""
-    from open_clip.tokenizer import SimpleTokenizer
-
-    return SimpleTokenizer(io.BytesIO(content()), context_length=context_length)

@@ -432,6 +432,14 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "background": tuple(BACKGROUNDS), "texture": TEXTURES, "style": STYLES, "count": NUMBERS,
     "shape": SHAPES,
 }  # fmt: skip
+# The prompts of each set.
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "background": ("a picture of a shape on {}", "shapes on {}"),
+    "texture": ("a {} shape", "{} shapes"),
+    "style": ("a {} picture of a shape", "a {} picture of shapes"),
+    "count": ("{} shapes", "a picture of {} shapes"),
+    "shape": ("a {}", "a picture of a {}"),
+}
 # The sets that fine-tuning captions never mention.
 UNMENTIONED = ("background", "texture", "style", "count")
 
@@ -450,24 +458,17 @@ def evaluation(seed: int, size: int) -> Evaluation:
     counted = [count_scene(rng, index % 4 + 1) for index in range(size)]
     mixed = (singles + scenes)[:: 2 if size > 1 else 1]
 
-    def labelled(name: str, among: list[Scene], label: Callable[[Scene], str], *templates: str) -> Labelled:
+    def labelled(name: str, among: list[Scene], label: Callable[[Scene], str]) -> Labelled:
         classes = CLASSES[name]
-        prompts = [[template.format(word) for template in templates] for word in classes]
+        prompts = [[template.format(word) for template in TEMPLATES[name]] for word in classes]
         return Labelled(among, [classes.index(label(scene)) for scene in among], prompts)
 
-    things = ("a {} shape", "{} shapes")
     sets = {
-        "shape": labelled("shape", singles, lambda s: s.things[0].shape, "a {}", "a picture of a {}"),
-        "background": labelled(
-            "background", mixed, lambda s: s.background, "a picture of a shape on {}", "shapes on {}"
-        ),
-        "texture": labelled("texture", mixed, lambda s: s.texture, *things),
-        "style": labelled(
-            "style", mixed, lambda s: s.style, "a {} picture of a shape", "a {} picture of shapes"
-        ),
-        "count": labelled(
-            "count", counted, lambda s: NUMBERS[len(s.things) - 1], "{} shapes", "a picture of {} shapes"
-        ),
+        "shape": labelled("shape", singles, lambda s: s.things[0].shape),
+        "background": labelled("background", mixed, lambda s: s.background),
+        "texture": labelled("texture", mixed, lambda s: s.texture),
+        "style": labelled("style", mixed, lambda s: s.style),
+        "count": labelled("count", counted, lambda s: NUMBERS[len(s.things) - 1]),
     }
     return Evaluation(
         pairs=scenes,

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 GROUP = "open_clip_ext.benchmarks"
 
 Kind = Literal["i2t", "t2i", "2x2", "multi-pos", "text"]
-Family = Literal["composition", "zero-shot", "retrieval"]
 # A row of a benchmark's JSONL, see docs/evaluation.md.
 Row = dict[str, Any]
 Box = tuple[float, float, float, float]  # x, y, width, height in pixels of the file
@@ -103,7 +102,8 @@ class Benchmark:
         aggregations: names for `aggregate.plan`, the primary one first.
         files: the annotation files that were read, with their sha256.
         notes: caveats for the reader of the scores.
-        family: the ability that it measures.
+        family: the ability that it measures: composition, zero-shot, retrieval, or one that it names itself.
+            The scores of a family are averaged.
         score: computes the rows of an encoder and items; None means `composition.rows`. If it has a keyword
             `scorer`, it makes them from the similarities of that `scorer.Chosen`.
     """
@@ -113,7 +113,7 @@ class Benchmark:
     aggregations: tuple[str, ...]
     files: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    family: Family = "composition"
+    family: str = "composition"
     score: Score | None = None
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.study import parts
+from open_clip_ext.study.results import FAMILIES
 from open_clip_ext.study.settings import Base, Flags, Method, Study
 
 
@@ -40,7 +41,7 @@ def _training(study: Study, method: Method, base: Base, choice: Flags, here: boo
     for what, problem in doctor.problems(flags, study.processes):
         if problem and (here or what != doctor.GPUS):
             shared = next((flag for flag in study.train if f"--{flag} " in problem), None)
-            if shared in method.flags or shared in base.flags:
+            if shared in method.on(base).flags:
                 shared = None
             yield f"{problem} ({shared} is in [train], for all methods)" if shared else problem
 
@@ -73,6 +74,11 @@ def _benchmarks(study: Study, base: Base) -> None:
         wanted = getattr(base, what) or getattr(study, what)
         try:
             read = catalogue.read(catalogue.sources(wanted, flag=f"[[{what}]]"))
+            for name in read.keys() & set(FAMILIES):
+                raise InputError(
+                    f"[[{what}]] {read[name][0].name}: its benchmark is called {name}, and so is a family in "
+                    "the report; give it another name"
+                )
             found.append([benchmark for _, benchmark in read.values()])
             for benchmark in found[-1]:
                 present(benchmark, allow_missing=False)

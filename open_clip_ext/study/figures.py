@@ -42,6 +42,7 @@ def curves(found: Results, across: str, up: str) -> str:
         for weight, (a, b) in way[1:-1]:
             hint = f"{weight:g} {name} + {1 - weight:.2g} base: {100 * a:.1f}, {100 * b:.1f}"
             svg.mark(colour[name], x(a), y(b), hint, 3)
+            lines.append((x(a) - 5, y(b) - 5, x(a) + 5, y(b) + 5))
     ends = [(BASE, 0, start), *((name, colour[name], way[-1][1]) for name, way in ways.items())]
     for name, k, (a, b) in ends:
         svg.mark(k, x(a), y(b), f"{name}: {100 * a:.1f} {across}, {100 * b:.1f} {up}", 7)

@@ -26,13 +26,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def opened(args: argparse.Namespace) -> tuple[Study, Path]:
+def opened(file: Path, out: Path | None = None) -> tuple[Study, Path]:
     """The study and its output folder, which may not exist yet.
+
+    Args:
+        file: the study's.
+        out: the folder; None for the file's name without .toml, beside it.
 
     Raises InputError if the file is no study, or the folder is another's.
     """
-    study = settings.read(args.file)
-    out = (args.out or study.file.with_suffix("")).resolve()
+    study = settings.read(file)
+    out = (out or study.file.with_suffix("")).resolve()
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: not a folder; name another")
     note = out / NOTE

@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from queue import SimpleQueue
@@ -16,8 +16,11 @@ from open_clip_ext.study import results, trainer
 from open_clip_ext.study.parts import Part, Progress
 from open_clip_ext.study.settings import Study
 
+# Makes the process of a part; by default `trainer.Process`.
+Start = Callable[..., trainer.Process]
 
-def run(study: Study, out: Path, start: Callable[..., trainer.Process] | None = None) -> dict[Path, str]:
+
+def run(study: Study, out: Path, start: Start | None = None) -> dict[Path, str]:
     """Do what is left of a study.
 
     A part that fails is named, and the others go on.
@@ -25,21 +28,54 @@ def run(study: Study, out: Path, start: Callable[..., trainer.Process] | None = 
     Args:
         study: the study.
         out: its folder.
-        start: makes the process of a part; by default `trainer.Process`.
+        start: makes the process of a part.
 
     Returns:
         The folder of each part that failed, and why.
     """
-    return _Run(study, out, start or trainer.Process).all()
+
+    def known() -> tuple[list[Part], int]:
+        chosen = results.chosen(study, out)
+        return study_parts.every(study, out, chosen), study_parts.unknown(study, chosen)
+
+    return _Run("study", known, study.at_once, study.folder, start).all()
+
+
+def do(
+    name: str, parts: Sequence[Part], at_once: int, cwd: Path, start: Start | None = None
+) -> dict[Path, str]:
+    """Do what is left of some parts, as `run` does.
+
+    Args:
+        name: of all of them, for the progress bar.
+        parts: each after those that it needs.
+        at_once: parts at a time.
+        cwd: where they run.
+        start: makes the process of a part.
+
+    Returns:
+        The folder of each part that failed, and why.
+    """
+    return _Run(name, lambda: (parts, 0), at_once, cwd, start).all()
 
 
 class _Run:
-    def __init__(self, study: Study, out: Path, start: Callable[..., trainer.Process]) -> None:
-        self.study, self.out, self.start = study, out, start
+    """Args: name, the parts and how many are not known yet, parts at a time, their folder, their process."""
+
+    def __init__(
+        self,
+        name: str,
+        known: Callable[[], tuple[Sequence[Part], int]],
+        at_once: int,
+        cwd: Path,
+        start: Start | None,
+    ) -> None:
+        self.name, self.known, self.at_once, self.cwd = name, known, at_once, cwd
+        self.start = start or trainer.Process
         self.progress = Progress()
         self.stopped = threading.Event()
         self.rows: SimpleQueue[int] = SimpleQueue()  # lines of the terminal below the bar of all parts
-        for row in range(study.at_once):
+        for row in range(at_once):
             self.rows.put(row + 1)
 
     def all(self) -> dict[Path, str]:
@@ -47,18 +83,18 @@ class _Run:
 
         running: dict[Future[str], Part] = {}
         with (
-            tqdm(desc="study", unit="part", disable=None, smoothing=0) as bar,
-            ThreadPoolExecutor(self.study.at_once) as pool,
+            tqdm(desc=self.name, unit="part", disable=None, smoothing=0) as bar,
+            ThreadPoolExecutor(self.at_once) as pool,
         ):
             try:
                 while True:
-                    known, left = self._parts()
+                    known, left = self.known()
                     bar.total = len(known) + left
                     bar.n = sum(part.done for part in known)
                     bar.refresh()
                     busy = {part.folder for part in running.values()}
                     ready = [part for part in self.progress.ready(known) if part.folder not in busy]
-                    for part in ready[: self.study.at_once - len(running)]:
+                    for part in ready[: self.at_once - len(running)]:
                         running[pool.submit(self._do, part)] = part
                     if not running:
                         return self.progress.failed
@@ -70,10 +106,6 @@ class _Run:
             except BaseException:
                 self.stopped.set()
                 raise
-
-    def _parts(self) -> tuple[list[Part], int]:
-        chosen = results.chosen(self.study, self.out)
-        return study_parts.every(self.study, self.out, chosen), study_parts.unknown(self.study, chosen)
 
     def _do(self, part: Part) -> str:
         """Do one part; why it failed, or nothing."""
@@ -90,9 +122,7 @@ class _Run:
                     bar.n = 100 * share
                     bar.refresh()
 
-                status = trainer.run(
-                    part.words, self.study.folder, part.folder, seen, self.start, self.stopped.is_set
-                )
+                status = trainer.run(part.words, self.cwd, part.folder, seen, self.start, self.stopped.is_set)
         finally:
             self.rows.put(row)
         if part.done and not status:

@@ -47,7 +47,8 @@ def html(found: Results) -> str:
         plots["summary"] = [Markup(figures.curves(found, kept, "composition"))]
     done = [need for part in found.sweeps for need in (*part.needs, part)]
     return environment.get_template("page.html").render(
-        title=found.study.file.stem,
+        title=found.study.title,
+        notes=found.study.notes,
         legend=list(number.items()),
         colours=compared.COLOURS,
         mark=lambda k: Markup(compared.mark(k)),

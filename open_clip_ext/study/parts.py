@@ -78,13 +78,14 @@ class Part:
 
 def training(study: Study, out: Path, method: Method, base: Base, seed: int, choice: Flags) -> Part:
     """One run of the trainer."""
-    flags = {**study.train, **base.flags, **method.flags, **choice}
+    own = method.on(base)
+    flags = {**study.train, **own.flags, **choice}
     settings = {
         "model": base.model,
         "pretrained": base.pretrained,
         "flags": flags,
         "loss": method.loss,
-        "options": method.options,
+        "options": own.options,
         "seed": seed,
         "processes": study.processes,
     }
@@ -97,8 +98,9 @@ def trainer_flags(
     study: Study, method: Method, base: Base, seed: int, choice: Flags, folder: Path
 ) -> list[str]:
     """The flags of upstream's trainer, of the plugin's and its own."""
-    flags: dict[str, Value] = {**study.train, **base.flags, **method.flags, **choice}
-    options = [f"{key}={value}" for key, value in method.options.items()]
+    own = method.on(base)
+    flags: dict[str, Value] = {**study.train, **own.flags, **choice}
+    options = [f"{key}={value}" for key, value in own.options.items()]
     return [
         *("--model", base.model),
         *(["--pretrained", base.pretrained] if base.pretrained else []),
@@ -112,7 +114,12 @@ def trainer_flags(
 
 def epochs(words: Sequence[str]) -> int:
     """Those of a command of the trainer."""
-    return int(words[list(words).index("--epochs") + 1]) if "--epochs" in words else EPOCHS
+    return int(value(words, "epochs", EPOCHS))
+
+
+def value(words: Sequence[str], flag: str, default: int) -> str | int:
+    """That of a flag in a command; the default if it is not given."""
+    return words[list(words).index(f"--{flag}") + 1] if f"--{flag}" in words else default
 
 
 def checkpoint(folder: Path, flags: Flags) -> Path:

@@ -13,24 +13,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     folder.add_arguments(parser)
     parser.add_argument("--commands", action="store_true", help="print the command of each part that is left")
     parser.add_argument(
+        "--measure", action="store_true",
+        help="time some steps of trainings whose speed is not known yet, here, with the GPUs that they need",
+    )  # fmt: skip
+    parser.add_argument(
         "--no-check", action="store_true", help="do not look whether data and benchmarks exist"
     )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Check and print; 1 if the disk would not hold it."""
+    """Check and print; 1 if the disk would not hold it.
+
+    Raises:
+        InputError: the study or its folder is wrong.
+        TrainingError: a training could not be timed.
+    """
     import shlex
 
-    from open_clip_ext.study import check, disk, parts, results, status
+    from open_clip_ext.study import check, disk, measure, parts, results, status
 
-    study, out = folder.opened(args)
+    study, out = folder.opened(args.file, args.out)
     with chdir(study.folder):
         if not args.no_check:
-            check.check(study, here=False)
+            check.check(study, here=args.measure)
+        if args.measure:
+            with folder.at_work(study, out):
+                measure.measure(study, out)
         chosen = results.chosen(study, out)
         known = parts.every(study, out, chosen)
         print(status.table(known, parts.unknown(study, chosen)))
-        for line in status.estimate(study, chosen, known):
+        for line in status.estimate(study, chosen, known, measure.remembered(out)):
             print(line)
         print(disk.text(study, out))
         if args.commands:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from open_clip_ext import tables
-from open_clip_ext.study.results import Difference, Model, Results
+from open_clip_ext.study.results import Difference, Model, Results, Score
 from open_clip_ext.study.settings import BASE
 
 ITSELF = "itself, mixed"
@@ -23,6 +24,7 @@ class Part:
         text: sentences.
         head: of the table; empty if there is none.
         body: of the table.
+        folded: parts below it that are shown on demand.
     """
 
     key: str
@@ -30,11 +32,12 @@ class Part:
     text: Sequence[str] = ()
     head: Sequence[str] = ()
     body: Sequence[Sequence[str]] = ()
+    folded: Sequence[Part] = ()
 
 
 def parts(found: Results) -> list[Part]:
     """The whole report."""
-    return [summary(found), *comparisons(found), *benchmarks(found), runs(found)]
+    return [summary(found), *comparisons(found), benchmarks(found), *chosen(found), runs(found)]
 
 
 def summary(found: Results) -> Part:
@@ -89,11 +92,46 @@ def comparisons(found: Results) -> Iterator[Part]:
         yield Part(f"against/{reference}", f"Against {reference}", said, head, body)
 
 
-def benchmarks(found: Results) -> Iterator[Part]:
-    """Every benchmark, a row for each model."""
+def benchmarks(found: Results) -> Part:
+    """Every benchmark, a row for each model; folded, each by its subsets."""
     names = list(found.benchmarks)
     body = [[_indented(model), *(_score(found, model, name) for name in names)] for model in found.models]
-    yield Part("benchmarks", "Benchmark by benchmark", (), ["", *names], body)
+    by_subset = list(filter(None, (subsets(found, name) for name in names)))
+    return Part("benchmarks", "Benchmark by benchmark", (), ["", *names], body, by_subset)
+
+
+def subsets(found: Results, benchmark: str) -> Part | None:
+    """A benchmark's subsets, a row for each model; None if it has only one.
+
+    At most `GROUPS`: those in which a method is furthest from the base.
+    """
+    from open_clip_ext.evaluation.comparison.measures import GROUPS
+
+    metric, scores = found.subsets(benchmark)
+    if len(scores) < 2:
+        return None
+    changed = {
+        name: max(abs(score.mean - own[BASE].mean) for score in own.values()) for name, own in scores.items()
+    }
+    most = sorted(changed, key=lambda name: -changed[name])[:GROUPS]
+    shown = [name for name in scores if name in most]
+    text = (
+        [f"The {len(shown)} of {len(scores):,} subsets that changed most."]
+        if len(shown) < len(scores)
+        else []
+    )
+    body = [[_indented(m), *(_cell(scores[name][m.name], m) for name in shown)] for m in found.models]
+    return Part(f"subsets/{benchmark}", f"{benchmark} by subset ({metric})", text, ["", *shown], body)
+
+
+def chosen(found: Results) -> Iterator[Part]:
+    """The values that were chosen, if any were to be."""
+    body = [
+        [method, base, *(f"{flag} {value}" for flag, value in values.items())]
+        for (method, base), values in found.chosen.items()
+    ]
+    if body:
+        yield Part("chosen", "Chosen on the dev benchmarks", (), ["method", "base", "value"], body)
 
 
 def runs(found: Results) -> Part:
@@ -122,11 +160,15 @@ def text(found: Results) -> str:
 
 def markdown(found: Results) -> str:
     """The whole report in Markdown."""
-    blocks = [f"# {found.study.file.stem}"]
+    blocks = [f"# {found.study.title}", *found.study.notes]
     for part in parts(found):
         blocks += [f"## {part.title}", *part.text]
         if part.body:
             blocks.append(tables.markdown(part.head, part.body))
+        for one in part.folded:
+            table = tables.markdown(one.head, one.body)
+            title = f"<details><summary>{html.escape(one.title)}</summary>"
+            blocks += [title, *one.text, table, "</details>"]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -162,7 +204,10 @@ def _indented(model: Model) -> str:
 
 
 def _score(found: Results, model: Model, column: str) -> str:
-    score = found.score(model, column)
+    return _cell(found.score(model, column), model)
+
+
+def _cell(score: Score, model: Model) -> str:
     spread = f" ±{100 * score.deviation:.1f}" if len(model.folders) > 1 else ""
     return f"{100 * score.mean:.1f}{spread}"
 

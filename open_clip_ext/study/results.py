@@ -97,6 +97,11 @@ class Score:
     mean: float
     deviation: float
 
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Score:
+        """That of the values of all runs."""
+        return cls(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0)
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -225,8 +230,32 @@ class Results:
 
     def score(self, model: Model, column: str) -> Score:
         """The score over runs."""
-        found = [self.of_run(model, run, column) for run in model.folders]
-        return Score(statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else 0.0)
+        return Score.of([self.of_run(model, run, column) for run in model.folders])
+
+    def subsets(self, benchmark: str) -> tuple[str, dict[str, dict[str, Score]]]:
+        """The metric of a benchmark's primary score, and by it each subset's scores, by model's name.
+
+        Only subsets that every result has.
+        """
+        from open_clip_ext.evaluation.scoring import aggregate
+
+        own = {key: reported[benchmark] for key, reported in self._reported.items()}
+        first = next(iter(own.values()))
+        metric, _ = aggregate.split(first["primary"])
+        names = [
+            name
+            for name in first["subsets"]
+            if all(metric in result["subsets"].get(name, {}) for result in own.values())
+        ]
+        return metric, {
+            name: {
+                model.name: Score.of(
+                    [float(own[model.name, run]["subsets"][name][metric]["value"]) for run in model.folders]
+                )
+                for model in self.models
+            }
+            for name in names
+        }
 
     @cached_property
     def _drawn(self) -> dict[tuple[str, str], dict[tuple[str, Run], Array]]:
@@ -332,6 +361,4 @@ class Results:
         """Of a method's trainings, the mean over runs; None if their logs show no step."""
         own = [part.needs[0] for part in self.sweeps if part.method == method]
         found = [rate for part in own if (rate := timing.of(part)) is not None]
-        if not found:
-            return None
-        return timing.Rate(*(statistics.fmean(getattr(r, key) for r in found) for key in ("step", "hours")))
+        return timing.mean(found) if found else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from open_clip_ext.errors import TrainingError
@@ -25,27 +26,50 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
+    """Check, run, report."""
+    return run(args.file, args.out, slurm=args.slurm, launch=args.launch, after=args.after)
+
+
+def run(
+    file: Path,
+    out: Path | None = None,
+    *,
+    slurm: Sequence[str] | None = None,
+    launch: Path | None = None,
+    after: Path | None = None,
+) -> int:
     """Check, run, report.
+
+    Args:
+        file: the study's.
+        out: its folder; None for the file's name without .toml, beside it.
+        slurm: flags of sbatch; None runs everything here.
+        launch: the project's launch folder.
+        after: the stage that the jobs before did.
+
+    Returns:
+        0.
 
     Raises:
         InputError: the study or its folder is wrong.
         TrainingError: a part failed; the others were done.
     """
-    from open_clip_ext.study import check, disk, local, page, results, slurm
+    from open_clip_ext.study import check, disk, local, page, results
+    from open_clip_ext.study import slurm as jobs
 
-    study, out = folder.opened(args)
+    study, out = folder.opened(file, out)
     with folder.at_work(study, out):
-        check.check(study, here=args.slurm is None)
+        check.check(study, here=slurm is None)
         if problem := disk.problem(study, out):
             print(f"open_clip_ext: {problem}", file=sys.stderr)
-        if args.slurm is None:
+        if slurm is None:
             failed = local.run(study, out)
         else:
-            tried = slurm.tried(args.after) if args.after else []
-            if said := slurm.submit(study, out, args.slurm, (args.launch or _launch()).resolve(), tried):
+            tried = jobs.tried(after) if after else []
+            if said := jobs.submit(study, out, slurm, (launch or _launch()).resolve(), tried):
                 print(said)
                 return 0
-            failed = slurm.unfinished(study, out, tried)
+            failed = jobs.unfinished(study, out, tried)
         found = results.Results(study, out)
         if found.models:
             page.write(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,14 @@ WEIGHTS = (0.2, 0.4, 0.6, 0.8)
 
 
 @dataclass(frozen=True)
+class Change:
+    """What a base changes of a method: options of the loss and flags of the trainer, over its own."""
+
+    options: Mapping[str, Value] = field(default_factory=dict)
+    flags: Flags = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Base:
     """A model to start from.
 
@@ -43,6 +51,7 @@ class Base:
         pretrained: upstream's `--pretrained`, a tag or a file; empty for a `local-dir:` model.
         activation: `gelu` or `quickgelu` of a file that does not say; empty where it is known.
         flags: of the trainer, for this base only.
+        changes: of methods, by their names, for this base only.
         dev: its own benchmarks to choose on, in place of the study's.
         reported: its own benchmarks to report, in place of the study's.
     """
@@ -54,6 +63,7 @@ class Base:
     dev: Sequence[Sequence[str]] = ()
     reported: Sequence[Sequence[str]] = ()
     activation: str = ""
+    changes: Mapping[str, Change] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,15 @@ class Method:
         """What may be chosen: each value of the one flag in `tried`; nothing to choose is one choice."""
         return [{flag: value} for flag, values in self.tried.items() for value in values] or [{}]
 
+    def on(self, base: Base) -> Method:
+        """The method as it is trained from a base: with the flags of the base, and its changes."""
+        change = base.changes.get(self.name, Change())
+        return replace(
+            self,
+            options={**self.options, **change.options},
+            flags={**base.flags, **self.flags, **change.flags},
+        )
+
 
 @dataclass(frozen=True)
 class Study:
@@ -95,6 +114,8 @@ class Study:
         train: flags of all trainings.
         dev: benchmarks that everything is chosen on, `[name, "key=value", ...]` each.
         reported: benchmarks that are told.
+        title: of the report.
+        notes: what its readers should know, a paragraph each.
         text: the file as it was read; it may be edited while the study runs.
     """
 
@@ -109,7 +130,9 @@ class Study:
     train: Flags
     dev: Sequence[Sequence[str]]
     reported: Sequence[Sequence[str]]
-    text: str
+    title: str = ""
+    notes: Sequence[str] = ()
+    text: str = ""
 
     @property
     def folder(self) -> Path:
@@ -144,6 +167,8 @@ def read(file: Path) -> Study:
         methods=[_method(part) for part in table.tables("methods")],
         dev=_benchmarks(table, "dev"),
         reported=_benchmarks(table, "reported"),
+        title=table.take("title", file.stem, _text),
+        notes=table.take("notes", [], _list_of(str)),
         text=text,
     )
     table.finish()
@@ -168,6 +193,11 @@ def read(file: Path) -> Study:
         if name not in names:
             raise InputError(f"{file}: reference: no method {name}{nearest(name, names)}")
     for base in study.bases:
+        for name in base.changes:
+            if name not in names:
+                raise InputError(
+                    f"{file}: [bases.{base.name}.methods.{name}]: no method {name}{nearest(name, names)}"
+                )
         for what in ("dev", "reported"):
             if not (getattr(base, what) or getattr(study, what)):
                 raise InputError(f"{file}: no [[{what}]]: name at least one benchmark")
@@ -205,11 +235,11 @@ class Table:
         self._known.append(key)
         return Table(self.file, ".".join(filter(None, (self.name, key))), self._left.pop(key, {}))
 
-    def tables(self, key: str) -> list[Table]:
-        """The named tables in it, of which there must be one."""
+    def tables(self, key: str, needed: bool = True) -> list[Table]:
+        """The named tables in it, of which there must be one if they are needed."""
         found = self.table(key)
         names = list(found._left)
-        if not names:
+        if needed and not names:
             raise InputError(f"{self.file}: no [{key}.NAME]: name at least one")
         for name in names:
             if not NAME.fullmatch(name):
@@ -242,7 +272,17 @@ def _base(table: Table) -> Base:
         dev=_benchmarks(table, "dev"),
         reported=_benchmarks(table, "reported"),
         activation=table.take("activation", "", _activation),
+        changes={
+            part.name.removeprefix(f"{table.name}.methods."): _change(part)
+            for part in table.tables("methods", needed=False)
+        },
     )
+    table.finish()
+    return made
+
+
+def _change(table: Table) -> Change:
+    made = Change(options=_values(table.table("options")), flags=_flags(table.table("flags")))
     table.finish()
     return made
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir
 
 from open_clip_ext import tables
-from open_clip_ext.study import folder, parts, trainer
+from open_clip_ext.study import folder, parts, timing, trainer
 from open_clip_ext.study.parts import Chosen, Part
 from open_clip_ext.study.settings import Study
+from open_clip_ext.study.timing import Rate
 
 KINDS = {
     parts.TRAIN: "trainings",
@@ -27,7 +28,7 @@ def main(args: argparse.Namespace) -> int:
     """Print."""
     from open_clip_ext.study import results
 
-    study, out = folder.opened(args)
+    study, out = folder.opened(args.file, args.out)
     with chdir(study.folder):
         chosen = results.chosen(study, out)
         known = parts.every(study, out, chosen)
@@ -70,33 +71,60 @@ def table(known: Sequence[Part], unknown: int = 0) -> str:
     return tables.aligned(head, body)
 
 
-def estimate(study: Study, chosen: Chosen, known: Sequence[Part]) -> Iterator[str]:
-    """Hours of the trainings that are left, from those that have begun, method by method.
+def estimate(
+    study: Study, chosen: Chosen, known: Sequence[Part], measured: Mapping[str, Rate]
+) -> Iterator[str]:
+    """Hours of the trainings that are left, method by method.
 
     Those of seeds that wait for a value to be chosen are among them, evaluations are not.
-    """
-    from open_clip_ext.study import timing
 
+    Args:
+        study: the study.
+        chosen: the values that are chosen.
+        known: its parts.
+        measured: speeds by a training's folder name, for methods of which no training has begun on a base.
+    """
     total = 0.0
     without = []
     for method in study.methods:
         own = [part for part in known if part.kind == parts.TRAIN and part.method == method.name]
-        rates = [rate for part in own if (rate := timing.of(part)) is not None]
-        left = sum(1 - (timing.share(part) if not part.done else 1) for part in own)
-        if method.tried:
-            waiting = sum((method.name, base.name) not in chosen for base in study.bases)
-            left += waiting * (len(study.seeds) - 1)
-        if not left:
+        rates = _rates(own, measured)
+        left = {base.name: 0.0 for base in study.bases}
+        for part in own:
+            left[part.base] += 1 - (timing.share(part) if not part.done else 1)
+        for base in left:
+            if method.tried and (method.name, base) not in chosen:
+                left[base] += len(study.seeds) - 1
+        number = sum(left.values())
+        if not number:
             continue
         if not rates:
             without.append(method.name)
             continue
-        hours = sum(rate.hours for rate in rates) / len(rates)
-        total += left * hours
-        step = sum(rate.step for rate in rates) / len(rates)
-        yield f"{method.name}: {step:.3g} s per step, {hours:.3g} h per training, {left * hours:.3g} h left"
+        of_others = timing.mean(list(rates.values()))
+        hours = sum(number * rates.get(base, of_others).hours for base, number in left.items())
+        total += hours
+        how = "" if any(timing.of(part) for part in own) else " (measured)"
+        step = f"{of_others.step:.3g} s per step{how}"
+        yield f"{method.name}: {step}, {hours / number:.3g} h per training, {hours:.3g} h left"
     if total:
         both = f"{total:.3g} h, {total * study.processes:.3g} GPU hours"
         yield f"trainings left in all: {both} ({study.at_once} at a time here)"
     if without:
-        yield f"no estimate for {', '.join(without)}: no training of it has shown its speed yet"
+        yield (
+            f"no estimate for {', '.join(without)}: no training of it has shown its speed yet; "
+            "`study plan --measure` times some steps"
+        )
+    if number := sum(part.kind != parts.TRAIN and not part.done for part in known):
+        yield f"evaluations: {number} left, not measured and in no estimate"
+
+
+def _rates(own: Sequence[Part], measured: Mapping[str, Rate]) -> dict[str, Rate]:
+    """The speed of a method's trainings by base: from those that have begun, else as it was measured."""
+    found = {}
+    for base in dict.fromkeys(part.base for part in own):
+        there = [part for part in own if part.base == base]
+        begun = [rate for part in there if (rate := timing.of(part)) is not None]
+        if rates := begun or [measured[name] for part in there if (name := part.folder.name) in measured]:
+            found[base] = timing.mean(rates)
+    return found

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
+import small_vocabulary
 from our_losses import CLASSES, WITH_IMAGES
 from PIL import Image
 from torch import nn
 
 from open_clip_ext import registry
 from open_clip_ext.data import CompanionCollate, present
-from open_clip_ext.demo import companions, methods, recipe, run, shards, vocabulary, world
+from open_clip_ext.demo import companions, methods, recipe, run, shards, world
 from open_clip_ext.errors import InputError
 
 LENGTH = recipe.MODEL["model_cfg"]["text_cfg"]["context_length"]
@@ -108,7 +109,7 @@ def test_a_hard_picture_is_another_with_its_own_caption_and_negatives():
 
 def test_every_text_fits_the_context_and_is_no_sentence_of_the_evaluation():
     texts = [text for pair in pairs() for made in companions.TEXTS.values() for text in made(pair)]
-    assert int((vocabulary.tokenizer(77)(texts) != 0).sum(1).max()) <= LENGTH
+    assert int((small_vocabulary.tokenizer(77)(texts) != 0).sum(1).max()) <= LENGTH
     assert not any(text.startswith(("a picture", "here")) for text in texts)
     known = {*world.words(), companions.MASK, "no"}
     assert {word.strip(",") for text in texts for word in text.split()} <= known
@@ -149,12 +150,12 @@ def test_every_loss_of_ours_finds_what_it_wants(name):
     (method,) = methods.methods([name])
     loss = WITH_IMAGES.get(name.replace("+", " with "), CLASSES[method.loss])
     if loss.pairs:
-        assert method.kinds == method.flags == ()
+        assert (method.kinds, method.flags) == ((), {})
         return
     kinds = {*method.kinds, companions.NEGATIVES} & companions.TEXTS.keys()
     assert {kind for kind, n in loss.companions.items() if n} | {companions.NEGATIVES} == kinds
     assert {f"{kind}_image" for kind, n in loss.companion_images.items() if n} == {*method.kinds} - kinds
-    collate = CompanionCollate(vocabulary.tokenizer(LENGTH), loss.companions, aligned=loss.aligned)
+    collate = CompanionCollate(small_vocabulary.tokenizer(LENGTH), loss.companions, aligned=loss.aligned)
     made = [
         (pair.true.text(), {kind: companions.TEXTS[kind](pair) for kind in loss.companions})
         for pair in pairs(20)
@@ -177,7 +178,7 @@ def test_images_that_a_loss_takes_only_if_asked_are_asked_for():
     (method,) = methods.methods(["negclip+images"])
     assert method.loss == "negclip"
     assert method.data == "fine-tuning-hard-hard_neg-hard_image"
-    assert " ".join(method.flags) == "--companions hard=1 hard_neg=1 --companion-images hard=1"
+    assert method.flags == {"companions": ["hard=1", "hard_neg=1"], "companion-images": ["hard=1"]}
 
 
 class Sound(nn.Module):

@@ -2,17 +2,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
-import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import support
+import torch
+from safetensors.torch import load_file
 
-from open_clip_ext.demo import recipe, run, train, vocabulary
+from open_clip_ext import _startup
+from open_clip_ext.demo import methods, models, recipe, run, study_file
 from open_clip_ext.errors import InputError, TrainingError
+from open_clip_ext.study import parts, settings, trainer
+
+
+@pytest.fixture(autouse=True)
+def _armed() -> None:
+    """As in an interpreter of its own: a run in this process has used the trigger up."""
+    _startup.arm()
 
 
 def test_the_package_imports_nothing_heavy():
@@ -58,6 +67,12 @@ def test_a_demo_with_other_settings(tmp_path):
         run.run(tmp_path, quick=True)
 
 
+def test_a_demo_of_another_version(tmp_path):
+    (tmp_path / "recipe.json").write_text(json.dumps({"no_such": 1}))
+    with pytest.raises(InputError, match=r"a demo of another version \(.*no_such.*\); name another"):
+        run.run(tmp_path, quick=True)
+
+
 def test_siglips_are_another_demo(tmp_path):
     (tmp_path / "recipe.json").write_text(recipe.to_json(recipe.QUICK))
     with pytest.raises(InputError, match="other settings"):
@@ -78,129 +93,129 @@ def test_another_world_seed_is_another_demo(tmp_path):
         run.run(tmp_path, quick=True, world_seed=1)
 
 
-def test_a_trainer_tells_its_status_and_what_it_took(tmp_path):
-    code = "import os; print(os.getcwd(), flush=True); sum(range(10**7)); exit(3)"
-    with (tmp_path / "output").open("w") as output:
-        trainer = train.Trainer(["python", "-c", code], tmp_path, output)
-        while not (ended := trainer.poll()):
-            time.sleep(0.01)
-        trainer.stop()
-    status, seconds = ended
-    assert status == 3
-    assert 0.05 < seconds < 60
-    assert (tmp_path / "output").read_text() == f"{tmp_path}\n"
+class Failing:
+    """In place of `trainer.Process`: it prints an error and ends."""
 
+    def __init__(self, words, cwd, output, lock):
+        print("open_clip_ext: no room on this disk", file=output, flush=True)
 
-def test_a_trainer_can_be_stopped(tmp_path):
-    with (tmp_path / "output").open("w") as output:
-        trainer = train.Trainer(["python", "-c", "import time; time.sleep(60)"], tmp_path, output)
-        assert trainer.poll() is None
-        trainer.stop()
-
-
-class Fork:
-    """`train.Trainer`, but a fork of the tests' server."""
-
-    def __init__(self, words, folder, output):
-        _, *words = recipe.runnable(words)
-        self._process = support.server().start(words, output, output, support.ENVIRONMENT, folder)
-
-    def poll(self):
-        status = self._process.poll()
-        return None if status is None else (status, self._process.cpu_seconds)
+    def wait(self, seconds):
+        return 2
 
     def stop(self):
-        support.end(self._process)
+        pass
+
+
+SHORT = recipe.Schedule(samples=64, epochs=1, batch=32, lr=1e-3, warmup=1)
+SMALL = replace(recipe.QUICK, pretraining=SHORT, fine_tuning=SHORT, shards=1, test_size=20)
+
+
+def test_a_failed_pretraining_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "QUICK", SMALL)
+    monkeypatch.setattr(trainer, "Process", Failing)
+    with pytest.raises(TrainingError, match=r"pretraining train-pretraining-base-0-0-.* no room") as error:
+        run.run(tmp_path / "out", quick=True, bases=1)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out/base-0/models/base").exists()
+    assert not (tmp_path / "out" / study_file.FILE).exists()
+
+
+def test_a_base_that_fails_the_gate_is_not_fine_tuned(tmp_path, monkeypatch):
+    file = tmp_path / "recipe.json"
+    file.write_text(recipe.to_json(SMALL))
+
+    class Pretrained:
+        def __init__(self, words, cwd, output, lock):
+            folder = Path(words[words.index("--logs") + 1], parts.RUN)
+            (folder / "checkpoints").mkdir(parents=True)
+            (folder / "params.txt").write_text("loss: clip\n")
+            model = Path(cwd, words[words.index("--model") + 1].removeprefix("local-dir:"))
+            state = load_file(model / models.WEIGHTS)  # as it was before
+            torch.save({"state_dict": state}, folder / "checkpoints/epoch_1.pt")
+
+        wait = staticmethod(lambda seconds: 0)
+        stop = staticmethod(lambda: None)
+
+    monkeypatch.setattr(trainer, "Process", Pretrained)
+    with pytest.raises(TrainingError, match=r"a base fails the gate \(background, texture") as error:
+        run.run(tmp_path / "out", bases=1, recipe_file=file)
+    assert f"a copy of {tmp_path / 'out/recipe.json'} and --recipe" in str(error.value)
+    assert not (tmp_path / "out" / study_file.FILE).exists()
+
+
+def folders(out: Path) -> dict[str, list[int]]:
+    """The parts of a demo's study that are done, and when their folders were written."""
+    study = settings.read(out / study_file.FILE)
+    known = parts.every(study, out / "study", {})
+    assert all(part.done for part in known)
+    return {part.folder.name: [part.product.stat().st_mtime_ns] for part in known}
 
 
 @pytest.mark.trainer
 def test_quick_demo_through_the_real_trainer(tmp_path, capsys, monkeypatch):
     support.server()  # before threads ask for it
-    monkeypatch.setattr(train, "Trainer", Fork)
+    monkeypatch.setattr(trainer, "Process", support.Fork)
+    monkeypatch.setattr(recipe, "QUICK", SMALL)
     parser = argparse.ArgumentParser()
     run.add_arguments(parser)
     out = tmp_path / "out"
-    words = ["--quick", "--losses", "negclip+images", "degla", "--out", str(out)]
+    words = ["--quick", "--out", str(out), "--losses", "negclip+images"]
 
-    # One base, and nothing is compared; another is added to it afterwards.
+    # One base and one method; another of each is added afterwards.
     assert run.main(parser.parse_args([*words, "--bases", "1"])) == 0
-    assert "nothing is compared" in capsys.readouterr().out
-    first = {path: path.read_bytes() for path in out.glob("base-0/models/*/*")}
-    args = parser.parse_args(words)
-    assert run.main(args) == 0
     printed = capsys.readouterr().out
-    for name in ("base 1", "negclip+images", "degla", "0.6 degla + 0.4 base", "swap_att", "R@1", "2 bases"):
+    for name in (
+        "before fine-tuning",
+        "swap_att",
+        "numbers are meaningless",
+        "1 base",
+        "negclip+images, mixed",
+    ):
         assert name in printed
-    for name in ("tradeoff.png", "course.png"):
-        assert (out / name).read_bytes().startswith(b"\x89PNG")
-    text = (out / "report.md").read_text()
-    assert "numbers are meaningless" in text
-    commands = (out / "commands.sh").read_text()
-    assert commands.count("open_clip_train.main") == 6
-    assert commands.count("--loss degla") == 2
-    assert commands.count("--companion-images hard=1") == 2
-    assert '--logs "base-1/$LOGS"' in commands
-    subprocess.run(["bash", "-n", str(out / "commands.sh")], check=True)
-    assert all(path.read_bytes() == content for path, content in first.items())
+    base = {path: path.read_bytes() for path in out.glob("base-0/models/*/*")}
+    first = folders(out)
+    assert len(first) == 2
+    assert run.main(parser.parse_args([*words, "degla", "--bases", "2"])) == 0
+    printed = capsys.readouterr().out
+    for name in ("base 1", "2 bases", "degla, mixed", "composition", "R@1 web"):
+        assert name in printed
+    both = folders(out)
+    assert len(both) == 8
+    assert both.items() >= first.items()
+    assert all(path.read_bytes() == content for path, content in base.items())
 
-    # The run's own record and weights: the loss was there, and it made a difference.
-    assert "loss: degla" in (out / "base-1/logs/degla-seed0/params.txt").read_text().splitlines()
-    assert "Distill_loss" in (out / "base-1/logs/degla-seed0/out.log").read_text()
+    # The page, and the run's own record: the loss was there, and it made a difference.
+    page = (out / "study/study.html").read_text()
+    for text in (study_file.TITLE, study_file.MEANINGLESS, "drawn-unmentioned", "swap_order"):
+        assert text in page
+    (degla,) = out.glob("study/parts/train-degla-base-0-0-*")
+    assert "loss: degla" in (degla / "run/params.txt").read_text().splitlines()
+    assert "Distill_loss" in (degla / "run/out.log").read_text()
     weights = {path.read_bytes() for path in out.glob("base-*/models/*/open_clip_model.safetensors")}
-    assert len(weights) == 8  # untrained, base and two methods, of two bases
-    epochs = recipe.QUICK.fine_tuning.epochs
-    assert len(list(out.glob("base-0/models/degla-seed0/epoch_*.safetensors"))) == epochs - 1
-    assert not list(out.glob("base-*/logs/*/checkpoints"))
-    scores = json.loads((out / "scores.json").read_text())
-    assert [row["loss"] for row in scores["models"]] == ["", *("negclip+images",) * 2, "degla", "degla"]
-    assert [len(row["scores"]) for row in scores["models"]] == [2] * 5
-    steps = [str(8 * epoch) for epoch in range(epochs + 1)]
-    assert [list(course) for course in scores["courses"]["degla"]] == [steps, steps]
-
-    # The tokenizer is found by upstream from the folder that the commands run in.
-    code = "import open_clip; print(open_clip.get_tokenizer('local-dir:base-0/models/base').vocab_size)"
-    monkeypatch.chdir(out)
-    (tmp_path / "code.py").write_text(code)
-    assert support.python(tmp_path / "code.py").stdout.strip() == "665"
-
-    # A demo that was stopped in its second base, between two stages: it does what is missing and no more.
-    shutil.rmtree(out / "base-1" / "models" / "degla-seed0")
-    before = (out / "base-0/models/degla-seed0/run.json").stat().st_mtime_ns
-    assert run.main(args) == 0
-    assert (out / "base-0/models/degla-seed0/run.json").stat().st_mtime_ns == before
-    assert json.loads((out / "scores.json").read_text())["models"][0] == scores["models"][0]
-    again = json.loads((out / "scores.json").read_text())["models"]
-    assert [row["scores"] for row in again] == [row["scores"] for row in scores["models"]]
+    assert len(weights) == 4  # untrained and base, of two bases
 
 
 @pytest.mark.trainer
 def test_siglips_through_the_real_trainer(tmp_path, capsys, monkeypatch):
     support.server()
-    monkeypatch.setattr(train, "Trainer", Fork)
-    short = recipe.Schedule(samples=64, epochs=1, batch=32, lr=1e-3, warmup=1)
-    settings = replace(recipe.QUICK, pretraining=short, fine_tuning=short, shards=1, test_size=20)
-    monkeypatch.setattr(recipe, "QUICK", settings)
+    monkeypatch.setattr(trainer, "Process", support.Fork)
+    monkeypatch.setattr(recipe, "QUICK", SMALL)
     out = tmp_path / "out"
-    assert run.run(out, quick=True, bases=1, losses=["fsc-clip", "degla"], siglip=True) == 0
-    assert "0.6 fsc-clip + 0.4 base" in capsys.readouterr().out
+    assert run.run(out, quick=True, bases=1, losses=["fsc-clip"], siglip=True) == 0
+    assert "fsc-clip, mixed" in capsys.readouterr().out
     assert json.loads((out / "recipe.json").read_text())["siglip"]
-    assert "Tiny SigLIPs" in (out / "report.md").read_text()
-    start, *trained = (
-        train.load(out / "base-0/models" / name) for name in ("untrained", "base", "degla-seed0")
-    )
-    assert start.logit_bias.item() == pytest.approx(-3.43)  # -log(32 - 1)
-    assert all(model.logit_bias.item() != start.logit_bias.item() for model in trained)
+    assert "Tiny SigLIPs" in (out / "study/study.md").read_text()
+    start, base = (bias(out / "base-0/models" / name) for name in ("untrained", "base"))
+    (checkpoint,) = out.glob("study/parts/train-*/run/checkpoints/epoch_1.pt")
+    tuned = torch.load(checkpoint, weights_only=True)["state_dict"]["logit_bias"].item()
+    assert start == pytest.approx(-3.43)  # -log(32 - 1)
+    assert len({start, base, tuned}) == 3
 
 
-def test_a_failing_trainer_is_one_sentence(tmp_path):
-    train.untrained(tmp_path / "m", recipe.MODEL, 0)
-    words = recipe.command(
-        recipe.QUICK, name="x", model="m", data="no-such-folder",
-        schedule=recipe.QUICK.fine_tuning, seed=0, logs="logs", loss="negclip",
-        options={"no_such_option": 1.0},
-    )  # fmt: skip
-    (tmp_path / vocabulary.FILE).write_bytes(vocabulary.content())
-    with pytest.raises(TrainingError, match="no_such_option") as error:
-        train.run(tmp_path, words, recipe.QUICK.fine_tuning, "x", tmp_path / "target")
-    assert "\n" not in str(error.value)
-    assert not (tmp_path / "target").exists()
+def bias(folder: Path) -> float:
+    return float(load_file(folder / models.WEIGHTS)["logit_bias"].item())
+
+
+def test_names_of_all_methods_are_names_in_a_study():
+    for method in methods.methods(["all", "negclip+images", "con-clip+images"]):
+        assert settings.NAME.fullmatch(method.name)

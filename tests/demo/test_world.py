@@ -8,9 +8,10 @@ import tarfile
 
 import numpy as np
 import pytest
+import small_vocabulary
 from PIL import Image
 
-from open_clip_ext.demo import recipe, shards, vocabulary, world
+from open_clip_ext.demo import recipe, shards, world
 
 
 def pairs(n, test=False):
@@ -101,7 +102,7 @@ def test_pretraining_names_everything():
 def test_the_vocabulary_gives_the_stock_tokens_of_every_word():
     from open_clip.tokenizer import SimpleTokenizer
 
-    stock, ours = SimpleTokenizer(), vocabulary.tokenizer(20)
+    stock, ours = SimpleTokenizer(), small_vocabulary.tokenizer(20)
     for word in world.words():
         theirs = [stock.decoder[token] for token in stock.encode(word)]
         assert [ours.decoder[token] for token in ours.encode(word)] == theirs
@@ -125,7 +126,7 @@ def test_every_caption_fits_the_context():
     texts = [*items.captions, *(t for false in items.false.values() for t in false)]
     for _ in range(300):
         texts += texts_of(world.fine_tuning_sample(rng))
-    tokens = vocabulary.tokenizer(77)(texts)
+    tokens = small_vocabulary.tokenizer(77)(texts)
     assert int((tokens != 0).sum(1).max()) <= length
 
 

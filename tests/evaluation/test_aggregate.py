@@ -87,6 +87,11 @@ def test_one_set_of_predictions_has_averages_four_points_apart(model, valse, sug
     assert found == pytest.approx(sugarcrepe, abs=0.005)
 
 
+def test_exchanged_words_alone():
+    percent = {"swap_obj": 60.0, "swap_att": 80.0, "replace_obj": 100.0}
+    assert average("swap", percent) == pytest.approx(70)
+
+
 def test_vg_relation_leaves_out_the_157_relations_and_vg_attribution_the_rare_pairs():
     assert len(aggregate.DROPPED) == 157
     sizes = {"eating": 20, "next to": 900, "wearing": 10}

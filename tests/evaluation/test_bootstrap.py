@@ -63,6 +63,42 @@ def test_equals_a_loop_over_every_possible_draw(kind, aggregate):
     assert found.clusters == 4
 
 
+@pytest.mark.parametrize("at_once", [1, 40, 2**22])
+def test_a_seed_s_replicates_are_sums_over_its_counts(at_once, monkeypatch):
+    """In loops over counts, kinds and groups; to the last digit, as sums of whole numbers are exact."""
+    monkeypatch.setattr(bootstrap, "AT_ONCE", at_once)
+    clusters, groups, correct = items(n=40, images=60, models=3)
+    names, images = sorted(set(groups)), sorted(set(clusters))
+    content = {}
+    for image in images:
+        own = []
+        for g, name in enumerate(names):
+            places = [i for i, pair in enumerate(zip(clusters, groups, strict=True)) if pair == (image, name)]
+            if places:
+                own.append((g, len(places), *(sum(right[i] for i in places) for right in correct)))
+        content[image] = tuple(own)
+    kinds = sorted(set(content.values()))
+    assert len(kinds) < len(images)
+    sizes = np.array([list(content.values()).count(kind) for kind in kinds])
+    draws = np.random.default_rng(3).multinomial(len(images), sizes / len(images), size=30)
+    expected = []
+    for counts in draws:
+        n, right = [0] * len(names), [[0] * len(names) for _ in correct]
+        for count, kind in zip(counts.tolist(), kinds, strict=True):
+            for g, number, *won in kind:
+                n[g] += count * number
+                for m, one in enumerate(won):
+                    right[m][g] += count * one
+        expected.append([[a, n[-1]] for *_, a in right])
+
+    def last(names, sums, counts):
+        """What of the last group is right, and how many items it has."""
+        return np.stack([sums[..., -1], counts[..., -1]], axis=-1)
+
+    [found] = bootstrap.replicates(clusters, groups, correct, [last], resamples=30, seed=3)
+    assert found.drawn.tolist() == expected
+
+
 def test_models_are_scored_on_the_same_draws():
     """The difference of a model and one that differs in one image has that image's spread alone."""
     clusters, groups, (right, _) = items()

@@ -120,6 +120,25 @@ def test_a_family_is_the_mean_of_its_benchmarks(tmp_path, pictures):
     assert min(p.changes[0].low for p in parts) < family.changes[0].low < family.changes[0].high
 
 
+def test_a_benchmark_may_be_called_as_a_family(tmp_path, pictures):
+    """Its scores and the family's stay apart."""
+    found = {}
+    for name in ("composition", "other"):
+        folders = []
+        for seed, model in enumerate(("base", "tuned")):
+            made = results.benchmarks(pictures, 0.5 + 0.1 * seed, 0.8, model_seed=seed)
+            rows = results.composition(pictures, 0.3 + 0.1 * seed, seed + 5)
+            made[name] = results.entry(name, "composition", rows, ["micro"])
+            folders.append(results.write(tmp_path / name / model, made))
+        found[name] = paired.compare(folders)
+    for one, other in zip(*(own.families.items() for own in found.values()), strict=True):
+        assert one[0] == other[0]
+        assert (one[1].scores, one[1].changes) == (other[1].scores, other[1].changes)
+    assert [one.primary for one in found["composition"].benchmarks] == [
+        one.primary for one in found["other"].benchmarks
+    ]
+
+
 def test_holm_is_over_everything_shown(two, tmp_path, pictures):
     third = results.write(tmp_path / "third", results.benchmarks(pictures, 0.62, 0.8, model_seed=3))
     found = paired.compare([*two, third])

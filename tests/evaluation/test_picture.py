@@ -7,7 +7,7 @@ import json
 import math
 import random
 import re
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +105,22 @@ def test_names_cover_neither_each_other_nor_a_point(count, spread):
         assert bottom <= area[3]
         for x, y in points:
             assert labels.overlap(label.box, (x - 6, y - 6, x + 6, y + 6)) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_line_to_a_name_runs_over_no_other_name(seed):
+    """Ten points that lie together, with room around them."""
+    draw = random.Random(seed)
+    points = [(300 + draw.gauss(0, 15), 200 + draw.gauss(0, 15)) for _ in range(10)]
+    found = labels.place(["model" + "x" * draw.randrange(9) for _ in points], points, (60, 22, 560, 376))
+    far = [(one, label) for one, label in zip(points, found, strict=True) if label.far]
+    assert len(far) >= 2
+    for (point, label), other in product(far, found):
+        left, top, right, bottom = other.box
+        (x0, y0), (x1, y1) = point, label.nearest(point)
+        for t in np.linspace(0, 1, 100)[:-1]:
+            x, y = x0 + t * (x1 - x0), y0 + t * (y1 - y0)
+            assert not (left + 2 < x < right - 2 and top + 2 < y < bottom - 2)
 
 
 def test_a_name_that_has_to_go_away_is_tied_to_its_point():

@@ -11,6 +11,8 @@ import torch
 from drawn import write_crepe, write_folders
 from safetensors.torch import save_file
 
+from open_clip_ext import cli
+
 TOML = """
 seeds = [0, 1]
 weights = [0.5]
@@ -56,6 +58,22 @@ images = "colours"
 """
 
 
+ONE = {
+    "seeds = [0, 1]": "seeds = [0]",
+    '[bases.b]\nmodel = "local-dir:base-b"\n': "",
+    "choose = { lr = [1e-3, 1e-4] }": "flags = { lr = 1e-3 }",
+}  # fmt: skip
+
+
+def small() -> str:
+    """One base, one seed, nothing to choose."""
+    text = TOML
+    for old, new in ONE.items():
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
 def write(folder: Path, text: str = TOML) -> Path:
     """A study's file alone."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,3 +96,30 @@ def write_data(folder: Path) -> None:
     write_crepe(folder / "dev", seed=11)
     write_crepe(folder / "test", seed=12)
     write_folders(folder / "colours", {"red": "red", "blue": "blue", "green": "green"})
+
+
+def call(*words: object) -> int:
+    """The exit status of `open-clip-ext study ...`."""
+    try:
+        return cli.main(["study", *map(str, words)])
+    except SystemExit as end:
+        return int(str(end.code))
+
+
+class Fork:
+    """`trainer.Process`, but a fork of the tests' server, which does not hold the lock."""
+
+    def __init__(self, words, cwd, output, lock):
+        self._process = support.server().start(words[1:], output, output, support.ENVIRONMENT, cwd)
+
+    def wait(self, seconds):
+        return self._process.poll() if self._process.returncode is not None else self._waited(seconds)
+
+    def _waited(self, seconds):
+        try:
+            return self._process.wait(seconds)
+        except Exception:
+            return None
+
+    def stop(self):
+        support.end(self._process)

@@ -11,23 +11,10 @@ import pytest
 import studies
 import support
 import torch
+from studies import call, small
 
-from open_clip_ext import cli
+from open_clip_ext.evaluation import catalogue
 from open_clip_ext.study import disk, folder, parts, trainer
-
-ONE = {
-    "seeds = [0, 1]": "seeds = [0]",
-    '[bases.b]\nmodel = "local-dir:base-b"\n': "",
-    "choose = { lr = [1e-3, 1e-4] }": "flags = { lr = 1e-3 }",
-}  # fmt: skip
-
-
-def small() -> str:
-    text = studies.TOML
-    for old, new in ONE.items():
-        assert old in text
-        text = text.replace(old, new)
-    return text
 
 
 @pytest.fixture(scope="module")
@@ -52,36 +39,10 @@ def command(monkeypatch):
     return made
 
 
-def call(*words: object) -> int:
-    try:
-        return cli.main(["study", *map(str, words)])
-    except SystemExit as end:
-        return int(str(end.code))
-
-
-class Fork:
-    """`trainer.Process`, but a fork of the tests' server, which does not hold the lock."""
-
-    def __init__(self, words, cwd, output, lock):
-        self._process = support.server().start(words[1:], output, output, support.ENVIRONMENT, cwd)
-
-    def wait(self, seconds):
-        return self._process.poll() if self._process.returncode is not None else self._waited(seconds)
-
-    def _waited(self, seconds):
-        try:
-            return self._process.wait(seconds)
-        except Exception:
-            return None
-
-    def stop(self):
-        support.end(self._process)
-
-
 @pytest.mark.trainer
 def test_a_study_through_the_real_commands(place, monkeypatch, capsys):
     support.server()  # before threads ask for it
-    monkeypatch.setattr(trainer, "Process", Fork)
+    monkeypatch.setattr(trainer, "Process", support.Fork)
     file = studies.write(place, small())
     assert call("run", file) == 0
     printed = capsys.readouterr().out
@@ -152,6 +113,23 @@ def test_what_cannot_start_is_refused_before_anything_runs(place, command, capsy
     assert sentence in printed
     assert str(file) in printed
     assert len(printed.strip().splitlines()) == 1
+    assert command.started == []
+
+
+def test_a_benchmark_called_as_a_family_is_refused(place, command, monkeypatch, capsys):
+    """It would take the family's column; a package of one's own may call it so."""
+
+    def read(chosen):
+        return {"composition" if "folder" in name else name: own for name, own in real(chosen).items()}
+
+    real = catalogue.read
+    monkeypatch.setattr(catalogue, "read", read)
+    file = studies.write(place, small())
+    assert call("run", file) == 2
+    assert capsys.readouterr().err.strip() == (
+        f"open_clip_ext: {file}: [[reported]] image-folder: its benchmark is called composition, and so is a "
+        "family in the report; give it another name"
+    )
     assert command.started == []
 
 

@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections import Counter
+from itertools import pairwise
 
 import drawn_results
 import pytest
@@ -113,7 +114,7 @@ def test_the_estimate_has_the_seeds_that_wait_for_a_value(study, tmp_path, comma
     command.failing = "train-negclip-a-0-lr-0.001"  # nothing can be chosen on this base
     local.run(study, tmp_path / "out", command)
     chosen = results.chosen(study, tmp_path / "out")
-    lines = list(status.estimate(study, chosen, parts.every(study, tmp_path / "out", chosen)))
+    lines = list(status.estimate(study, chosen, parts.every(study, tmp_path / "out", chosen), {}))
     hour = 1 / 3600  # 16 samples at 16 per second
     assert lines[0].endswith(f"{hour:.3g} h per training, {2 * hour:.3g} h left")
     assert lines[1].startswith(f"trainings left in all: {2 * hour:.3g} h")
@@ -121,9 +122,8 @@ def test_the_estimate_has_the_seeds_that_wait_for_a_value(study, tmp_path, comma
 
 def test_a_training_without_the_plugin_counts_as_failed(study, tmp_path, command, monkeypatch):
     def plain(words):
-        train(words)
-        folder = drawn_results.of(words, "--logs")
-        (tmp_path / folder / "run/params.txt").write_text("loss_dist_impl: clip\n")
+        # At once: a training that had its loss for a moment would be evaluated.
+        train(["another" if before == "--loss" else word for before, word in pairwise(["", *words])])
 
     train = drawn_results.train
     monkeypatch.setattr(drawn_results, "train", plain)

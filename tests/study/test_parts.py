@@ -45,6 +45,13 @@ def test_before_a_value_is_chosen_the_other_seeds_are_not_known(tmp_path):
         ("lr = 1e-3 }", "lr = 2e-3 }", {"train": 4, "sweep": 4}),  # of clip alone
         ('[bases.a]\nmodel = "local-dir:base-a"', '[bases.a]\nmodel = "local-dir:c"',
          {"train": 5, "dev": 2, "sweep": 4}),
+        ("[train]", "[bases.b.methods.negclip]\noptions = { a = 1 }\n\n[train]",
+         {"train": 3, "dev": 2, "sweep": 2}),
+        ("[train]", "[bases.b.methods.clip]\nflags = { wd = 0.2 }\n\n[train]", {"train": 2, "sweep": 2}),
+        ("[train]", "[bases.b.methods.clip]\n\n[train]", {}),
+        # A demo that is extended: what is there stays.
+        ("[train]", '[bases.c]\nmodel = "local-dir:base-c"\n\n[train]', {"train": 4, "dev": 2, "sweep": 2}),
+        ("[[dev]]", "[methods.degla]\n\n[[dev]]", {"train": 4, "sweep": 4}),
         ("weights = [0.5]", "weights = [0.4]", {"sweep": 8}),
         ('annotations = "dev"', 'annotations = "dev2"', {"dev": 4, "sweep": 8}),
         ('annotations = "test"', 'annotations = "test2"', {"sweep": 8}),
@@ -68,6 +75,15 @@ def test_a_training_is_upstream_s_command(tmp_path):
     )
     assert "--lr 0.001 --seed 0 --save-frequency 0 --save-most-recent --resume latest" in words
     assert part.product == part.folder / "run/checkpoints/epoch_1.pt"
+
+
+def test_what_a_base_changes_of_a_method_is_in_the_command(tmp_path):
+    table = "[bases.b.methods.clip]\noptions = { a = 1 }\nflags = { lr = 2e-3 }\n\n[train]"
+    found = {p.base: p for p in known(tmp_path, old="[train]", new=table) if p.method == "clip"}
+    assert "--loss clip --loss-cfg a=1" in " ".join(found["b"].needs[0].words)
+    assert "--lr 0.002" in " ".join(found["b"].needs[0].words)
+    assert "--loss-cfg" not in found["a"].needs[0].words
+    assert "--lr 0.001" in " ".join(found["a"].needs[0].words)
 
 
 def test_several_processes_are_started_by_torchrun(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 from itertools import product
 
@@ -12,6 +13,7 @@ import studies
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.evaluation import result_folder
+from open_clip_ext.evaluation.comparison import measures
 from open_clip_ext.evaluation.scoring import bootstrap
 from open_clip_ext.study import figures, local, report, settings
 from open_clip_ext.study.results import Difference, Results
@@ -64,6 +66,49 @@ def test_a_score_is_the_mean_over_runs(found):
         score = found.score(model, "sugarcrepe")
         assert score.mean == pytest.approx(statistics.fmean(values))
         assert score.deviation == pytest.approx(statistics.stdev(values))
+
+
+def test_a_subset_s_score_is_the_mean_over_runs_of_its_items(found):
+    metric, scores = found.subsets("sugarcrepe")
+    assert metric == "accuracy"
+    assert set(scores) == {row["group"] for row in rows(found.models[0], ("a", 0), "sugarcrepe")}
+    for model, (name, own) in product(found.models, scores.items()):
+        values = []
+        for run in model.folders:
+            right = [
+                row["correct"]["accuracy"] for row in rows(model, run, "sugarcrepe") if row["group"] == name
+            ]
+            values.append(sum(right) / len(right))
+        assert own[model.name].mean == pytest.approx(statistics.fmean(values))
+        assert own[model.name].deviation == pytest.approx(statistics.stdev(values))
+
+
+def test_of_many_subsets_those_that_changed_most_are_shown(found, monkeypatch):
+    _, scores = found.subsets("sugarcrepe")
+    changes = {
+        name: max(abs(own[m.name].mean - own["base"].mean) for m in found.models)
+        for name, own in scores.items()
+    }
+    monkeypatch.setattr(measures, "GROUPS", 2)
+    part = report.subsets(found, "sugarcrepe")
+    assert set(part.head[1:]) == set(sorted(changes, key=changes.get)[-2:])
+    assert part.text == ["The 2 of 5 subsets that changed most."]
+
+
+def test_only_subsets_that_every_result_has_are_shown(found, monkeypatch):
+    key = ("negclip", ("b", 1))
+    changed = copy.deepcopy(found._reported[key])
+    del changed["sugarcrepe"]["subsets"]["swap_att"]
+    for name in ("square", "circle"):
+        del changed["cifar10"]["subsets"][name]
+    monkeypatch.setitem(found._reported, key, changed)
+    assert "swap_att" not in report.subsets(found, "sugarcrepe").head
+    assert report.subsets(found, "cifar10") is None  # one is left, and it says nothing more
+
+
+def test_chosen_values_are_told(found):
+    (part,) = report.chosen(found)
+    assert part.body == [["negclip", "a", "lr 0.001"], ["negclip", "b", "lr 0.001"]]
 
 
 @pytest.mark.parametrize("other", [0, 1])

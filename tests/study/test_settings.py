@@ -36,6 +36,15 @@ def test_the_example_of_the_docs_is_read_and_gives_negatives_to_losses_that_use_
         assert uses == ("negatives" in {**study.train, **method.flags})
 
 
+def test_a_report_may_have_a_title_and_notes(tmp_path):
+    study = settings.read(studies.write(tmp_path))
+    assert (study.title, study.notes) == ("small", [])
+    study = settings.read(
+        studies.write(tmp_path, f'title = "Two"\nnotes = ["One.", "Three."]\n{studies.TOML}')
+    )
+    assert (study.title, study.notes) == ("Two", ["One.", "Three."])
+
+
 def test_flags_may_be_written_as_the_trainer_shows_them(tmp_path):
     text = studies.TOML.replace("batch-size = 8", "--batch-size = 8").replace(
         "csv-separator", "csv_separator"
@@ -52,6 +61,20 @@ def test_a_base_may_have_data_and_benchmarks_of_its_own(tmp_path):
     base = settings.read(studies.write(tmp_path, text)).bases[1]
     assert base.flags == {"train-data": "other.csv"}
     assert base.reported == [["imagenet", "images=val"]]
+
+
+def test_a_base_may_change_options_and_flags_of_a_method(tmp_path):
+    text = studies.TOML.replace("[methods.negclip]", '[methods."neg+"]\noptions = { a = 1, b = 2 }')
+    text = text.replace(
+        "[train]", '[bases.b.methods."neg+"]\noptions = { b = 3 }\nflags = { wd = 0.2 }\n[train]'
+    )
+    study = settings.read(
+        studies.write(tmp_path, text.replace("choose =", "flags = { wd = 0.1, x = 1 }\nchoose ="))
+    )
+    a, b = (study.methods[1].on(base) for base in study.bases)
+    assert (a.options, a.flags) == ({"a": 1, "b": 2}, {"wd": 0.1, "x": 1})
+    assert (b.options, b.flags) == ({"a": 1, "b": 3}, {"wd": 0.2, "x": 1})
+    assert study.methods[0].on(study.bases[1]) == study.methods[0]
 
 
 @pytest.mark.parametrize(
@@ -83,6 +106,12 @@ def test_a_base_may_have_data_and_benchmarks_of_its_own(tmp_path):
         ("[methods.clip]", "[methods.clip]\noption = 1", "[methods.clip] option: unknown (nearest: options"),
         ("lr = [1e-3, 1e-4]", "lr = 1e-3", "[methods.negclip] choose: lr must be a list of at least two"),
         ("lr = [1e-3, 1e-4]", "lr = [1, 2], wd = [1, 2]", "choose: lr, wd: choose one flag at a time"),
+        ("[train]", "[bases.b.methods.negclap]\n[train]",
+         "[bases.b.methods.negclap]: no method negclap (nearest"),
+        ("[train]", "[bases.b.methods.clip]\nflags = { seed = 1 }\n[train]",
+         "[bases.b.methods.clip.flags] seed: set by `seeds`; leave it out"),
+        ("[train]", "[bases.b.methods.clip]\nflag = {}\n[train]",
+         "[bases.b.methods.clip] flag: unknown (nearest: flags"),
         ("[[dev]]", "[[development]]", "development: unknown"),
         ('[[dev]]\nbenchmark = "sugarcrepe"', "[[dev]]", 'dev: each has benchmark = "NAME"'),
     ],

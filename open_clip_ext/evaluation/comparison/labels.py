@@ -9,6 +9,7 @@ from itertools import product
 
 # Left, top, right, bottom.
 Box = tuple[float, float, float, float]
+Point = tuple[float, float]
 
 ADVANCE = 8.2  # an upper bound of the mean width of a letter of the bold 14-pixel font
 HEIGHT = 16
@@ -27,7 +28,7 @@ class Label:
     box: Box
     far: bool
 
-    def nearest(self, point: tuple[float, float]) -> tuple[float, float]:
+    def nearest(self, point: Point) -> Point:
         """The place of its box that is nearest to a point."""
         left, top, right, bottom = self.box
         return min(max(point[0], left), right), min(max(point[1], top), bottom)
@@ -42,14 +43,14 @@ def overlap(one: Box, other: Box) -> float:
 
 def place(
     names: Sequence[str],
-    points: Sequence[tuple[float, float]],
+    points: Sequence[Point],
     area: Box,
     lines: Sequence[Box] = (),
 ) -> list[Label]:
     """A place for each name near its point, the crowded points first.
 
-    Names cover no point, no other name and no edge, if there is room; then they are near their points, and
-    then off the lines.
+    Names cover no point, no other name and no edge, if there is room; then no line to a name runs over
+    another name or point; then they are near their points, and then off the lines of the plot.
 
     Args:
         names: of the points.
@@ -62,27 +63,28 @@ def place(
         range(len(points)), key=lambda k: sorted(math.dist(points[k], other) for other in points)[:4]
     )
     found: dict[int, Label] = {}
-    for k in crowded:
-        taken = [*marks, *(label.box for label in found.values())]
+    for k in 2 * crowded:  # once more, when all others have their places
+        found.pop(k, None)
+        boxes = [label.box for label in found.values()]
+        taken = [*marks, *boxes]
         others = marks[:k] + marks[k + 1 :]
+        leaders = [(points[j], label.nearest(points[j])) for j, label in found.items() if label.far]
         wide = ADVANCE * len(names[k]) + GAP
-        options = [
-            (_cost(label, points[k], taken, others, area, lines) + distance, order, label)
-            for order, (distance, direction) in enumerate(product(DISTANCES, DIRECTIONS))
-            for label in [_label(points[k], math.radians(direction), distance, wide)]
-        ]
-        found[k] = min(options)[2]
+        best, least = None, math.inf
+        for distance, direction in product(DISTANCES, DIRECTIONS):
+            if distance >= least:
+                break  # no further place costs less
+            label = _label(points[k], math.radians(direction), distance, wide)
+            cost = distance + _cost(label, taken, area, lines)
+            cost += _crossings(label, points[k], others, boxes, leaders)
+            if cost < least:
+                best, least = label, cost
+        assert best is not None
+        found[k] = best
     return [found[k] for k in range(len(points))]
 
 
-def _cost(
-    label: Label,
-    point: tuple[float, float],
-    taken: Sequence[Box],
-    others: Sequence[Box],
-    area: Box,
-    lines: Sequence[Box],
-) -> float:
+def _cost(label: Label, taken: Sequence[Box], area: Box, lines: Sequence[Box]) -> float:
     """What speaks against a place, where a distance of one pixel costs 1.
 
     A name across a line costs about 10 and one along it about 60; one on a point or on another name costs
@@ -93,19 +95,45 @@ def _cost(
         max(area[0] - left, 0) + max(right - area[2], 0) + max(area[1] - top, 0) + max(bottom - area[3], 0)
     )
     covered = sum(overlap(label.box, box) for box in taken)
-    crossed = sum(_crosses(point, label, box) for box in others) if label.far else 0
     across = sum(overlap(label.box, box) for box in lines)
-    return 1000 * outside + (1000 + 10 * covered if covered else 0) + 200 * min(crossed, 3) + 0.3 * across
+    return 1000 * outside + (1000 + 10 * covered if covered else 0) + 0.3 * across
 
 
-def _crosses(point: tuple[float, float], label: Label, mark: Box) -> bool:
-    """Whether the line from a point to its name runs over a mark."""
-    (x0, y0), (x1, y1) = point, label.nearest(point)
-    along = ((x0 + (x1 - x0) * t / 16, y0 + (y1 - y0) * t / 16) for t in range(17))
-    return any(mark[0] < x < mark[2] and mark[1] < y < mark[3] for x, y in along)
+def _crossings(
+    label: Label,
+    point: Point,
+    marks: Sequence[Box],
+    names: Sequence[Box],
+    leaders: Sequence[tuple[Point, Point]],
+) -> float:
+    """The same of the line from a point to its name, over other points and names, and of theirs over it.
+
+    A name under a line costs about as much as the longest distance. A point costs less, and three at most:
+    where many lie together, every line runs over some.
+    """
+    over_names = sum(_crosses(one, two, label.box) for one, two in leaders)
+    over_marks = 0
+    if label.far:
+        end = label.nearest(point)
+        over_names += sum(_crosses(point, end, box) for box in names)
+        over_marks = sum(_crosses(point, end, box) for box in marks)
+    return 200 * over_names + 60 * min(over_marks, 3)
 
 
-def _label(point: tuple[float, float], angle: float, distance: float, wide: float) -> Label:
+def _crosses(one: Point, two: Point, box: Box) -> bool:
+    """Whether the line between two points runs over a box."""
+    enter, leave = 0.0, 1.0
+    for start, end, low, high in zip(one, two, box[:2], box[2:], strict=True):
+        if start == end:
+            if not low < start < high:
+                return False
+            continue
+        near, far = sorted(((low - start) / (end - start), (high - start) / (end - start)))
+        enter, leave = max(enter, near), min(leave, far)
+    return enter < leave
+
+
+def _label(point: Point, angle: float, distance: float, wide: float) -> Label:
     """The name whose box begins `distance` from the point in a direction."""
     across, down = math.cos(angle), math.sin(angle)
     x = point[0] + distance * across + wide / 2 * across

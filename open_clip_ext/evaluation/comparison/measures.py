@@ -82,7 +82,7 @@ class Paired:
 
     Attributes:
         name: of the benchmark.
-        family: composition, zero-shot or retrieval.
+        family: composition, zero-shot, retrieval or another.
         rows: [M][n], the items of the first result in its order.
         measures: one per aggregation, the primary one first.
         groups: one per group, at most `GROUPS`: those that changed most, in the order of the rows.

@@ -100,6 +100,10 @@ SHAPES: dict[str, Shape] = {
         "the mean over replace, swap and add, all items of each together (vl_compo, FSC-CLIP)",
         lambda sizes: Mean(tuple(map(Pool, SUGARCREPE))),
     ),
+    "swap": Shape(
+        "the mean over exchanged objects and exchanged attributes, of SugarCrepe's groups",
+        lambda sizes: macro(("swap_obj", "swap_att")),
+    ),
     "valse7": Shape(
         "the mean over seven phenomena, each the mean of its instruments (vl_compo, FSC-CLIP)",
         lambda sizes: Mean(tuple(macro(instruments) for instruments in VALSE.values())),

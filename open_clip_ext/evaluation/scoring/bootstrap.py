@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ Array = npt.NDArray[np.float64]
 Aggregate = Callable[[Sequence[str], Array, Array], Array]
 
 RESAMPLES = 10_000
-AT_ONCE = 2**18  # counts weighted and summed at once; they should fit into a CPU cache
+AT_ONCE = 2**22  # counts, or sums, at once
 
 
 @dataclass(frozen=True)
@@ -75,24 +76,26 @@ def replicates(
         for k, one in enumerate((1, *right)):
             sums[k] += one
     kinds = Counter(tuple(sorted((g, *sums) for g, sums in own.items())) for own in content.values())
-    # One row per kind and group, sorted by group: a sum per group is then a sum over consecutive rows.
-    rows = sorted((g, kind, *sums) for kind, own in enumerate(sorted(kinds)) for g, *sums in own)
-    table = np.array(rows)
-    starts = np.searchsorted(table[:, 0], np.arange(len(names)))
-    sizes = np.array([kinds[own] for own in sorted(kinds)])
+    ordered = sorted(kinds)
+    # One row per kind and group, sorted by group: a group's sums are then a product with consecutive rows.
+    table = np.array(sorted((g, kind, *sums) for kind, own in enumerate(ordered) for g, *sums in own))
+    of_kind, contained = table[:, 1], table[:, 2:].astype(np.float64)
+    ends = np.searchsorted(table[:, 0], np.arange(len(names) + 1))
+    sizes = np.array([kinds[own] for own in ordered])
 
     def scores(counts: npt.NDArray[np.int64]) -> list[Array]:
-        """Counts of the kinds [r, T] -> per aggregation [r, M]."""
-        weights = counts.astype(np.float64)[:, table[:, 1]]  # integers, so all sums are exact
-        n, *sums = (
-            np.add.reduceat(weights * table[:, 2 + k], starts, axis=1) for k in range(1 + len(correct))
-        )
-        right = np.stack(sums, axis=1)  # [r, M, G]
-        items = np.broadcast_to(n[:, None], right.shape)
+        """Counts of the kinds [r, K] -> per aggregation [r, M]."""
+        weights = counts.astype(np.float64)  # integers, so all sums are exact
+        made = np.stack(
+            [weights[:, of_kind[start:end]] @ contained[start:end] for start, end in pairwise(ends)], axis=-1
+        )  # [r, 1 + M, G]
+        right = made[:, 1:]
+        items = np.broadcast_to(made[:, :1], right.shape)
         return [of(names, right, items) for of in aggregates]
 
     generator = np.random.default_rng(seed)
-    total, chunk = int(sizes.sum()), max(1, AT_ONCE // len(table))
+    total = int(sizes.sum())
+    chunk = max(1, AT_ONCE // max(len(table), len(names) * (1 + len(correct))))
     parts = [
         scores(generator.multinomial(total, sizes / total, size=min(chunk, resamples - done)))
         for done in range(0, resamples, chunk)
