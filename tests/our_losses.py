@@ -17,7 +17,21 @@ WITH_DATA = [loss for loss in CLASSES.values() if not loss.pairs]
 KINDS = sorted({kind for loss in WITH_DATA for kind in loss.companions} - {"neg"})
 # Those of companion images.
 IMAGES = sorted({kind for loss in WITH_DATA for kind in loss.companion_images})
-TERMS = {name: list(loss.weights) for name, loss in CLASSES.items()}
+
+
+def anchored(loss):
+    """Whether the model is held to its base, unless told otherwise."""
+    return loss().anchored
+
+
+def terms(loss):
+    """The names of the terms at their default weights."""
+    default = loss()
+    shared = [name for name, weight in loss.shared_weights.items() if getattr(default, weight)]
+    return [*loss.weights, *shared]
+
+
+TERMS = {name: terms(loss) for name, loss in CLASSES.items()}
 
 
 def asked_for(loss):
@@ -56,8 +70,8 @@ def other_choices(option: plugins.Option) -> list:
     return [c for c in choices if c != option.default] + [2.0] * (bool(choices) and float in hints)
 
 
-# Those whose companions do not depend on how a batch is split.
-SPLIT = [name for name in RUNS if not CLASSES[name.split()[0]].pairs]
+# Those for which it does not matter how a batch is split; pairs and mixed pictures depend on it.
+SPLIT = [name for name in RUNS if not (loss := CLASSES[name.split()[0]]).pairs and not anchored(loss)]
 # Those that can tell equal samples apart: of companion images it is not known which pictures they show.
 IDENTIFIED = {name: loss for name, loss in CLASSES.items() if not any(loss.companion_images.values())}
 # Every loss at its defaults, and with each other choice that one of its options has.

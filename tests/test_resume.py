@@ -164,3 +164,28 @@ def test_the_teacher_starts_from_a_checkpoint_of_choice(tmp_path, flags):
     ours = train_here(tmp_path, *flags, "--loss", "degla", *cfg, name="ours")
     teacher = ours.checkpoint()["optimizer"]["open_clip_ext"]["teacher"]
     assert_same(dict(teacher), dict(first.checkpoint("epoch_2.pt")["state_dict"]))
+
+
+def test_a_run_without_anchors_cannot_be_resumed_with_them(tmp_path, flags, capsys):
+    """Its checkpoint does not have the model that it started from."""
+    first = train_here(tmp_path, *flags, "--loss", "clip", name="without")
+    path = first.folder / "checkpoints" / "epoch_1.pt"
+    with pytest.raises(SystemExit, match="2"):
+        train_here(
+            tmp_path, *flags, "--loss", "clip", "--loss-cfg", "text_anchor=1", "--resume", path, "--epochs", 2
+        )
+    assert capsys.readouterr().err.strip().splitlines()[-1] == (
+        f"open_clip_ext: {path}: a checkpoint of a run without anchors, which does not have the model that "
+        f"the run started from; a new run needs another --name, and --pretrained {path} to start from its "
+        "weights"
+    )
+
+
+def test_the_base_in_a_checkpoint_is_the_model_that_the_run_started_from(tmp_path, flags):
+    first = train_here(tmp_path, *flags, "--loss", "clip", name="first")
+    start = first.folder / "checkpoints" / "epoch_1.pt"
+    held = train_here(
+        tmp_path, *flags, "--loss", "anchored", "--pretrained", start, "--epochs", 2, name="held"
+    )
+    base = held.checkpoint("epoch_2.pt")["optimizer"]["open_clip_ext"]["anchor"]
+    assert_same(dict(base), dict(first.checkpoint("epoch_1.pt")["state_dict"]))

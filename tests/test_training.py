@@ -7,7 +7,7 @@ import math
 import pytest
 import support
 import torch
-from our_losses import CLASSES, IMAGES, KINDS, RUNS, SPLIT, TERMS
+from our_losses import CLASSES, IMAGES, KINDS, RUNS, SPLIT, TERMS, anchored
 from support import train, train_here
 
 from open_clip_ext import registry
@@ -16,7 +16,9 @@ from open_clip_ext.losses import DeGLALoss
 pytestmark = pytest.mark.trainer
 
 # Losses with something that must move once per step.
-STATEFUL = [name for name, loss in CLASSES.items() if loss.teacher or list(loss().buffers())]
+STATEFUL = [
+    name for name, loss in CLASSES.items() if loss.teacher or list(loss().buffers()) or anchored(loss)
+]
 # Plain SGD shows the scale of a gradient, which Adam hides.
 PLAIN = ("--aug-cfg", "scale=(1.0,1.0)")  # no draw per photo and rank
 SGD = ("--opt", "timm/momentum", "--momentum", 0, "--wd", 0, "--lr", 0.1)
@@ -146,11 +148,37 @@ def test_two_processes_log_the_loss_of_one(tmp_path, model, one_batch, extra):
             assert two.values(term) == pytest.approx(one.values(term), rel=2e-3, abs=2e-4)
 
 
+ANCHORS = ("--loss-cfg", "image_anchor=10", "text_anchor=10", "similarity_anchor=10")
+
+
+@pytest.mark.trainer
+@pytest.mark.parametrize("loss", ["clip", "degla"])
+def test_two_processes_are_held_to_one_base(tmp_path, model, one_batch, loss):
+    common = ["--model", model, "--train-data", one_batch, "--csv-separator", ",", "--loss", loss]
+    run = train(tmp_path, *common, *ANCHORS, "--epochs", 3, processes=2)
+    assert run.status == 0, run.output
+    for name in ("image_anchor_loss", "text_anchor_loss", "similarity_anchor_loss"):
+        first, *others = run.values(name)
+        assert first < 1e-9  # the model is its base yet
+        assert all(0 < value < 10 for value in others)
+    assert run.output.count("image_anchor=10") >= 2  # every rank says so
+
+
+def test_the_pull_of_an_anchor_keeps_features_at_the_base(tmp_path, flags):
+    """Without one, the same steps move them far more."""
+    moved = {}
+    for weight in (1e-6, 100):
+        cfg = ("--loss-cfg", f"image_anchor={weight}", f"text_anchor={weight}")
+        run = train_here(tmp_path, *flags, "--loss", "negclip", *cfg, "--epochs", 3, name=f"anchor-{weight}")
+        moved[weight] = [run.values(f"{name}_anchor_loss")[-1] / weight for name in ("image", "text")]
+    assert all(held < free / 3 for held, free in zip(moved[100], moved[1e-6], strict=True))
+
+
 @pytest.mark.trainer
 def test_compiled_equals_eager(tmp_path, flags):
     """With one layer in each tower: what costs is the compiler of C++, for every kernel."""
     parts = {part: {**support.MODEL["model_cfg"][part], "layers": 1} for part in ("vision_cfg", "text_cfg")}
-    flags += ["--model", support.write_model(tmp_path / "small", **parts), "--loss", "degla"]
+    flags += ["--model", support.write_model(tmp_path / "small", **parts), "--loss", "degla", *ANCHORS]
     eager = train_here(tmp_path, *flags, name="eager")
     compiled = train(tmp_path, *flags, "--torchcompile", name="compiled")
     assert compiled.status == 0, compiled.output

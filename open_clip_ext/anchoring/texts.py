@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,18 +53,21 @@ def of_words(tokenizer: Any) -> list[str]:
 def vocabulary(tokenizer: Any) -> list[str]:
     """The tokens of upstream's tokenizers that are whole words, sorted; none of another tokenizer."""
     if hasattr(tokenizer, "encoder"):  # SimpleTokenizer
-        tokens = {token.removesuffix("</w>") for token in tokenizer.encoder if token.endswith("</w>")}
+        tokens = tokenizer.encoder
     elif hasattr(getattr(tokenizer, "tokenizer", None), "get_vocab"):  # HFTokenizer
-        tokens = _whole(tokenizer.tokenizer.get_vocab())
+        tokens = tokenizer.tokenizer.get_vocab()
     else:
         return []
-    return sorted(token for token in tokens if token.isalpha() and len(token) > 1)
+    return sorted(word for word in _whole(tokens) if word.isalpha() and len(word) > 1)
 
 
-def _whole(tokens: Any) -> set[str]:
+def _whole(tokens: Iterable[str]) -> set[str]:
     """The tokens that begin a word and end it, as far as their marks tell."""
-    for mark in ("▁", "Ġ"):  # of a SentencePiece and of a byte-level vocabulary, at the start of a word
-        if any(token.startswith(mark) for token in tokens):
-            return {token[1:] for token in tokens if token.startswith(mark)}
-    ended = {token.removesuffix("</w>") for token in tokens if token.endswith("</w>")}
-    return ended or {token for token in tokens if not token.startswith("##")}
+    tokens = list(tokens)
+    if ended := {token.removesuffix("</w>") for token in tokens if token.endswith("</w>")}:
+        return set(filter(str.isascii, ended))  # other letters are written as bytes
+    if begun := {token[1:] for token in tokens if token.startswith("Ġ")}:
+        return set(filter(str.isascii, begun))
+    if begun := {token[1:] for token in tokens if token.startswith("▁")}:
+        return begun
+    return {token for token in tokens if not token.startswith("##")}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from open_clip_ext.losses import functional
     from open_clip_ext.losses.ahnpl import AHNPLLoss
+    from open_clip_ext.losses.anchored import AnchoredLoss
     from open_clip_ext.losses.c2lip import C2LIPLoss
     from open_clip_ext.losses.ce_clip import CECLIPLoss
     from open_clip_ext.losses.clap_style import CLAPStyleLoss
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AHNPLLoss",
+    "AnchoredLoss",
     "C2LIPLoss",
     "CECLIPLoss",
     "CLAPStyleLoss",
@@ -60,6 +62,7 @@ __all__ = [
 
 MODULES = {
     "AHNPLLoss": "ahnpl",
+    "AnchoredLoss": "anchored",
     "C2LIPLoss": "c2lip",
     "CECLIPLoss": "ce_clip",
     "CLAPStyleLoss": "clap_style",

@@ -94,22 +94,24 @@ class Loss(Declared):
     and calls these where a loss has them:
 
     * `configure(companions)` once, with the counts this run really uses;
-    * `make_teacher(model)` once;
+    * `make_teacher(model)` and `make_anchor(model, tokenizer)` once;
     * `wants_dense()` once: whether forward is to get the dense tokens of both towers;
     * `commit()` after every optimizer step that took place, for state moved by training: forward
       runs several times per step under accumulation, and a step may be skipped;
     * `idle_options()`, the options that have no effect beside the others, each with the reason.
 
-    It looks at `identified`, an attribute: whether forward wants the identities of samples.
+    It looks at two attributes: `identified`, whether forward wants the identities of samples; and `anchored`,
+    whether the model is held to the one that the run started from.
 
     Args:
         same: whether samples of one picture or with one caption are negatives of each other, `keep`, or are
             left out of contrasts, `mask`.
         image_anchor: weight of `image_anchor_loss`.
         text_anchor: weight of `text_anchor_loss`.
-        anchor_grid: blocks along a side of the mixed pictures of `image_anchor_loss`.
-        anchor_texts: a file with the reference texts of `text_anchor_loss`, one per line; empty for words of
-            the tokenizer's vocabulary.
+        similarity_anchor: weight of `similarity_anchor_loss`.
+        anchor_grid: blocks along a side of the anchors' mixed pictures.
+        anchor_texts: a file with the anchors' reference texts, one per line; empty for words of the
+            tokenizer's vocabulary.
         local_loss: each rank scores its own rows only.
         gather_with_grad: gradients cross ranks.
         cache_labels: accepted for the host's sake; labels here are one `arange`, not worth a cache.
@@ -136,8 +138,9 @@ class Loss(Declared):
     # What holds the model to the one that the run started from, away from the training data.
     image_anchor: float = option(default=0.0, least=0)
     text_anchor: float = option(default=0.0, least=0)
-    anchor_grid: int = option(default=2, least=1, needs="image_anchor")
-    anchor_texts: str = option(default="", needs="text_anchor")
+    similarity_anchor: float = option(default=0.0, least=0)
+    anchor_grid: int = option(default=2, least=1, needs=("image_anchor", "similarity_anchor"))
+    anchor_texts: str = option(default="", needs=("text_anchor", "similarity_anchor"))
     local_loss: bool = option(default=False)
     gather_with_grad: bool = option(default=False)
     cache_labels: bool = option(default=False)
@@ -212,8 +215,8 @@ class Loss(Declared):
         names += ["teacher_image_features", "teacher_text_features"]
         names += [f"teacher_{kind}_text_features" for kind in self.companions]
         names += [f"teacher_{kind}_features" for kind in images]
-        anchors = [name for name in ("image", "text") if getattr(self, f"{name}_anchor")]
-        names += [f"anchor_{base}{name}_features" for name in anchors for base in ("", "base_")]
+        anchors = (("image", self.anchors_images), ("text", self.anchors_texts))
+        names += [f"anchor_{base}{name}_features" for name, on in anchors if on for base in ("", "base_")]
         names += ["image_id", "text_id", *(f"{kind}_text_id" for kind in self.companions)]
         if self.dense_terms:
             texts = ["text", *(f"{kind}_text" for kind in self.companions)]
@@ -270,17 +273,38 @@ class Loss(Declared):
     @term("image_anchor", shared=True)
     def image_anchor_loss(self, x: Batch) -> Tensor:
         """How far the features of mixed pictures moved; see `functional.moved`."""
-        return self.average(functional.moved(x.anchor.image, x.anchor_base.image))
+        return self.average(functional.moved(x.anchor.own.image, x.anchor_base.own.image))
 
     @term("text_anchor", shared=True)
     def text_anchor_loss(self, x: Batch) -> Tensor:
         """How far the features of reference texts moved; see `functional.moved`."""
-        return self.average(functional.moved(x.anchor.text, x.anchor_base.text))
+        return self.average(functional.moved(x.anchor.own.text, x.anchor_base.own.text))
+
+    @term("similarity_anchor", shared=True)
+    def similarity_anchor_loss(self, x: Batch) -> Tensor:
+        """How far similarities of mixed pictures and reference texts moved; `functional.moved_similarity`."""
+        pairs = ((y.rows.image, y.columns.text) for y in (x.anchor, x.anchor_base))
+        return functional.moved_similarity(*pairs)
 
     @property
     def identified(self) -> bool:
         """Whether forward wants the identities of samples."""
         return self.same == "mask"
+
+    @property
+    def anchored(self) -> bool:
+        """Whether an anchor has a weight."""
+        return self.anchors_images or self.anchors_texts
+
+    @property
+    def anchors_images(self) -> bool:
+        """Whether mixed pictures count."""
+        return bool(self.image_anchor or self.similarity_anchor)
+
+    @property
+    def anchors_texts(self) -> bool:
+        """Whether reference texts count."""
+        return bool(self.text_anchor or self.similarity_anchor)
 
     def wants_dense(self) -> bool:
         """Whether a term whose weight is not 0 looks at dense tokens."""
@@ -306,14 +330,14 @@ class Loss(Declared):
 
         Raises InputError if there are no reference texts.
         """
-        if not (self.image_anchor or self.text_anchor):
+        if not self.anchored:
             return None
         from open_clip_ext.anchoring import anchor
 
         return anchor.make(
             model,
-            grid=self.anchor_grid if self.image_anchor else 0,
-            each=1 if self.text_anchor else 0,
+            grid=self.anchor_grid if self.anchors_images else 0,
+            each=1 if self.anchors_texts else 0,
             file=self.anchor_texts,
             tokenizer=tokenizer,
         )
@@ -467,11 +491,12 @@ def check_shapes(
             expect(name, scalar)
     for name in ("teacher_image_features", "teacher_text_features"):
         expect(name, tensors.get(name), b, d)
-    anchored = tensors.get("anchor_text_features")
-    r: int | str = "R" if anchored is None else anchored.shape[1]
-    for base in ("", "base_"):
-        expect(f"anchor_{base}image_features", tensors.get(f"anchor_{base}image_features"), b, d)
-        expect(f"anchor_{base}text_features", tensors.get(f"anchor_{base}text_features"), b, r, d)
+    reference = tensors.get("anchor_text_features")
+    expect("anchor_text_features", reference, b, "R", d)
+    r = "R" if reference is None else reference.shape[1]
+    expect("anchor_base_text_features", tensors.get("anchor_base_text_features"), b, r, d)
+    for name in ("anchor_image_features", "anchor_base_image_features"):
+        expect(name, tensors.get(name), b, d)
     expect("image_tokens", tensors.get("image_tokens"), b, "P", d)
     words = tensors.get("text_tokens")
     expect("text_tokens", words, b, "L", d)

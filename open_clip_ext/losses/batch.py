@@ -165,8 +165,7 @@ class Batch(View):
         bias: the logit bias, if the model has one.
         dense: dense tokens of the rank's own samples, where a term is marked to need them.
         teacher: the same samples as the teacher sees them; gets no gradient.
-        anchor: mixed pictures `[b, D]` and reference texts `[b, R, D]` of this rank, in place of images and
-            captions; never gathered.
+        anchor: mixed pictures `[b, D]` and reference texts `[b, R, D]`, in place of images and captions.
         anchor_base: the same as the model sees them that the run started from; gets no gradient.
     """
 
@@ -206,7 +205,8 @@ class Batch(View):
         self._given = {name for name, x in tensors.items() if x is not None}
         self.dense = Dense(own)
         self.teacher = View(own, everywhere, first, "teacher_")
-        self.anchor, self.anchor_base = Rows(own, "anchor_"), Rows(own, "anchor_base_")
+        self.anchor = View(own, everywhere, first, "anchor_")
+        self.anchor_base = View(own, everywhere, first, "anchor_base_")
 
     @property
     def looked_at_identities(self) -> bool:

@@ -43,6 +43,7 @@ class Settings:
         identified: whether the loss wants the identities of samples.
         picture_key: the data column or field that says which picture a sample shows; empty for the picture
             itself.
+        anchored: whether the loss holds the model to the one that the run starts from.
     """
 
     loss: str
@@ -62,6 +63,7 @@ class Settings:
     pairs: bool = False
     identified: bool = False
     picture_key: str = ""
+    anchored: bool = False
 
     @property
     def keys(self) -> dict[str, str]:
@@ -166,7 +168,8 @@ def resolve_flags(args: argparse.Namespace) -> Settings | None:
     declared, taken = (
         {} if pairs else getattr(loss, counts, {}) for counts in ("companions", "companion_images")
     )
-    identified = bool(getattr(loss(**options), "identified", False))
+    built = loss(**options)
+    identified, anchored = (bool(getattr(built, name, False)) for name in ("identified", "anchored"))
     if args.picture_key is not None and not identified:
         raise InputError(
             f"--picture-key {args.picture_key} has no effect without --loss-cfg same=mask; leave it out"
@@ -241,4 +244,5 @@ def resolve_flags(args: argparse.Namespace) -> Settings | None:
         pairs,
         identified,
         args.picture_key,
+        anchored,
     )

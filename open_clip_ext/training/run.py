@@ -113,6 +113,11 @@ class Run:
                 f"open_clip_ext: {path} was written with options {state['options']}, "
                 f"the run goes on with {wanted['options']}"
             )
+        if state["anchor"] is None and self.settings.anchored:
+            raise InputError(
+                f"{path}: a checkpoint of a run without anchors, which does not have the model that the run "
+                f"started from; {_anew(path)}"
+            )
         self._restored, self.groups = state, state.get("parameters")
         position: Mapping[str, Any] | None = state["position"]
         return position
@@ -268,11 +273,6 @@ class Run:
         if self.teacher is not None and state["teacher"] is not None:
             self.teacher.module.load_state_dict(state["teacher"])
         if self.anchor is not None:
-            if state["anchor"] is None:
-                raise InputError(
-                    "the resumed checkpoint is of a run without anchors, and does not have the model that it "
-                    "started from; give no anchor, or start a new run, with another --name"
-                )
             self.anchor.module.load_state_dict(state["anchor"])
         if self.generations is not None:
             self.generations.start = dict(state["generation_start"])

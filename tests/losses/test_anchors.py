@@ -10,7 +10,8 @@ from reference import anchors, arguments, close, features
 from open_clip_ext.losses import CLIPLoss, DeGLALoss
 from open_clip_ext.losses.base import Loss, option
 
-ON = {"image_anchor": 3.0, "text_anchor": 0.5}
+ON = {"image_anchor": 3.0, "text_anchor": 0.5, "similarity_anchor": 7.0}
+OFF = dict.fromkeys(ON, 0.0)
 
 
 @pytest.fixture
@@ -33,12 +34,23 @@ def test_an_anchor_is_the_mean_squared_distance_from_the_base(x):
     assert terms["text_anchor_loss"].item() == close(0.5 * by_loops(x.said, x.said_0))
 
 
+def test_the_anchor_of_similarities_compares_every_picture_with_every_text(x):
+    terms = CLIPLoss(**ON)(**arguments(CLIPLoss, x), **anchors(x), output_dict=True)
+    changes = [
+        (v @ t - v0 @ t0).item() ** 2
+        for v, v0 in zip(x.mixed, x.mixed_0, strict=True)
+        for t, t0 in zip(x.said.flatten(0, 1), x.said_0.flatten(0, 1), strict=True)
+    ]
+    assert len(changes) == 5 * 10
+    assert terms["similarity_anchor_loss"].item() == close(7 * sum(changes) / len(changes))
+
+
 @pytest.mark.parametrize("cls", [*CLASSES.values()])
 def test_every_loss_takes_anchors_beside_its_own_terms(cls, x):
     args = arguments(cls, x)
-    own = cls(image_anchor=0, text_anchor=0)(**args_without(args), output_dict=True)
+    own = cls(**OFF)(**args_without(args), output_dict=True)
     both = cls(**ON)(**args_without(args), **anchors(x), output_dict=True)
-    assert list(both) == [*own, "image_anchor_loss", "text_anchor_loss"]
+    assert list(both) == [*own, "image_anchor_loss", "text_anchor_loss", "similarity_anchor_loss"]
     assert all(both[name] == value for name, value in own.items())
 
 
@@ -54,10 +66,10 @@ def test_the_base_gets_no_gradient(x):
     assert [g is not None for g in got] == [True, True, False, False]
 
 
-@pytest.mark.parametrize("off", ON)
-def test_an_anchor_without_weight_takes_nothing(off, x):
-    loss = CLIPLoss(**(ON | {off: 0}))
-    name = off.removesuffix("_anchor")
+@pytest.mark.parametrize("name", ["image", "text"])
+def test_an_anchor_without_weight_takes_nothing(name, x):
+    other = {"image": "text", "text": "image"}[name]
+    loss = CLIPLoss(**{f"{other}_anchor": 1.0})
     with pytest.raises(TypeError, match=rf"got anchor_base_{name}_features, anchor_{name}_features$"):
         loss(**arguments(CLIPLoss, x), **anchors(x))
 

@@ -9,6 +9,7 @@ import typing
 import pytest
 import torch
 from our_losses import CLASSES, VARIANTS, loss_of
+from our_losses import terms as terms_of
 from reference import IMAGES, KINDS, WORDS, arguments, close, features, live, own_idle
 from support import assert_same
 
@@ -51,7 +52,7 @@ def test_declares_its_companions_and_its_paper(cls):
 def test_named_terms_sum_to_the_total(cls):
     args = arguments(cls, features())
     terms = cls()(**args, output_dict=True)
-    assert list(terms) == list(cls.weights)
+    assert list(terms) == terms_of(cls)
     assert all(name.endswith("_loss") for name in terms)
     assert sum(terms.values()).item() == close(cls()(**args).item())
 

@@ -25,7 +25,12 @@ own negatives are `[B, 1+K]`.
 from __future__ import annotations
 
 from open_clip_ext.losses.functional.contrast import clip, hard_negative_clip, masked_clip, nt_xent
-from open_clip_ext.losses.functional.features import moved, principal_part, self_distillation
+from open_clip_ext.losses.functional.features import (
+    moved,
+    moved_similarity,
+    principal_part,
+    self_distillation,
+)
 from open_clip_ext.losses.functional.images import (
     disturbed_contrast,
     disturbed_images,
@@ -78,6 +83,7 @@ __all__ = [
     "masked_clip",
     "more_pairs_clip",
     "moved",
+    "moved_similarity",
     "negative_images_clip",
     "negative_pairs_clip",
     "nt_xent",

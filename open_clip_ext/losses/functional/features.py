@@ -52,6 +52,21 @@ def moved(x: Tensor, base: Tensor) -> Tensor:
     return (x - base.detach()).square().sum(-1).mean()
 
 
+def moved_similarity(pair: tuple[Tensor, Tensor], base: tuple[Tensor, Tensor]) -> Tensor:
+    """How far the similarities of images and texts are from those of another model.
+
+        L = mean_ij (v_i.t_j - v0_i.t0_j)^2       v0, t0: base
+
+    Unlike `moved` this lets features turn together. Gradients reach v and t, never v0 and t0.
+
+    Args:
+        pair: images v `[R, D]`, and texts t `[..., D]`, each compared with every image.
+        base: the same of the other model.
+    """
+    now, then = (v @ t.flatten(0, -2).T for v, t in (pair, base))
+    return (now - then.detach()).square().mean()
+
+
 def principal_part(x: Tensor, t: Tensor, ratio: float, basis: Literal["live", "constant"]) -> Tensor:
     """`x` without the directions in which the captions of a batch differ least.
 
