@@ -26,8 +26,8 @@ class AnchoredLoss(HardNegativeLoss):
 
     paper = "this project, docs/anchored.md; L_igc of Hu et al., ACM MM 2025, arXiv 2504.16801"
     igc_weight: float = option(default=1.0, least=0)
-    image_anchor: float = option(default=5.0, least=0)
-    text_anchor: float = option(default=5.0, least=0)
+    image_anchor: float = option(default=2.0, least=0)
+    text_anchor: float = option(default=2.0, least=0)
     similarity_anchor: float = option(default=20.0, least=0)
 
     @term("igc_weight")
