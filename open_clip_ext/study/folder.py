@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -69,11 +71,28 @@ def at_work(study: Study, out: Path) -> Iterator[None]:
         lock_file = (out / LOCK).open("w")
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error}); name another folder") from error
-    with lock_file as lock, chdir(study.folder):
+    with lock_file as lock, chdir(study.folder), _ended_by_sigterm():
         if not trainer.locked(lock.fileno()):
             raise InputError(f"--out {out}: another `study run` is at work there; wait for it, or end it")
         write_text(out / NOTE, _note(study, out) + "\n")
         yield
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """End on SIGTERM as on Ctrl-C, so that trainings are told to save and stop, with its own exit status."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say what a signal does
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _note(study: Study, out: Path) -> str:

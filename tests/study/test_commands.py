@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import drawn_results
@@ -37,6 +39,25 @@ def command(monkeypatch):
     made = type("Own", (drawn_results.Command,), {"started": []})
     monkeypatch.setattr(trainer, "Process", made)
     return made
+
+
+def test_sigterm_ends_a_study_as_ctrl_c_does(place, command, monkeypatch):
+    """Batch systems send it, and trainings must not go on without the study."""
+    ended, sent = [], []
+
+    def wait(self, seconds):
+        if self in ended:
+            return -signal.SIGTERM
+        if len(command.started) == 2 and not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+        time.sleep(0.2)
+
+    monkeypatch.setattr(command, "wait", wait)
+    monkeypatch.setattr(command, "stop", lambda self: ended.append(self))
+    before = signal.getsignal(signal.SIGTERM)
+    assert call("run", studies.write(place)) == 143
+    assert len(set(ended)) == len(command.started) == 2
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 @pytest.mark.trainer
