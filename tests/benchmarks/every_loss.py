@@ -19,7 +19,7 @@ MODEL = "ViT-S-32"
 
 
 class Steps:
-    """A student that is trained as a run does it: trimmed texts, the loss, its teacher, AdamW."""
+    """A student that is trained as a run does it: trimmed texts, the loss, its teacher and anchors, AdamW."""
 
     def __init__(self, name: str, tiny: bool, batch: int) -> None:
         loss = registry.load(name)
@@ -31,9 +31,10 @@ class Steps:
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-6)
         run = Run(Settings(name, loss, {}, counts, {}, {}, aligned=aligned, images=images, pairs=pairs))
         self.loss = run.build_loss(measure.DEVICE)
-        run.begin(self.model, self.optimizer, scaled=False, calls_per_step=1)
+        tokenizer = open_clip.get_tokenizer("ViT-B-32")
+        run.begin(self.model, self.optimizer, scaled=False, calls_per_step=1, tokenizer=tokenizer)
         texts, edited = captions.made(batch, sum(counts.values()))
-        collate = CompanionCollate(open_clip.get_tokenizer("ViT-B-32"), counts, aligned=aligned)
+        collate = CompanionCollate(tokenizer, counts, aligned=aligned)
         ends = [sum(list(counts.values())[: i + 1]) for i in range(len(counts))]
         kinds = [
             {kind: row[end - counts[kind] : end] for kind, end in zip(counts, ends, strict=True)}
