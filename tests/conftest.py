@@ -84,6 +84,14 @@ def every_kind(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def reference_texts(tmp_path_factory) -> tuple[str]:
+    """For `--loss-cfg`: texts for the anchors of a model whose tokenizer knows few words."""
+    file = tmp_path_factory.mktemp("reference") / "texts.txt"
+    file.write_text("a red square\nblue on white\nleft\n")
+    return (f"anchor_texts={file}",)
+
+
+@pytest.fixture(scope="session")
 def shards(tmp_path_factory) -> str:
     return support.write_shards(tmp_path_factory.mktemp("shards"), support.photos(32))
 

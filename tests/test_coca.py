@@ -15,6 +15,7 @@ from open_clip.loss import CoCaLoss
 from our_losses import RUNS
 from support import train, train_here
 
+from open_clip_ext.anchoring.anchor import Anchor
 from open_clip_ext.losses import CLIPLoss
 from open_clip_ext.model.forward import extend_forward
 from open_clip_ext.training.captioning import add_captioning
@@ -23,6 +24,7 @@ pytest.importorskip("transformers")
 pytestmark = pytest.mark.skipif(support.TASKS, reason="refused on the task API")
 
 L = 16
+ANCHORS = ("text_anchor=1", "image_anchor=1", "similarity_anchor=1")
 SGD = ("--opt", "timm/momentum", "--momentum", 0, "--wd", 0, "--lr", 0.1, "--aug-cfg", "scale=(1.0,1.0)")
 
 
@@ -104,6 +106,29 @@ def test_captions_are_decoded_and_companions_are_not(tmp_path):
     seen = stock.encode_image(image.flip(-1), normalize=True)
     seen[2] = 0
     torch.testing.assert_close(found["neg_image_features"][:, 0], seen)
+
+
+@pytest.mark.parametrize("companions", [0, 2])
+def test_an_anchor_holds_its_encoders(tmp_path, companions):
+    """Mixed pictures and reference texts are not decoded."""
+    clip = create(tmp_path)
+    held = Anchor(clip, 2, batch(companions=3)[1].flatten(0, 1), 1)
+    extend_forward(clip, {"neg": companions} if companions else {}, anchor=held)
+    image, texts = batch(companions)
+    found = clip(image, texts if companions else texts[:, 0])
+    assert found["logits"].shape[:2] == (4, L - 1)
+    for name, shape in (("image_features", (4, 32)), ("text_features", (4, 1, 32))):
+        mine, base = found[f"anchor_{name}"], found[f"anchor_base_{name}"]
+        torch.testing.assert_close(mine.float(), base.float(), rtol=1e-4, atol=1e-5)  # the base is fp32
+        assert mine.shape == shape
+        assert (mine.requires_grad, base.requires_grad) == (True, False)
+
+
+def test_anchors_train_beside_the_captioning_loss(tmp_path, coca, csv_data, reference_texts):
+    run = train_here(tmp_path, *flags(coca, csv_data, RUNS["clip"]), "--loss-cfg", *reference_texts, *ANCHORS)
+    assert run.values("image_anchor_loss")[-1] > 0
+    assert run.values("similarity_anchor_loss")[-1] > 0
+    assert all(math.isfinite(value) for value in run.values("captioning_loss"))
 
 
 def flags(model, data, loss) -> list[object]:

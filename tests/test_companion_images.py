@@ -470,7 +470,7 @@ def test_flags(stop, tmp_path, every_kind, table, arguments, sentence):
         (
             "BadName",
             "the kind 'neg_image' in `companions` must be a name of letters, digits and underscores that "
-            "does not begin with teacher or end in _image, as tensors are named after it",
+            "does not begin with teacher or anchor or end in _image, as tensors are named after it",
         ),
     ],
 )

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,10 @@ class BadName(Loss):
 
 class Teachers(Loss):
     companions = {"teacher_neg": 1}
+
+
+class Anchors(Loss):
+    companions = {"anchor_base": 1}
 
 
 class NoCount(Loss):
@@ -148,7 +153,7 @@ def test_columns_and_a_store_give_the_same_run(tmp_path, model, table):
     assert by_column.values("loss") == by_store.values("loss")
     assert by_column.values("unit_loss")[0] > 0
     for run in (by_column, by_store):
-        assert "loss=Units options: same=keep companions: neg=1 phrase=2 foil=2" in run.output
+        assert re.search(r"loss=Units options: same=keep .* companions: neg=1 phrase=2 foil=2", run.output)
         for kind, count in Units.companions.items():
             assert f"{count}.00 of {count} on average" in run.output.partition(f"{kind}: ")[2]
     assert "foil: 16 of 16 captions have some, 2.00 of 2 on average" in by_column.output
@@ -273,12 +278,17 @@ def test_flags(stop, table, arguments, sentence):
         (
             "BadName",
             "the kind 'hard-neg' in `companions` must be a name of letters, digits and underscores that does "
-            "not begin with teacher or end in _image, as tensors are named after it",
+            "not begin with teacher or anchor or end in _image, as tensors are named after it",
         ),
         (
             "Teachers",
             "the kind 'teacher_neg' in `companions` must be a name of letters, digits and underscores that "
-            "does not begin with teacher or end in _image, as tensors are named after it",
+            "does not begin with teacher or anchor or end in _image, as tensors are named after it",
+        ),
+        (
+            "Anchors",
+            "the kind 'anchor_base' in `companions` must be a name of letters, digits and underscores that "
+            "does not begin with teacher or anchor or end in _image, as tensors are named after it",
         ),
         (
             "NoCount",

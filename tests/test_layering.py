@@ -60,7 +60,7 @@ ALLOWED = {
     "export": ["export", "", "errors", "evaluation", "files", "model", "training"],
     "demo": ["demo", "", "errors", "evaluation", "files", "registry", "study", "tables"],
     "cluster": ["cluster", "", "_startup", "host", "registry"],
-    "study": ["study", "", "cluster", "errors", "evaluation", "files", "plugins", "tables"],
+    "study": ["study", "", "cluster", "errors", "evaluation", "files", "plugins", "registry", "tables"],
 }
 
 

@@ -210,8 +210,10 @@ def flags(model, data, loss="degla") -> list[object]:
 
 @pytest.mark.parametrize("tower", ["roberta", "custom"])
 @pytest.mark.parametrize("name", RUNS)
-def test_every_loss_trains_it(tmp_path, towers, every_kind, tower, name):
+def test_every_loss_trains_it(tmp_path, towers, every_kind, reference_texts, tower, name):
     words = RUNS[name]
+    if (tower, name) == ("roberta", "anchored"):  # its tokenizer knows bytes alone
+        words = (*words, "--loss-cfg", *reference_texts)
     if (tower, name) == ("roberta", "fsc-clip"):  # this tower's words are not in the space of its features
         words = (*words, "--loss-cfg", "local_weight=0")
     run = train_here(tmp_path, *flags(towers[tower], every_kind)[:-2], *words, "--batch-size", 16)
@@ -227,6 +229,25 @@ def test_other_towers_train(tmp_path, towers, every_kind, tower):
     line = f"texts run at their real length, up to {CONTEXT} tokens: its tower masks padding"
     assert run.output.count(f"open_clip_ext: {line}") == 1
     assert "so it starts, apart from its text tower, from random ones" in run.output
+
+
+@pytest.mark.parametrize("tower", ["bert", "roberta", "mt5"])
+def test_anchors_of_any_loss_train_there(tmp_path, towers, csv_data, reference_texts, tower):
+    cfg = ("text_anchor=1", "image_anchor=1", "similarity_anchor=1", *reference_texts)
+    run = train_here(tmp_path, *flags(towers[tower], csv_data, "clip"), "--loss-cfg", *cfg)
+    for term in ("image_anchor_loss", "text_anchor_loss", "similarity_anchor_loss"):
+        assert len(run.values(term)) == 4
+        assert 0 < run.values(term)[-1] < 10
+
+
+def test_a_tokenizer_of_bytes_has_no_words_to_make_reference_texts_of(tmp_path, towers, csv_data, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        train_here(tmp_path, *flags(towers["roberta"], csv_data, "clip"), "--loss-cfg", "text_anchor=1")
+    assert stopped.value.code == 2
+    assert (
+        "text_anchor: the words of the tokenizer HFTokenizer are not known; give texts, with --loss-cfg "
+        "anchor_texts=FILE"
+    ) in capsys.readouterr().err
 
 
 def test_the_local_part_of_fsc_clip_says_what_to_do(tmp_path, towers, every_kind, capsys):

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
+from open_clip_ext import registry
 from open_clip_ext.study import parts, results
-from open_clip_ext.study.settings import Base, Study
+from open_clip_ext.study.settings import Base, Method, Study
 
-# A checkpoint holds weights and Adam's two averages in fp32, with a teacher a fourth copy; a training keeps
-# two, `epoch_latest.pt` and the last.
-COPIES, FILES = 4, 2
+# A checkpoint holds weights and Adam's two averages in fp32, with a teacher a fourth copy, and with anchors
+# one of the model that the run started from. A training keeps two, `epoch_latest.pt` and the last.
+TRAINED, FILES = 3, 2
 
 
 def needed(study: Study, out: Path) -> int:
@@ -20,19 +22,34 @@ def needed(study: Study, out: Path) -> int:
     are evaluated.
     """
     chosen = results.chosen(study, out)
-    left = {
-        base.name: sum(
-            part.kind == parts.TRAIN and part.base == base.name and not part.done
-            for part in parts.every(study, out, chosen)
-        )
-        for base in study.bases
-    }
-    # Seeds of methods with a value to choose, whose parts are not known yet.
-    for method in study.methods:
-        for base in study.bases:
+    left = Counter(
+        (part.method, part.base)
+        for part in parts.every(study, out, chosen)
+        if part.kind == parts.TRAIN and not part.done
+    )
+    total = 0
+    for base in study.bases:
+        of_base = 0
+        for method in study.methods:
+            trainings = left[method.name, base.name]
             if method.tried and (method.name, base.name) not in chosen:
-                left[base.name] += len(study.seeds) - 1
-    return sum(left[base.name] * FILES * COPIES * weights(base) for base in study.bases)
+                # Seeds of a method with a value to choose, whose parts are not known yet.
+                trainings += len(study.seeds) - 1
+            of_base += trainings * copies(method.on(base))
+        total += of_base * FILES * weights(base)
+    return total
+
+
+def copies(method: Method) -> int:
+    """Copies of the weights in a checkpoint of a method, at most; the options of the loss must be good.
+
+    Four at least: a loss from elsewhere may make a teacher that it does not declare.
+    """
+    loss = registry.load(method.loss)
+    options = [f"{name}={value}" for name, value in method.options.items()]
+    built = loss(**registry.parse_options(method.loss, loss, options))
+    frozen = (getattr(loss, "teacher", None), getattr(built, "anchored", False))
+    return max(4, TRAINED + sum(map(bool, frozen)))
 
 
 def weights(base: Base) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import open_clip
 import pytest
+import support
 import torch
 
 from open_clip_ext.anchoring import anchor, mixing
@@ -116,6 +117,21 @@ def test_a_teacher_goes_beside(clip, held, batch):
     output = clip(*batch)
     assert {"teacher_image_features", "teacher_neg_text_features", *NAMES, *BASE} <= output.keys()
     assert {t.shape[0] for name, t in output.items() if name.startswith(("anchor_", "teacher_"))} == {B}
+
+
+def test_batch_norms_see_mixed_pictures_and_those_of_the_base_stay(tmp_path, batch):
+    """So the anchor of pictures is not 0 at the start: only the base goes by its statistics."""
+    tower = {"layers": [1, 1, 1, 1], "width": 8, "head_width": 32, "image_size": 32}
+    resnet = open_clip.create_model(
+        support.write_model(tmp_path / "resnet", vision_cfg=tower), output_dict=True
+    ).train()
+    held = anchor.Anchor(resnet, 2, None, 0)
+    extend_forward(resnet, {"neg": K}, anchor=held)
+    output = resnet(*batch)
+    seen, kept = resnet.visual.bn1, held.module.visual.bn1
+    assert (seen.num_batches_tracked, kept.num_batches_tracked) == (2, 0)  # own pictures, and mixed ones
+    assert not kept.running_mean.any()
+    assert not torch.allclose(output[NAMES[0]], output[BASE[0]], atol=1e-3)
 
 
 def test_evaluation_draws_nothing(clip, held, batch):

@@ -19,7 +19,7 @@ MODEL = "ViT-S-32"
 
 
 class Steps:
-    """A student that is trained as a run does it: trimmed texts, the loss, its teacher, AdamW."""
+    """A student that is trained as a run does it: trimmed texts, the loss, its teacher and anchors, AdamW."""
 
     def __init__(self, name: str, tiny: bool, batch: int) -> None:
         loss = registry.load(name)

@@ -245,11 +245,14 @@ def test_a_loss_without_companions_gets_none(launch):
 def test_a_job_of_any_loss_names_its_recipe(launch):
     run = launch("loss")
     assert run.status == 2
-    assert "set RECIPE to the name of a file in launch/settings: ahnpl, ce-clip, con-clip, " in run.output
+    assert (
+        "set RECIPE to the name of a file in launch/settings: ahnpl, anchored, ce-clip, con-clip, "
+        in run.output
+    )
     run = launch("loss", RECIPE="deglo")
     assert run.status == 2
     assert "deglo: no such recipe in " in run.output
-    assert "there are ahnpl, ce-clip, con-clip, " in run.output
+    assert "there are ahnpl, anchored, ce-clip, con-clip, " in run.output
 
 
 def test_a_warm_up_in_epochs_has_to_be_said(launch):

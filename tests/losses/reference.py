@@ -28,6 +28,8 @@ KINDS = {
 IMAGES = {kind: (f"{kind}_v", f"{kind}_v_m", f"{kind}_v_t") for kind in ("neg", "hard", "pair")}
 # Where the words of captions and of a kind of companions lie, and which of them count.
 WORDS = {"text": ("words", "words_m"), "neg_text": ("neg_words", "neg_words_m")}
+# The weights of the anchors; a loss has them as options, and as attributes of its class, their defaults.
+ANCHORS = ("image_anchor", "text_anchor", "similarity_anchor")
 OTHER_KINDS = [*(names for kind, names in KINDS.items() if kind != "neg"), *IMAGES.values()]
 
 
@@ -141,7 +143,7 @@ def arguments(loss, x):
         for text, (tokens, mask) in WORDS.items():
             args |= {f"{text}_tokens": getattr(x, tokens), f"{text}_token_mask": getattr(x, mask)}
     args |= taught if getattr(loss, "teacher", None) else {}
-    args |= anchors(x) if getattr(loss, "image_anchor", 0) else {}
+    args |= anchors(x) if any(getattr(loss, weight, 0) for weight in ANCHORS) else {}
     return args | (identities(loss, x) if hasattr(loss, "same") and hasattr(x, "picture") else {})
 
 

@@ -103,11 +103,13 @@ def evaluate(name):
     words, neg_words = near(t[:, None].expand(8, 6, 64), 0.5), near(n[:, :, None].expand(8, 4, 6, 64), 0.5)
     x.patches, x.words, x.neg_words = near(v[:, None].expand(8, 5, 64), 0.5), words, neg_words
     x.words_m, x.neg_words_m = (torch.ones(y.shape[:-1], dtype=torch.bool) for y in (words, neg_words))
+    x.mixed, x.said = near(v, 0.5), near(t[:, None].expand(8, 2, 64), 0.5)
+    x.mixed_0, x.said_0 = near(x.mixed, 0.2), near(x.said, 0.2)
     identify(x)
     args = arguments(loss_of(name), x)
     leaves = [
         y.requires_grad_()
-        for y in (v, t, n, x.patches, words, neg_words, *others)
+        for y in (v, t, n, x.patches, words, neg_words, x.mixed, x.said, *others)
         if any(y is given for given in args.values())
     ]
     value = VARIANTS[name]()(**args)

@@ -39,7 +39,7 @@ WITH_GRAD = ["with-grad", "local-with-grad"]
 OURS = VARIANTS | {
     f"{name} {weight}=0": partial(loss, **{weight: 0})
     for name, loss in CLASSES.items()
-    for weight in loss.weights.values()
+    for weight in (*loss.weights.values(), *(w for w in loss.shared_weights.values() if getattr(loss, w)))
     if weight
 }
 LOSSES = OURS | {"open_clip": open_clip.ClipLoss}
@@ -336,7 +336,7 @@ def sent(monkeypatch, name, b, k, d, **mode):
 
 # What these gather follows from their kinds of companions; others gather less.
 GATHERS_KINDS = {*PUBLISHED, "tsvlc", "con-clip", "rank-clip", "read", "hard-positives", "omni-neg", "ahnpl"}
-GATHERS_KINDS.add("triplet-clip")
+GATHERS_KINDS |= {"triplet-clip", "anchored"}
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -354,9 +354,12 @@ def test_bytes_sent_per_sample_are_those_of_the_docs(monkeypatch, variant, mode)
         per_sample = 4 * d * (2 + kinds * k) + kinds * k
         per_sample += masked * 8 * (2 + identified * k)
         terms = 0
+        if name == "anchored":
+            # Both models' features of the reference texts of a sample, and of its mixed picture.
+            per_sample += 2 * 4 * d * (2 if "local" in mode else 2 + 1)
         if "local" not in mode:
             per_sample += {"degla tgc=released": 4 * d}.get(name, 0)
-            terms = {"degla": 2, "degla tgc=released": 1, "omni-neg": 1}.get(name, 0)
+            terms = {"degla": 2, "degla tgc=released": 1, "omni-neg": 1, "anchored": 2}.get(name, 0)
         assert sent(monkeypatch, variant, b, k, d, **MODES[mode]) == b * per_sample + 4 * terms
 
 

@@ -21,6 +21,7 @@ NO_CONTRAST = {
     ("rank-clip", "in_loss"),
     ("himo-clip", "component_loss"),
     ("degla", "distill_loss"),
+    ("anchored", "similarity_anchor_loss"),
 }
 
 

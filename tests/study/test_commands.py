@@ -16,7 +16,7 @@ import torch
 from studies import call, small
 
 from open_clip_ext.evaluation import catalogue
-from open_clip_ext.study import disk, folder, parts, trainer
+from open_clip_ext.study import disk, folder, parts, settings, trainer
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,20 @@ def test_a_disk_that_would_not_hold_it_is_named(place, monkeypatch, capsys, comm
     assert sentence in capsys.readouterr().out
     assert call("run", file) == 0
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "copies"),
+    [
+        ("clip", {}, 4),
+        ("degla", {}, 4),
+        ("clip", {"text_anchor": 1.0}, 4),
+        ("degla", {"text_anchor": 1.0}, 5),
+        ("anchored", {"image_anchor": 2}, 4),
+    ],
+)
+def test_a_checkpoint_holds_a_teacher_and_the_base_of_anchors(loss, options, copies):
+    assert disk.copies(settings.Method(loss, loss, options, {}, {})) == copies
 
 
 @pytest.mark.parametrize(
