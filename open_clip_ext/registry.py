@@ -28,10 +28,8 @@ KIND = re.compile(r"(?!teacher(?:_|$))(?!anchor(?:_|$))(?!\w*_image$)[A-Za-z0-9_
 # The kinds of texts of a loss whose companions are pairs of samples.
 PAIRS = {"pair": 1, "pair_pos": 1, "pair_neg": 1}
 # What every loss made from `Loss` has; its own options come first.
-SHARED_OPTIONS = (
-    "same",
-    *("image_anchor", "text_anchor", "similarity_anchor", "anchor_grid", "anchor_texts"),
-)
+ANCHOR_OPTIONS = ("image_anchor", "text_anchor", "similarity_anchor", "anchor_grid", "anchor_texts")
+SHARED_OPTIONS = ("same", *ANCHOR_OPTIONS)
 DISTRIBUTED_OPTIONS = ("local_loss", "gather_with_grad", "cache_labels", "rank", "world_size")
 
 

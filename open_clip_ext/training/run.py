@@ -201,7 +201,14 @@ class Run:
     def announcement(self) -> str:
         """The one unmistakable line, the same on every rank."""
         identity = self.settings.identity()
-        options = " ".join(f"{key}={value}" for key, value in identity["options"].items()) or "defaults"
+        known = registry.options(self.settings.loss_class)
+        told = (
+            f"{key}={value}"
+            for key, value in identity["options"].items()
+            # Every loss has options of anchors, and few runs use them.
+            if self.settings.anchored or key not in registry.ANCHOR_OPTIONS or value != known[key].default
+        )
+        options = " ".join(told) or "defaults"
         counts = " ".join(f"{kind}={count}" for kind, count in identity["companions"].items()) or "none"
         images = "".join(f" {kind}={count}" for kind, count in self.settings.images.items())
         counts += f" images:{images}" if images else ""
@@ -272,7 +279,7 @@ class Run:
         self.loss.load_state_dict(state["loss_state"])
         if self.teacher is not None and state["teacher"] is not None:
             self.teacher.module.load_state_dict(state["teacher"])
-        if self.anchor is not None:
+        if self.anchor is not None and state["anchor"] is not None:
             self.anchor.module.load_state_dict(state["anchor"])
         if self.generations is not None:
             self.generations.start = dict(state["generation_start"])
