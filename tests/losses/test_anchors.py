@@ -7,7 +7,7 @@ import torch
 from our_losses import CLASSES
 from reference import anchors, arguments, close, features
 
-from open_clip_ext.losses import CLIPLoss, DeGLALoss
+from open_clip_ext.losses import CLIPLoss, DeGLALoss, chunked_cross_entropy
 from open_clip_ext.losses.base import Loss, option
 
 ON = {"image_anchor": 3.0, "text_anchor": 0.5, "similarity_anchor": 7.0}
@@ -43,6 +43,17 @@ def test_the_anchor_of_similarities_compares_every_picture_with_every_text(x):
     ]
     assert len(changes) == 5 * 10
     assert terms["similarity_anchor_loss"].item() == close(7 * sum(changes) / len(changes))
+
+
+@pytest.mark.parametrize("block", [1, 20, 33])
+def test_the_anchor_of_similarities_does_not_depend_on_the_blocks(monkeypatch, block, x):
+    def evaluate():
+        value = CLIPLoss(similarity_anchor=7.0)(**arguments(CLIPLoss, x), **anchors(x))
+        return value, torch.autograd.grad(value, (x.mixed, x.said))
+
+    expected = evaluate()
+    monkeypatch.setattr(chunked_cross_entropy, "BLOCK", block)
+    torch.testing.assert_close(evaluate(), expected, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("cls", [*CLASSES.values()])

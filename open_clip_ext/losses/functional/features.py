@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from open_clip_ext.losses.blockwise import sum_over_blocks
 from open_clip_ext.losses.functional.samples import existing
 
 
@@ -63,8 +64,13 @@ def moved_similarity(pair: tuple[Tensor, Tensor], base: tuple[Tensor, Tensor]) -
         pair: images v `[R, D]`, and texts t `[..., D]`, each compared with every image.
         base: the same of the other model.
     """
-    now, then = (v @ t.flatten(0, -2).T for v, t in (pair, base))
-    return (now - then.detach()).square().mean()
+    (v, t), (v0, t0) = ((images, texts.flatten(0, -2)) for images, texts in (pair, base))
+    v0, t0 = v0.detach(), t0.detach()
+
+    def score(block: slice) -> Tensor:
+        return (v[block] @ t.T - v0[block] @ t0.T).square().sum()
+
+    return sum_over_blocks(score, len(v), len(t)) / (len(v) * len(t))
 
 
 def principal_part(x: Tensor, t: Tensor, ratio: float, basis: Literal["live", "constant"]) -> Tensor:
