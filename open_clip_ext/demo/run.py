@@ -231,7 +231,7 @@ def _pretrain(out: Path, recipe: Recipe, bases: int) -> None:
     Raises TrainingError if a training failed.
     """
     from open_clip_ext.demo import models
-    from open_clip_ext.study import local
+    from open_clip_ext.study import folder, local
 
     left = {
         target: pretraining(out, recipe, base)
@@ -240,7 +240,9 @@ def _pretrain(out: Path, recipe: Recipe, bases: int) -> None:
     }
     if left:
         print(f"pretraining {len(left)} base(s) ...", file=sys.stderr, flush=True)
-    if failed := local.do("pretraining", list(left.values()), recipe.at_once, out):
+    with folder.ended_by_sigterm():
+        failed = local.do("pretraining", list(left.values()), recipe.at_once, out)
+    if failed:
         raise TrainingError(
             "; ".join(f"the pretraining {path.name} failed: {why}" for path, why in failed.items())
         )

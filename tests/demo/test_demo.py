@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -149,6 +152,28 @@ def test_a_failed_pretraining_is_one_sentence(tmp_path, monkeypatch):
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out/base-0/models/base").exists()
     assert not (tmp_path / "out" / study_file.FILE).exists()
+
+
+def test_sigterm_ends_pretraining_with_its_trainings(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "QUICK", SMALL)
+    sent, told = [], []
+
+    class Long(Failing):
+        def wait(self, seconds):
+            if told:
+                return -signal.SIGTERM
+            if not sent:
+                sent.append(os.kill(os.getpid(), signal.SIGTERM))
+            time.sleep(0.1)
+
+        def stop(self):
+            told.append(self)
+
+    monkeypatch.setattr(trainer, "Process", Long)
+    with pytest.raises(SystemExit) as stopped:
+        run.run(tmp_path / "out", quick=True, bases=1)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert told
 
 
 def test_a_base_that_fails_the_gate_is_not_fine_tuned(tmp_path, monkeypatch):
