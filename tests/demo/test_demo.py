@@ -156,15 +156,16 @@ def test_a_failed_pretraining_is_one_sentence(tmp_path, monkeypatch):
 
 def test_sigterm_ends_pretraining_with_its_trainings(tmp_path, monkeypatch):
     monkeypatch.setattr(recipe, "QUICK", SMALL)
-    sent, told = [], []
+    sent, told, waited = [], [], []
 
     class Long(Failing):
         def wait(self, seconds):
             if told:
                 return -signal.SIGTERM
-            if not sent:
+            if waited and not sent:  # no sooner: its thread may still be starting
                 sent.append(os.kill(os.getpid(), signal.SIGTERM))
-            time.sleep(0.1)
+            waited.append(self)
+            time.sleep(0.2)
 
         def stop(self):
             told.append(self)
