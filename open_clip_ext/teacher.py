@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import torch
 from open_clip.hf_model import HFTextEncoder
@@ -11,6 +12,14 @@ from torch import Tensor, nn
 
 from open_clip_ext.errors import InputError
 from open_clip_ext.model import checkpoints
+
+
+def examine(checkpoint: str) -> None:
+    """Raise InputError if a teacher cannot start from this file, as its first bytes and its end show."""
+    try:
+        checkpoints.examine(Path(checkpoint))
+    except InputError as error:
+        raise InputError(f"teacher_checkpoint={error}") from error
 
 
 class EMATeacher(ModelEmaV3):  # type: ignore[misc]

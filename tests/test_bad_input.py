@@ -12,7 +12,7 @@ import support
 import torch
 from support import add_file, photos, train, train_here, write_csv, write_shards
 
-from open_clip_ext import registry
+from open_clip_ext import _startup, cli, registry
 from open_clip_ext.host.loaders import samples
 from open_clip_ext.losses import CLIPLoss
 
@@ -160,6 +160,24 @@ def test_an_option_that_another_one_switches_off(stop, flags):
 def test_a_teacher_checkpoint_that_is_not_there(stop, flags):
     sentence = stop(*flags, "--loss", "degla", "--loss-cfg", "teacher_checkpoint=nowhere.pt")
     assert sentence == "teacher_checkpoint=nowhere.pt: no such file"
+
+
+@pytest.mark.parametrize(
+    ("loss", "option"),
+    [("clip", "anchor_texts"), ("anchored", "anchor_texts"), ("degla", "teacher_checkpoint")],
+)
+def test_a_file_of_an_option_is_looked_at_before_anything_is_written(stop, tmp_path, flags, loss, option):
+    """So that the same call, with the right file, finds no run of its name."""
+    cfg = [f"{option}={tmp_path / 'nowhere'}", *(["text_anchor=1"] if loss == "clip" else [])]
+    assert stop(*flags, "--loss", loss, "--loss-cfg", *cfg).startswith(f"{cfg[0]}: ")
+    assert not (tmp_path / "logs").exists()
+
+
+def test_doctor_looks_at_the_file_of_an_option(tmp_path, model, flags, capsys):
+    words = [*flags, "--model", model, "--loss", "anchored", "--loss-cfg", f"anchor_texts={tmp_path}"]
+    _startup.arm()
+    assert cli.main(["doctor", "--quiet", "--", *map(str, words)]) == 1
+    assert f"anchor_texts={tmp_path}: cannot be read" in capsys.readouterr().err
 
 
 def test_a_csv_without_the_column(stop, csv_data, flags):

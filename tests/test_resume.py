@@ -166,9 +166,10 @@ def test_the_teacher_starts_from_a_checkpoint_of_choice(tmp_path, flags):
     assert_same(dict(teacher), dict(first.checkpoint("epoch_2.pt")["state_dict"]))
 
 
-def test_a_run_without_anchors_cannot_be_resumed_with_them(tmp_path, flags, capsys):
+@pytest.mark.parametrize("loss", [("--loss", "clip"), ()], ids=["clip", "stock"])
+def test_a_run_without_anchors_cannot_be_resumed_with_them(tmp_path, flags, capsys, loss):
     """Its checkpoint does not have the model that it started from."""
-    first = train_here(tmp_path, *flags, "--loss", "clip", name="without")
+    first = train_here(tmp_path, *flags, *loss, name="without")
     path = first.folder / "checkpoints" / "epoch_1.pt"
     with pytest.raises(SystemExit, match="2"):
         train_here(

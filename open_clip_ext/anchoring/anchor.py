@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from open_clip_ext.anchoring import mixing, texts
+from open_clip_ext.errors import InputError
 from open_clip_ext.teacher import EMATeacher
 
 
@@ -85,8 +87,14 @@ def make(model: nn.Module, *, grid: int, each: int, file: str, tokenizer: Any) -
         file: with one text per line; empty for words of the vocabulary.
         tokenizer: a list of strings to token ids `[N, L]` int64.
 
-    Raises InputError: see `texts`.
+    Raises InputError: see `texts`; or if a picture has fewer pixels along a side than blocks.
     """
+    size = getattr(model.visual, "image_size", None)  # a number or a pair
+    least = min(size) if isinstance(size, Sequence) else size
+    if least is not None and grid > least:
+        raise InputError(
+            f"anchor_grid={grid}: a side of this model's pictures has {least} pixels; give at most as many"
+        )
     reference = None
     if each:
         reference = tokenizer(texts.from_file(file) if file else texts.of_words(tokenizer))

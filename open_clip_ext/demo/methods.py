@@ -70,7 +70,9 @@ def _method(name: str) -> Method:
         flags |= {flag: extra} if extra else {}
         kinds += [kind + ending for kind, count in counts.items() if asked or count]
     if asked and not flags:
-        raise InputError(f"--losses {name}: the loss takes no companions only if asked; name {loss_name}")
+        raise InputError(
+            f"--losses {name}: it takes no companions beside those that it always has; name {loss_name}"
+        )
     if getattr(loss, "pairs", False):
         kinds = []  # its companions are made of two samples of a batch
     return Method(name, loss_name, _drawn(name, kinds), flags)

@@ -58,6 +58,10 @@ class Schedule:
         return math.ceil(self.samples / self.batch) * self.epochs
 
 
+# Of a world: numpy takes seeds below 2**32, and each base has 1,000 times that of its world.
+MOST_SEED = 4_000_000
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The settings of a demo run.

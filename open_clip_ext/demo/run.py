@@ -119,6 +119,8 @@ def run(
     recipe = _checked(bases, seeds, quick, recipe_file)
     if world_seed is not None:
         recipe = replace(recipe, world_seed=world_seed)
+    if not 0 <= recipe.world_seed <= recipes.MOST_SEED:
+        raise InputError(f"--world-seed {recipe.world_seed}: give a number from 0 to {recipes.MOST_SEED}")
     if siglip:
         recipe = replace(recipe, siglip=True)
     _claim(out, recipe)
@@ -151,9 +153,13 @@ def _checked(bases: int, seeds: int, quick: bool, recipe_file: Path | None) -> R
         return recipes.QUICK if quick else Recipe()
     if quick:
         raise InputError("--quick is itself a recipe; leave out --quick or --recipe")
-    if not recipe_file.is_file():
-        raise InputError(f"--recipe {recipe_file}: no such file")
-    return recipes.from_json(recipe_file.read_text(), f"--recipe {recipe_file}")
+    try:
+        text = recipe_file.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            f"--recipe {recipe_file}: cannot be read ({error}); give a copy of a recipe.json"
+        ) from error
+    return recipes.from_json(text, f"--recipe {recipe_file}")
 
 
 def _claim(out: Path, recipe: Recipe) -> None:
@@ -161,13 +167,18 @@ def _claim(out: Path, recipe: Recipe) -> None:
     written = out / "recipe.json"
     if out.exists() and not out.is_dir():
         raise InputError(f"--out {out}: not a folder; name another")
-    if out.is_dir() and any(out.iterdir()):
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        empty = not any(out.iterdir())
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be used ({error}); name another folder") from error
+    if not empty:
         if not written.is_file():
             raise InputError(f"--out {out}: the folder is not empty and contains no demo; name another")
         try:
             # What an older demo does not name has its default.
-            same = recipes.from_json(written.read_text(), str(written)) == recipe
-        except InputError as error:
+            same = recipes.from_json(written.read_text(encoding="utf-8"), str(written)) == recipe
+        except (InputError, OSError, UnicodeError) as error:
             raise InputError(
                 f"--out {out}: contains a demo of another version ({error}); name another"
             ) from error
@@ -175,8 +186,10 @@ def _claim(out: Path, recipe: Recipe) -> None:
             raise InputError(
                 f"--out {out}: contains a demo with other settings; name another, or give --recipe {written}"
             )
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(written, recipes.to_json(recipe))
+    try:
+        write_text(written, recipes.to_json(recipe))
+    except OSError as error:
+        raise InputError(f"--out {out}: cannot be written ({error}); name another folder") from error
 
 
 # --- stages ---------------------------------------------------------------------------------------
@@ -218,7 +231,7 @@ def _pretrain(out: Path, recipe: Recipe, bases: int) -> None:
     Raises TrainingError if a training failed.
     """
     from open_clip_ext.demo import models
-    from open_clip_ext.study import local
+    from open_clip_ext.study import folder, local
 
     left = {
         target: pretraining(out, recipe, base)
@@ -227,7 +240,9 @@ def _pretrain(out: Path, recipe: Recipe, bases: int) -> None:
     }
     if left:
         print(f"pretraining {len(left)} base(s) ...", file=sys.stderr, flush=True)
-    if failed := local.do("pretraining", list(left.values()), recipe.at_once, out):
+    with folder.ended_by_sigterm():
+        failed = local.do("pretraining", list(left.values()), recipe.at_once, out)
+    if failed:
         raise TrainingError(
             "; ".join(f"the pretraining {path.name} failed: {why}" for path, why in failed.items())
         )

@@ -93,6 +93,7 @@ class Loss(Declared):
 
     and calls these where a loss has them:
 
+    * `check_files()` once, before anything is loaded or written;
     * `configure(companions)` once, with the counts this run really uses;
     * `make_teacher(model)` and `make_anchor(model, tokenizer)` once;
     * `wants_dense()` once: whether forward is to get the dense tokens of both towers;
@@ -310,6 +311,21 @@ class Loss(Declared):
         """Whether a term whose weight is not 0 looks at dense tokens."""
         weights = (self.weights[name] for name in self.dense_terms)
         return any(not weight or getattr(self, weight) for weight in weights)
+
+    def check_files(self) -> None:
+        """Look at the files that options name.
+
+        Raises InputError if one cannot be read, or is not what it must be.
+        """
+        if self.teacher is not None and self.teacher.checkpoint:
+            from open_clip_ext import teacher
+
+            if checkpoint := getattr(self, self.teacher.checkpoint):
+                teacher.examine(checkpoint)
+        if self.anchor_texts:
+            from open_clip_ext.anchoring import texts
+
+            texts.from_file(self.anchor_texts)
 
     def make_teacher(self, model: nn.Module) -> nn.Module | None:
         """The teacher that the class declares; None if it declares none, or nothing looks at it."""

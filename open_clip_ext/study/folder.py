@@ -71,7 +71,7 @@ def at_work(study: Study, out: Path) -> Iterator[None]:
         lock_file = (out / LOCK).open("w")
     except OSError as error:
         raise InputError(f"--out {out}: cannot be written ({error}); name another folder") from error
-    with lock_file as lock, chdir(study.folder), _ended_by_sigterm():
+    with lock_file as lock, chdir(study.folder), ended_by_sigterm():
         if not trainer.locked(lock.fileno()):
             raise InputError(f"--out {out}: another `study run` is at work there; wait for it, or end it")
         write_text(out / NOTE, _note(study, out) + "\n")
@@ -79,7 +79,7 @@ def at_work(study: Study, out: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
+def ended_by_sigterm() -> Iterator[None]:
     """End on SIGTERM as on Ctrl-C, so that trainings are told to save and stop, with its own exit status."""
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may say what a signal does

@@ -28,6 +28,7 @@ OWN = {
     ),
 }
 BASE = "base"  # the row of the models to start from
+_BOTH = "its value is chosen by `choose`; leave one of the two out"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 # Of the tuned model in its mixtures with the base; 0 and 1 are always evaluated.
 WEIGHTS = (0.2, 0.4, 0.6, 0.8)
@@ -174,6 +175,8 @@ def read(file: Path) -> Study:
     table.finish()
     if not study.seeds or len(set(study.seeds)) < len(study.seeds):
         raise InputError(f"{file}: seeds = {list(study.seeds)}: give at least one, each once")
+    if min(study.seeds) < 0:
+        raise InputError(f"{file}: seeds = {list(study.seeds)}: a seed is at least 0")
     for weight in study.weights:
         if not 0 < weight < 1:
             raise InputError(
@@ -198,6 +201,8 @@ def read(file: Path) -> Study:
                 raise InputError(
                     f"{file}: [bases.{base.name}.methods.{name}]: no method {name}{nearest(name, names)}"
                 )
+            for flag in study.methods[names.index(name)].tried.keys() & base.changes[name].flags.keys():
+                raise InputError(f"{file}: [bases.{base.name}.methods.{name}.flags] {flag}: {_BOTH}")
         for what in ("dev", "reported"):
             if not (getattr(base, what) or getattr(study, what)):
                 raise InputError(f"{file}: no [[{what}]]: name at least one benchmark")
@@ -297,11 +302,14 @@ def _method(table: Table) -> Method:
             raise table.wrong("choose", f"{flag} must be a list of at least two values")
         if len(set(values)) < len(values):
             raise table.wrong("choose", f"{flag}: give each value once")
+    flags = _flags(table.table("flags"))
+    for flag in tried.keys() & flags.keys():
+        raise table.wrong("flags", f"{flag}: {_BOTH}")
     made = Method(
         name=name,
         loss=table.take("loss", name, _text),
         options=_values(table.table("options")),
-        flags=_flags(table.table("flags")),
+        flags=flags,
         tried=tried,  # type: ignore[arg-type]
     )
     table.finish()

@@ -169,6 +169,7 @@ def resolve_flags(args: argparse.Namespace) -> Settings | None:
         {} if pairs else getattr(loss, counts, {}) for counts in ("companions", "companion_images")
     )
     built = loss(**options)
+    getattr(built, "check_files", bool)()
     identified, anchored = (bool(getattr(built, name, False)) for name in ("identified", "anchored"))
     if args.picture_key is not None and not identified:
         raise InputError(

@@ -55,7 +55,7 @@ class Run:
     ) -> Mapping[str, Any] | None:
         """Take out of a checkpoint's optimizer state what is ours.
 
-        The checkpoint of a run without `--loss` has nothing of ours.
+        The checkpoint of a run without `--loss` has nothing of ours, so no run with anchors goes on from it.
 
         Args:
             optimizer_state: as the checkpoint has it; our part is taken out.
@@ -65,11 +65,14 @@ class Run:
         Returns:
             The position in an epoch that it was written at; None after an epoch.
 
-        Raises InputError if it is of another loss, model or data, or of a format that this version
-        does not know.
+        Raises InputError if it is of another loss, model or data, of a format that this version does not
+        know, or without the anchor that this run needs.
         """
         state = optimizer_state.pop(STATE_KEY, None) if isinstance(optimizer_state, dict) else None
         if state is None:
+            # Weights alone are where a run starts; an optimizer beside them belongs to another run.
+            if optimizer_state is not None and self.settings.anchored:
+                raise _without_anchors(path)
             return None
         wanted = self.settings.identity()
         if state.get("format") != STATE_FORMAT:
@@ -114,10 +117,7 @@ class Run:
                 f"the run goes on with {wanted['options']}"
             )
         if state["anchor"] is None and self.settings.anchored:
-            raise InputError(
-                f"{path}: a checkpoint of a run without anchors, which does not have the model that the run "
-                f"started from; {_anew(path)}"
-            )
+            raise _without_anchors(path)
         self._restored, self.groups = state, state.get("parameters")
         position: Mapping[str, Any] | None = state["position"]
         return position
@@ -349,6 +349,14 @@ def parameter_names(model: nn.Module, optimizer: Optimizer) -> list[list[str]]:
 def _anew(path: str) -> str:
     """What to do in place of a resume."""
     return f"a new run needs another --name, and --pretrained {path} to start from its weights"
+
+
+def _without_anchors(path: str) -> InputError:
+    """The error about a checkpoint that lacks what a run with anchors needs."""
+    return InputError(
+        f"{path}: a checkpoint of a run without anchors, which does not have the model that the run started "
+        f"from; {_anew(path)}"
+    )
 
 
 def _same_counts(was: Mapping[str, int], now: Mapping[str, int], path: str) -> str:

@@ -8,6 +8,7 @@ import support
 import torch
 
 from open_clip_ext.anchoring import anchor, mixing
+from open_clip_ext.errors import InputError
 from open_clip_ext.model.forward import extend_forward, extension_of
 from open_clip_ext.teacher import EMATeacher
 
@@ -141,3 +142,13 @@ def test_evaluation_draws_nothing(clip, held, batch):
         output = clip.eval()(batch[0], batch[1][:, 0])
     assert not any(name.startswith("anchor_") for name in output)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_picture_has_a_pixel_for_each_block(clip, tokenize):
+    made = anchor.make(clip, grid=32, each=0, file="", tokenizer=tokenize)
+    assert made.draw(torch.rand(B, 3, 32, 32)).sources.shape == (32, 32, B)
+    with pytest.raises(
+        InputError,
+        match=r"^anchor_grid=33: a side of this model's pictures has 32 pixels; give at most as many$",
+    ):
+        anchor.make(clip, grid=33, each=0, file="", tokenizer=tokenize)

@@ -189,7 +189,10 @@ class Sound(nn.Module):
     ("name", "words"),
     [
         ("sound", "wants companions of kind sound, which the demo does not draw; it draws neg, pos, "),
-        ("clip+images", "--losses clip.images: the loss takes no companions only if asked; name clip"),
+        (
+            "clip+images",
+            "--losses clip.images: it takes no companions beside those that it always has; name clip",
+        ),
     ],
 )
 def test_what_cannot_be_drawn_is_one_sentence(tmp_path, monkeypatch, name, words):

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,6 +42,13 @@ def test_the_package_imports_nothing_heavy():
         ({"bases": 0}, "--bases 0"),
         ({"losses": ["no-such-loss"]}, "no-such-loss"),
         ({"quick": True, "recipe_file": "x"}, "leave out"),
+        ({"recipe_file": Path("nowhere.json")}, r"--recipe nowhere.json: cannot be read \(.*No such file"),
+        (
+            {"recipe_file": Path(sys.executable)},
+            r"cannot be read \(.*decode.*\); give a copy of a recipe.json",
+        ),
+        ({"world_seed": -1}, "--world-seed -1: give a number from 0 to 4000000"),
+        ({"world_seed": 4_000_001}, "--world-seed 4000001: give a number from 0 to 4000000"),
     ],
 )
 def test_wrong_calls(tmp_path, options, words):
@@ -59,6 +69,30 @@ def test_a_folder_that_holds_something_else(tmp_path):
     with pytest.raises(InputError, match="not empty"):
         run.run(tmp_path, quick=True)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+@pytest.mark.parametrize("inside", ["letter.txt/out", "letter.txt"])
+def test_a_folder_that_cannot_be(tmp_path, inside):
+    (tmp_path / "letter.txt").write_text("dear all")
+    with pytest.raises(
+        InputError, match=rf"^--out {tmp_path / inside}: (cannot be used|not a folder).*; name"
+    ):
+        run.run(tmp_path / inside, quick=True)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    def full(path, text):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(run, "write_text", full)
+    with pytest.raises(InputError, match=r"cannot be written \(no space left\); name another folder"):
+        run.run(tmp_path, quick=True)
+
+
+def test_a_recipe_that_is_no_text_is_another_demo(tmp_path):
+    (tmp_path / "recipe.json").write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"a demo of another version \(.*decode.*\); name another"):
+        run.run(tmp_path, quick=True)
 
 
 def test_a_demo_with_other_settings(tmp_path):
@@ -118,6 +152,29 @@ def test_a_failed_pretraining_is_one_sentence(tmp_path, monkeypatch):
     assert "\n" not in str(error.value)
     assert not (tmp_path / "out/base-0/models/base").exists()
     assert not (tmp_path / "out" / study_file.FILE).exists()
+
+
+def test_sigterm_ends_pretraining_with_its_trainings(tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "QUICK", SMALL)
+    sent, told, waited = [], [], []
+
+    class Long(Failing):
+        def wait(self, seconds):
+            if told:
+                return -signal.SIGTERM
+            if waited and not sent:  # no sooner: its thread may still be starting
+                sent.append(os.kill(os.getpid(), signal.SIGTERM))
+            waited.append(self)
+            time.sleep(0.2)
+
+        def stop(self):
+            told.append(self)
+
+    monkeypatch.setattr(trainer, "Process", Long)
+    with pytest.raises(SystemExit) as stopped:
+        run.run(tmp_path / "out", quick=True, bases=1)
+    assert stopped.value.code == 128 + signal.SIGTERM
+    assert told
 
 
 def test_a_base_that_fails_the_gate_is_not_fine_tuned(tmp_path, monkeypatch):
