@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -98,4 +99,8 @@ def make(model: nn.Module, *, grid: int, each: int, file: str, tokenizer: Any) -
     reference = None
     if each:
         reference = tokenizer(texts.from_file(file) if file else texts.of_words(tokenizer))
+        logging.info(
+            f"open_clip_ext: anchors hold {len(reference):,} reference texts of {file or 'the vocabulary'}, "
+            f"{len(reference.unique(dim=0)):,} of them different to the tokenizer"
+        )
     return Anchor(model, grid, reference, each)

@@ -152,3 +152,14 @@ def test_a_picture_has_a_pixel_for_each_block(clip, tokenize):
         match=r"^anchor_grid=33: a side of this model's pictures has 32 pixels; give at most as many$",
     ):
         anchor.make(clip, grid=33, each=0, file="", tokenizer=tokenize)
+
+
+def test_the_log_says_how_many_texts_differ(clip, tokenize, tmp_path, caplog):
+    """What the tokenizer cuts off may be all that sets two texts apart."""
+    file = tmp_path / "texts.txt"
+    file.write_text(f"a fox\nA Fox\n{'word ' * L} at dawn\n{'word ' * L} at dusk\n")
+    with caplog.at_level("INFO"):
+        anchor.make(clip, grid=0, each=1, file=str(file), tokenizer=tokenize)
+    assert caplog.messages[-1] == (
+        f"open_clip_ext: anchors hold 4 reference texts of {file}, 2 of them different to the tokenizer"
+    )
