@@ -67,7 +67,8 @@ def flags(csv_data):
         (
             ["--loss", "degla", "--loss-cfg", "weight=1"],
             "--loss-cfg weight: --loss degla has no such option; its options: igc_weight, tgc_weight, "
-            "distill_weight, tgc_scale, ema_decay, tgc, teacher_checkpoint, same",
+            "distill_weight, tgc_scale, ema_decay, tgc, teacher_checkpoint, same, image_anchor, text_anchor, "
+            "similarity_anchor, anchor_grid, anchor_texts",
         ),
         (["--loss", "degla", "--loss-cfg", "tgc"], "--loss-cfg tgc: expected KEY=VALUE"),
         (
