@@ -28,6 +28,8 @@ from PIL import Image, ImageDraw
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from trainer_server import Process, Server
 
+from open_clip_ext.study import trainer as study_trainer
+
 COLOURS = {
     "red": (220, 30, 30),
     "green": (30, 160, 30),
@@ -275,17 +277,12 @@ def end(process: Process | subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-class Fork:
+class Fork(study_trainer.Process):
     """`study.trainer.Process`, but a fork of the tests' server, which does not hold the lock."""
 
     def __init__(self, words: Sequence[str], cwd: Path, output: IO[str], lock: int) -> None:
-        self._process = server().start(words[1:], output, output, ENVIRONMENT, cwd)
-
-    def wait(self, seconds: float) -> int | None:
-        try:
-            return self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return None
+        made: Any = server().start(words[1:], output, output, ENVIRONMENT, cwd)  # with the methods of a Popen
+        self._process = made
 
     def stop(self) -> None:
         end(self._process)
